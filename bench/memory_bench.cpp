@@ -1,0 +1,65 @@
+// Peak memory beyond inputs and outputs, and sequences far longer than any n x n buffer would allow. See bench/README.md.
+#include <string>
+
+#include <benchmark/benchmark.h>
+#include <heed/heed.hpp>
+
+#include "support/allocations.hpp"
+#include "support/heads.hpp"
+#include "support/timing.hpp"
+
+namespace heed_bench {
+namespace {
+
+constexpr double mebi = 1024.0 * 1024.0;
+
+/// One call, no workspace: everything it takes it takes now. `heap_MiB`: high-water mark of malloc above the operands;
+/// `resident_MiB`: growth of the resident set's peak, where the kernel lets it be reset.
+void peak(benchmark::State& state, heed::Index n, heed::Causal causal, int threads) {
+  PackedHeads<float> heads(n, n, 64, 1);
+  heads.lse.setZero();  // touched: an output, not extra memory
+  heed::AttentionOptions options;
+  options.mask.causal = causal;
+  double heap = 0, resident = 0;
+  for ([[maybe_unused]] auto _ : state) {
+    reset_peak();
+    const bool can_reset = reset_resident_peak();
+    const std::size_t live = allocations().live_bytes, set = resident_bytes();
+    state.SetIterationTime(time_once([&] {
+      heed::attend_into(heads.out, heads.lse.col(0), heads.q, heads.k, heads.v, options, heed::ExactAttention{},
+                        {.threads = threads});
+    }));
+    heap = double(allocations().peak_bytes - live) / mebi;
+    if (can_reset) resident = double(resident_peak_bytes() - set) / mebi;
+  }
+  const double pairs = causal == heed::Causal::none ? double(n) * double(n) : double(n) * double(n + 1) / 2;
+  state.counters["heap_MiB"] = heap;
+  state.counters["resident_MiB"] = resident;
+  state.counters["GFLOP/s"] = benchmark::Counter(4 * pairs * 64 * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+  const auto kept = [&](auto i, auto j, auto, double scaled) {
+    return causal != heed::Causal::none && j > i ? -std::numeric_limits<double>::infinity() : scaled;
+  };
+  state.counters["error"] = heads.error(kept, 6);
+}
+
+void add(const char* name, heed::Index n, heed::Causal causal, int threads) {
+  const std::string full =
+      std::string(name) + "/n:" + std::to_string(n) + "/d:64/heads:1/threads:" + std::to_string(threads);
+  benchmark::RegisterBenchmark(full.c_str(), [=](benchmark::State& state) { peak(state, n, causal, threads); })
+      ->UseManualTime()
+      ->Iterations(1)
+      ->Unit(benchmark::kSecond);
+}
+
+const bool registered = [] {
+  for (const int threads : {1, 2}) {
+    add("memory/none", 4096, heed::Causal::none, threads);
+    add("memory/none", 65536, heed::Causal::none, threads);
+    add("memory/causal", 65536, heed::Causal::square, threads);
+  }
+  add("long/none", 262144, heed::Causal::none, 2);
+  return true;
+}();
+
+}  // namespace
+}  // namespace heed_bench

@@ -1,0 +1,126 @@
+// heed itself, built twice: with plain -O2 and for the native CPU. The two must run at the same speed.
+#include <type_traits>
+#include <vector>
+#include <heed/heed.hpp>
+
+#include "peers/engine.hpp"
+
+namespace heed_bench {
+namespace {
+
+using heed::Index;
+template <class S>
+using Rows = Eigen::Map<const Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>;
+template <class S>
+using OutRows = Eigen::Map<Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>;
+
+template <class S>
+std::string scalar_name() {
+  if constexpr (std::is_same_v<S, Eigen::half>) return " half";
+  if constexpr (std::is_same_v<S, Eigen::bfloat16>) return " bfloat16";
+  return "";
+}
+
+/// Packed rows as a projection leaves them, stored as S; the output is float. One workspace kept between calls.
+template <class S>
+class Forward final : public Engine {
+ public:
+  [[nodiscard]] std::string name() const override { return "heed" + scalar_name<S>() + " " HEED_PEER_FLAGS; }
+  [[nodiscard]] Layout layout() const override { return Layout::packed; }
+  [[nodiscard]] bool supports(const Shape& shape) const override { return shape.n_q > 1; }
+
+  void prepare(const Shape& shape, const std::vector<Operands>& sets, float* out) override {
+    shape_ = shape;
+    width_ = shape.d * shape.n_heads;
+    out_ = out;
+    lse_.resize(shape.n_q, shape.n_heads);
+    options_ = {};
+    if (shape.causal) options_.mask.causal = heed::Causal::square;
+    for (const Operands& set : sets)
+      sets_.push_back({stored(set.q, shape.n_q), stored(set.k, shape.n_k), stored(set.v, shape.n_k)});
+  }
+  void release() override {
+    sets_.clear();
+    workspace_ = {};
+  }
+
+  void run(std::size_t set) override {
+    OutRows<float> out(out_, shape_.n_q, width_);
+    heed::multi_head_attend_into(out, lse_, sets_[set].q, sets_[set].k, sets_[set].v, {.n_heads = shape_.n_heads},
+                                 options_, heed::ExactAttention{},
+                                 {.workspace = &workspace_, .threads = shape_.threads});
+  }
+
+ private:
+  [[nodiscard]] heed::Matrix<S> stored(const float* rows, Index n) const {
+    return Rows<float>(rows, n, width_).template cast<S>();
+  }
+  struct Set {
+    heed::Matrix<S> q, k, v;
+  };
+  Shape shape_;
+  Index width_ = 0;
+  std::vector<Set> sets_;
+  heed::AttentionOptions options_;
+  heed::Workspace workspace_;
+  heed::Matrix<float> lse_;
+  float* out_ = nullptr;
+};
+
+/// Decoding: float queries against a cache that stores S.
+template <class S>
+class Decode final : public Engine {
+ public:
+  [[nodiscard]] std::string name() const override { return "heed cache" + scalar_name<S>() + " " HEED_PEER_FLAGS; }
+  [[nodiscard]] Layout layout() const override { return Layout::packed; }
+  [[nodiscard]] bool supports(const Shape& shape) const override { return shape.n_q == 1; }
+  [[nodiscard]] double key_value_bytes(const Shape& shape) const override {
+    return shape.key_value_bytes() / sizeof(float) * sizeof(S);
+  }
+
+  void prepare(const Shape& shape, const std::vector<Operands>& sets, float* out) override {
+    shape_ = shape;
+    const Index width = shape.d * shape.n_heads;
+    out_ = out;
+    lse_.resize(1, shape.n_heads);
+    for (const Operands& set : sets) {
+      caches_.emplace_back(shape.d, shape.d, shape.n_heads, shape.n_k);
+      caches_.back().append(Rows<float>(set.k, shape.n_k, width), Rows<float>(set.v, shape.n_k, width));
+      queries_.push_back(Rows<float>(set.q, 1, width));
+    }
+  }
+  void release() override {
+    caches_.clear();
+    queries_.clear();
+    workspace_ = {};
+  }
+
+  void run(std::size_t set) override {
+    OutRows<float> out(out_, 1, shape_.d * shape_.n_heads);
+    heed::attend_into(out, lse_, queries_[set], caches_[set], {},
+                      {.workspace = &workspace_, .threads = shape_.threads});
+  }
+
+ private:
+  Shape shape_;
+  std::vector<heed::KeyValueCache<S>> caches_;
+  std::vector<heed::Matrix<float>> queries_;
+  heed::Workspace workspace_;
+  heed::Matrix<float> lse_;
+  float* out_ = nullptr;
+};
+
+}  // namespace
+}  // namespace heed_bench
+
+heed_bench::Engine* heed_bench_engine(int index) {
+  using namespace heed_bench;
+  switch (index) {
+    case 0: return new Forward<float>;
+    case 1: return new Decode<float>;
+    case 2: return new Forward<Eigen::bfloat16>;
+    case 3: return new Decode<Eigen::half>;
+    case 4: return new Decode<Eigen::bfloat16>;
+    default: return nullptr;
+  }
+}

@@ -1,0 +1,72 @@
+// Attention by heed, by Eigen users and by the engines found on this machine: one run, interleaved, one table a setting.
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+
+#include "peers/arguments.hpp"
+#include "peers/modules.hpp"
+#include "peers/setting.hpp"
+#include "support/cpu.hpp"
+#include "support/machine.hpp"
+
+namespace heed_bench {
+namespace {
+
+int run(int argc, char** argv) {
+  const Arguments arguments = parse_arguments(argc, argv);
+  if (arguments.help) {
+    std::fputs(Arguments::usage, stdout);
+    return EXIT_SUCCESS;
+  }
+  std::ofstream file;
+  if (!arguments.json.empty()) {
+    file.open(arguments.json);
+    if (!file) throw std::invalid_argument("peers: --json " + arguments.json + " cannot be written");
+  }
+  const Machine machine = describe_machine(argc, argv);
+  for (const auto& [name, value] : machine.rows()) std::printf("%-9s %s\n", name.c_str(), value.c_str());
+  std::printf(
+      "counted   2 flops per multiply-add of kept pairs, products only: 4 d a pair and head; medians over rounds;\n"
+      "          \"heed is\" compares with the first engine listed; error: largest of 72 rows checked, against "
+      "double\n");
+  // OpenBLAS takes CPUs newer than itself for old ones (Debian's 0.3.21 knows neither Zen 5 nor Emerald Rapids) and then runs
+  // SSE3 or AVX2 kernels: it gets its AVX-512 ones here unless the caller chose.
+  if (widest_registers() == Registers::avx512) setenv("OPENBLAS_CORETYPE", "SkylakeX", 0);
+  const auto engines = load_engines(arguments.only);
+  if (engines.empty()) throw std::invalid_argument("peers: --only leaves no engine");
+  const auto dram = arguments.decode ? std::make_unique<ReadBandwidth>() : nullptr;
+  std::string settings;
+  for (const int threads : arguments.threads) {
+    for (Shape shape : arguments.shapes) {
+      shape.threads = threads;
+      shape.causal = arguments.causal;
+      if (arguments.decode) shape.n_q = 1, shape.causal = false;
+      const Setting setting = measure(engines, shape, arguments, dram.get());
+      print(setting);
+      settings += (settings.empty() ? "" : ",\n  ") + to_json(setting);
+    }
+  }
+  if (file.is_open()) {
+    file << "{\"machine\":{";
+    const char* comma = "";
+    for (const auto& [name, value] : machine.rows()) {
+      file << comma << "\"" << name << "\":\"" << value << "\"";
+      comma = ",";
+    }
+    file << "},\"settings\":[\n  " << settings << "\n]}\n";
+  }
+  return EXIT_SUCCESS;
+}
+
+}  // namespace
+}  // namespace heed_bench
+
+int main(int argc, char** argv) {
+  try {
+    return heed_bench::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return EXIT_FAILURE;
+  }
+}

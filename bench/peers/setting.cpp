@@ -1,0 +1,173 @@
+#include "peers/setting.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <thread>
+
+#include "support/fma_peak.hpp"
+#include "support/inputs.hpp"
+#include "support/oracle.hpp"
+
+namespace heed_bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+/// heads x n x d into n x (heads d).
+std::vector<float> packed_from(const std::vector<float>& planar, std::ptrdiff_t n, std::ptrdiff_t d,
+                               std::ptrdiff_t heads) {
+  std::vector<float> packed(planar.size());
+  for (std::ptrdiff_t h = 0; h < heads; ++h)
+    for (std::ptrdiff_t i = 0; i < n; ++i)
+      std::copy_n(planar.data() + (h * n + i) * d, d, packed.data() + (i * heads + h) * d);
+  return packed;
+}
+
+/// Operands of one shape in both layouts, the packed one only where an engine asks for it.
+struct Inputs {
+  struct Set {
+    std::vector<float> q, k, v, packed_q, packed_k, packed_v;
+  };
+  std::vector<Set> sets;
+
+  Inputs(const Shape& shape, std::size_t count, bool packed) {
+    const auto size = [&](std::ptrdiff_t n) { return static_cast<std::size_t>(n * shape.d * shape.n_heads); };
+    for (std::size_t s = 0; s < count; ++s) {
+      Set set{random_values(size(shape.n_q), 3 * s + 1),
+              random_values(size(shape.n_k), 3 * s + 2),
+              random_values(size(shape.n_k), 3 * s + 3),
+              {},
+              {},
+              {}};
+      if (packed) {
+        set.packed_q = packed_from(set.q, shape.n_q, shape.d, shape.n_heads);
+        set.packed_k = packed_from(set.k, shape.n_k, shape.d, shape.n_heads);
+        set.packed_v = packed_from(set.v, shape.n_k, shape.d, shape.n_heads);
+      }
+      sets.push_back(std::move(set));
+    }
+  }
+
+  [[nodiscard]] std::vector<Operands> operands(Layout layout) const {
+    std::vector<Operands> all;
+    for (const Set& set : sets)
+      all.push_back(layout == Layout::packed ? Operands{set.packed_q.data(), set.packed_k.data(), set.packed_v.data()}
+                                             : Operands{set.q.data(), set.k.data(), set.v.data()});
+    return all;
+  }
+};
+
+/// The oracle's rows of set 0: computed once, compared with every engine.
+struct Wanted {
+  std::ptrdiff_t head, row;
+  std::vector<double> out;
+};
+
+std::vector<Wanted> wanted_rows(const Inputs::Set& in, const Shape& shape) {
+  std::vector<Wanted> wanted;
+  for (const std::ptrdiff_t h : sample_rows(shape.n_heads, 3)) {
+    const HeadRows<float> q{in.q.data() + h * shape.n_q * shape.d, shape.d},
+        k{in.k.data() + h * shape.n_k * shape.d, shape.d}, v{in.v.data() + h * shape.n_k * shape.d, shape.d};
+    const auto score = [&](std::ptrdiff_t i, std::ptrdiff_t j, double scaled) {
+      return shape.causal && j > i ? -std::numeric_limits<double>::infinity() : scaled;
+    };
+    for (const std::ptrdiff_t i : sample_rows(shape.n_q, 24))
+      wanted.push_back({h, i, oracle_row(q, k, v, i, shape.n_k, shape.d, shape.d, score)});
+  }
+  return wanted;
+}
+
+double largest_error(const std::vector<Wanted>& wanted, const std::vector<float>& out, const Shape& shape,
+                     Layout layout) {
+  double largest = 0;
+  for (const Wanted& want : wanted) {
+    const std::ptrdiff_t at = layout == Layout::packed ? (want.row * shape.n_heads + want.head) * shape.d
+                                                       : (want.head * shape.n_q + want.row) * shape.d;
+    const double error = row_error(out.data() + at, want.out);
+    largest = error <= largest ? largest : error;  // a NaN is kept
+  }
+  return largest;
+}
+
+/// One engine at work on the setting.
+struct Runner {
+  Engine* engine;
+  std::vector<float> out;
+  std::size_t next_set = 0;
+  std::size_t rounds_left;
+  double first_call = 0;
+
+  double trial(std::size_t n_sets, double least) {
+    const auto call = [&] { engine->run(next_set++ % n_sets); };
+    if (first_call < 0.25) call();  // wakes threads, warms caches
+    const auto begin = Clock::now();
+    int calls = 0;
+    double elapsed = 0;
+    do {
+      call();
+      ++calls;
+      elapsed = seconds_since(begin);
+    } while (elapsed < least);
+    return elapsed / calls;
+  }
+};
+
+}  // namespace
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  if (values.size() % 2 == 1) return *middle;
+  return (*middle + *std::max_element(values.begin(), middle)) / 2;
+}
+
+Setting measure(const std::vector<Engine*>& engines, const Shape& shape, const Arguments& arguments,
+                const ReadBandwidth* dram) {
+  Setting setting;
+  setting.shape = shape;
+  setting.decode = arguments.decode;
+  // Operands beyond 128 MiB are read in turn from sets that make 1.5 GiB together, so that no cache keeps them from call to call.
+  const double bytes = shape.key_value_bytes();
+  if (arguments.decode && bytes > double(1 << 27))
+    setting.sets = static_cast<std::size_t>(std::ceil(1.5 * double(1 << 30) / bytes));
+  const bool packed =
+      std::any_of(engines.begin(), engines.end(), [](Engine* e) { return e->layout() == Layout::packed; });
+  const Inputs inputs(shape, setting.sets, packed);
+  const auto wanted = wanted_rows(inputs.sets[0], shape);
+
+  std::vector<Runner> runners;
+  for (Engine* engine : engines) {
+    if (!engine->supports(shape)) continue;
+    Runner runner{engine, std::vector<float>(inputs.sets[0].q.size()), 0, static_cast<std::size_t>(arguments.rounds)};
+    engine->prepare(shape, inputs.operands(engine->layout()), runner.out.data());
+    engine->run(0);
+    const auto begin = Clock::now();
+    engine->run(0);
+    runner.first_call = seconds_since(begin);
+    if (runner.first_call > 3) runner.rounds_left = 1;  // its ratio needs no third digit
+    setting.rows.push_back({engine->name(),
+                            {},
+                            engine->key_value_bytes(shape),
+                            largest_error(wanted, runner.out, shape, engine->layout())});
+    runners.push_back(std::move(runner));
+  }
+  for (int round = 0; round < arguments.rounds; ++round) {
+    setting.peak.push_back(fma_peak(Arithmetic::f32, shape.threads));
+    if (dram != nullptr) setting.bandwidth.push_back(dram->measure(shape.threads));
+    for (std::size_t r = 0; r < runners.size(); ++r) {
+      if (runners[r].rounds_left == 0) continue;
+      --runners[r].rounds_left;
+      // Waiting threads of the engine before spin for some milliseconds: let them go to sleep.
+      if (shape.threads > 1) std::this_thread::sleep_for(std::chrono::milliseconds(15));
+      setting.rows[r].seconds.push_back(runners[r].trial(setting.sets, arguments.seconds));
+    }
+  }
+  for (const Runner& runner : runners) runner.engine->release();
+  return setting;
+}
+
+}  // namespace heed_bench

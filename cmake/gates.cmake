@@ -1,0 +1,75 @@
+# Every gate, one after another; all are run even when one fails, and the last lines say which did.
+#
+#   cmake -P cmake/gates.cmake                        all of them (about half an hour on two cores)
+#   cmake -D ONLY="format;docs" -P cmake/gates.cmake  these
+#   cmake -D WITHOUT=test -P cmake/gates.cmake        all but these
+#
+# test          the workflow preset `test`: g++, warnings as errors, tests under each kernel instance, examples,
+#               layering, headers alone, consumers, programs that must not compile
+# headers       every header alone and twice, with every compiler found
+# compile_fail  programs that must not compile, with every compiler found
+# format, tidy, docs
+# include_cost  what heed.hpp costs to include; recorded, not judged
+# clang         the same as `test` with clang, plus the benchmarks, each test file on its own
+# asan, tsan    tests under sanitizers, after programs with deliberate mistakes have been caught
+cmake_minimum_required(VERSION 3.25)
+set(gates layering format headers compile_fail docs tidy include_cost test clang asan tsan)
+get_filename_component(root "${CMAKE_CURRENT_LIST_DIR}" DIRECTORY)
+set(log_folder "${root}/build/gates")
+file(MAKE_DIRECTORY "${log_folder}")
+
+set(chosen ${gates})
+if(ONLY)
+  set(chosen ${ONLY})
+endif()
+if(WITHOUT)
+  list(REMOVE_ITEM chosen ${WITHOUT})
+endif()
+foreach(gate IN LISTS chosen WITHOUT)
+  if(NOT gate IN_LIST gates)
+    message(FATAL_ERROR "gates: there is no gate '${gate}'; there are ${gates}")
+  endif()
+endforeach()
+
+set(script_headers headers_alone)
+set(script_layering layering)
+foreach(gate IN ITEMS compile_fail format tidy docs include_cost)
+  set(script_${gate} ${gate})
+endforeach()
+
+set(failed)
+foreach(gate IN LISTS chosen)
+  string(TIMESTAMP before "%s")
+  set(log "${log_folder}/${gate}.log")
+  if(DEFINED script_${gate})
+    set(command "${CMAKE_COMMAND}" -P "${CMAKE_CURRENT_LIST_DIR}/${script_${gate}}.cmake")
+  else()
+    set(command "${CMAKE_COMMAND}" --workflow --preset ${gate})
+  endif()
+  execute_process(COMMAND ${command} WORKING_DIRECTORY "${root}" RESULT_VARIABLE result OUTPUT_FILE "${log}"
+                  ERROR_FILE "${log}")
+  string(TIMESTAMP after "%s")
+  math(EXPR seconds "${after} - ${before}")
+  if(result EQUAL 0)
+    message("gate ${gate}: ok (${seconds} s)")
+    if(gate STREQUAL "include_cost")
+      file(READ "${log}" said)
+      message("${said}")
+    endif()
+  else()
+    list(APPEND failed ${gate})
+    file(READ "${log}" said)
+    string(LENGTH "${said}" length)
+    if(length GREATER 6000)
+      math(EXPR start "${length} - 6000")
+      string(SUBSTRING "${said}" ${start} -1 said)
+    endif()
+    message("gate ${gate}: FAILED (${seconds} s); the end of ${log}:\n${said}")
+  endif()
+endforeach()
+
+if(failed)
+  string(JOIN ", " failed ${failed})
+  message(FATAL_ERROR "gates: failed: ${failed}")
+endif()
+message("gates: all passed")

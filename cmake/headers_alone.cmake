@@ -1,0 +1,45 @@
+# Every header under include/heed is compiled alone, included twice, without a warning. heed.hpp is compiled again the
+# ways users compile: with OpenMP, for a newer machine and without assertions, after the intrinsics.
+#
+#   cmake [-D COMPILERS=<list>] [-D EIGEN=<folder>] [-D SCRATCH=<folder>] -P headers_alone.cmake
+include("${CMAKE_CURRENT_LIST_DIR}/gate_tools.cmake")
+
+file(GLOB_RECURSE headers RELATIVE "${ROOT}/include" "${ROOT}/include/heed/*.hpp")
+if(NOT headers)
+  message(FATAL_ERROR "headers_alone: no header found")
+endif()
+file(WRITE "${SCRATCH}/openmp.cpp" "#include <omp.h>\n")
+foreach(compiler IN LISTS COMPILERS)
+  execute_process(COMMAND "${compiler}" -fopenmp -fsyntax-only "${SCRATCH}/openmp.cpp" RESULT_VARIABLE result
+                  OUTPUT_QUIET ERROR_QUIET)
+  if(result EQUAL 0)
+    list(APPEND compilers_with_openmp "${compiler}")
+  endif()
+endforeach()
+
+foreach(header IN LISTS headers)
+  if(header MATCHES "/distributed/")
+    continue()  # these need MPI; their own test compiles them where it is found
+  endif()
+  string(REPLACE "/" "." name "${header}")
+  set(source "${SCRATCH}/${name}.cpp")
+  file(WRITE "${source}" "#include \"${header}\"\n#include \"${header}\"\n")
+  foreach(compiler IN LISTS COMPILERS)
+    set(command "${compiler}" -std=c++20 -fsyntax-only ${warning_flags} "-I${ROOT}/include" -isystem "${EIGEN}")
+    also_run("${header} with ${compiler}" ${command} "${source}")
+    if(header STREQUAL "heed/heed.hpp")
+      if(compiler IN_LIST compilers_with_openmp)
+        also_run("${header} with ${compiler} -fopenmp" ${command} -fopenmp "${source}")
+      endif()
+      also_run("${header} with ${compiler} -O3 -march=native -DNDEBUG" ${command} -O3 -march=native -DNDEBUG "${source}")
+      also_run("${header} after <immintrin.h> with ${compiler}" ${command} -include immintrin.h "${source}")
+    endif()
+  endforeach()
+endforeach()
+run_all(failures)
+
+list(LENGTH headers n_headers)
+if(failures GREATER 0)
+  message(FATAL_ERROR "headers_alone: ${failures} failure(s) in ${n_headers} headers")
+endif()
+message("headers_alone: ${n_headers} headers, each alone and included twice, with ${COMPILERS}")

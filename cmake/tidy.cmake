@@ -1,0 +1,20 @@
+# clang-tidy (.clang-tidy) over the public headers, seen from the examples, and over the examples themselves.
+#
+#   cmake [-D EIGEN=<folder>] [-D FILES=<list>] -P tidy.cmake
+include("${CMAKE_CURRENT_LIST_DIR}/gate_tools.cmake")
+find_program(clang_tidy NAMES clang-tidy-14 clang-tidy REQUIRED)
+if(NOT FILES)
+  file(GLOB FILES "${ROOT}/examples/[0-9][0-9]_*.cpp")
+endif()
+if(NOT FILES)
+  message(FATAL_ERROR "tidy: no file to look at")
+endif()
+foreach(file IN LISTS FILES)
+  also_run("clang-tidy ${file}" "${clang_tidy}" --quiet "${file}" -- -std=c++20 "-I${ROOT}/include" -isystem "${EIGEN}")
+endforeach()
+run_all(failures)
+list(LENGTH FILES n_files)
+if(failures GREATER 0)
+  message(FATAL_ERROR "tidy: ${failures} of ${n_files} files")
+endif()
+message("tidy: ${n_files} files and the headers they include")

@@ -1,0 +1,55 @@
+#include "method.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include <heed/core/errors.hpp>
+
+namespace compare {
+namespace {
+
+// A function's static: ready whichever file registers first.
+std::vector<Method>& methods() {
+  static std::vector<Method> list;
+  return list;
+}
+
+std::string names_of(const std::vector<Method>& list) {
+  std::string names;
+  for (const Method& method : list) names += (names.empty() ? "" : ", ") + method.name;
+  return names;
+}
+
+}  // namespace
+
+Registration::Registration(Method method) {
+  auto& list = methods();
+  const auto key = [](const Method& m) { return std::pair(m.name != "exact", m.name); };
+  const auto place = std::upper_bound(list.begin(), list.end(), method,
+                                      [&](const Method& a, const Method& b) { return key(a) < key(b); });
+  list.insert(place, std::move(method));
+}
+
+const std::vector<Method>& all_methods() { return methods(); }
+
+std::vector<Method> chosen_methods(const std::vector<std::string>& names, const Inputs& inputs) {
+  for (const std::string& name : names) {
+    const auto found =
+        std::find_if(methods().begin(), methods().end(), [&](const Method& m) { return m.name == name; });
+    if (found == methods().end()) {
+      throw heed::OptionError("heed: --methods has " + name + " but must have names among " + names_of(methods()));
+    }
+    if (found->needs_x && !inputs.has_x()) {
+      throw heed::OptionError("heed: --methods has " + name + ", which needs x and w_v, but the data have none");
+    }
+  }
+  std::vector<Method> chosen;
+  for (const Method& method : methods()) {
+    const bool named = std::find(names.begin(), names.end(), method.name) != names.end() || method.name == "exact";
+    const bool possible = inputs.has_x() || !method.needs_x;
+    if (names.empty() ? possible : named) chosen.push_back(method);
+  }
+  return chosen;
+}
+
+}  // namespace compare

@@ -1,0 +1,53 @@
+#pragma once
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <heed/core/flops.hpp>
+
+#include "inputs.hpp"
+
+namespace compare {
+
+/// What a method may look at besides the head.
+struct Settings {
+  heed::AttentionOptions options;  ///< scale and mask; every method keeps them
+  Index window = 64;               ///< for methods that look at neighbours
+  std::uint64_t seed = 7;          ///< for methods that draw
+  int threads = 1;
+};
+
+/// One method on one head, with every buffer it needs: `run` is all that is timed.
+class Attempt {
+ public:
+  virtual ~Attempt() = default;
+  /// Computes the head's output once more. Counts into `flops` unless it is null.
+  virtual void run(heed::FlopCounter* flops) = 0;
+  /// The output of the last run, n_q x d_v.
+  [[nodiscard]] virtual heed::Matrix<float> out() const = 0;
+};
+
+/// A way to compute attention, by name.
+struct Method {
+  std::string name;         ///< what --methods takes
+  std::string description;  ///< one line
+  bool needs_x = false;     ///< runs only where the data have x and w_v
+  std::function<std::unique_ptr<Attempt>(const Head&, const Settings&)> bind;
+};
+
+/// Adds a method to the list. One line per method in its own file makes it known to the whole program:
+/// `const Registration window{{.name = "window", ...}};`
+struct Registration {
+  explicit Registration(Method method);
+};
+
+/// Every method, "exact" first and the others by name.
+const std::vector<Method>& all_methods();
+
+/// The methods of that names in the order of all_methods(); for no names, all that the data allow. "exact" is always there:
+/// the others are measured against it.
+/// Errors  heed::OptionError for a name there is not, or a method that needs x where there is none.
+std::vector<Method> chosen_methods(const std::vector<std::string>& names, const Inputs& inputs);
+
+}  // namespace compare

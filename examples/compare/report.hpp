@@ -1,0 +1,50 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "machine.hpp"
+#include "measure.hpp"
+
+namespace compare {
+
+/// One method's line in every report.
+struct Row {
+  std::string name;
+  std::string description;
+  double flops = 0;  ///< products of kept pairs, 2 per multiply-add, all heads
+  double fewer = 1;  ///< exact's flops over these
+  double exponentials = 0;
+  double seconds = 0;  ///< median over rounds of one pass over all heads
+  double faster = 1;   ///< exact's seconds over these
+  double error_p50 = 0, error_p90 = 0, error_max = 0;
+};
+
+/// Everything a report says.
+struct Comparison {
+  const Inputs* inputs = nullptr;
+  const std::vector<Measurement>* measurements = nullptr;
+  const Settings* settings = nullptr;
+  Machine machine;
+  std::vector<Row> rows;
+  std::size_t rounds = 0;
+};
+
+Comparison compare_methods(const Inputs& inputs, const std::vector<Measurement>& measurements, const Settings& settings,
+                           const Machine& machine);
+
+/// "8 heads, n = 592, d = 64, causal (square), scale 0.125".
+std::string problem_text(const Comparison& comparison);
+
+/// What every report of generated inputs must say; nothing may be concluded from their errors.
+inline constexpr const char* generated_warning =
+    "GENERATED random inputs, no model's: good for timing only. Random inputs invert the ranking of approximations.";
+
+/// The table on stdout, at most 100 columns.
+std::string table_text(const Comparison& comparison);
+
+std::string json_text(const Comparison& comparison);
+
+/// Error against time, both logarithmic: a marker at the median over heads, a whisker up to the 90th percentile.
+std::string svg_text(const Comparison& comparison);
+
+}  // namespace compare

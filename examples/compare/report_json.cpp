@@ -1,0 +1,69 @@
+#include <nlohmann/json.hpp>
+
+#include "report.hpp"
+
+namespace compare {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json method_json(const Row& row, const Measurement& measurement) {
+  const heed::FlopCounter& flops = measurement.flops;
+  Json json;
+  json["name"] = row.name;
+  json["description"] = row.description;
+  json["flops"] = row.flops;
+  json["flops_by_phase"] = {
+      {"route", flops.products(heed::Phase::route)},   {"project", flops.products(heed::Phase::project)},
+      {"sample", flops.products(heed::Phase::sample)}, {"scores", flops.products(heed::Phase::scores)},
+      {"values", flops.products(heed::Phase::values)}, {"far_field", flops.products(heed::Phase::far_field)}};
+  json["times_fewer_flops"] = row.fewer;
+  json["exponentials"] = row.exponentials;
+  json["real_tokens"] = flops.real_tokens();
+  json["padded_tokens"] = flops.padded_tokens();
+  json["median_seconds"] = row.seconds;
+  json["seconds"] = measurement.seconds;
+  json["times_faster"] = row.faster;
+  json["error"] = {
+      {"p50", row.error_p50}, {"p90", row.error_p90}, {"max", row.error_max}, {"by_head", measurement.errors}};
+  return json;
+}
+
+}  // namespace
+
+std::string json_text(const Comparison& comparison) {
+  const Inputs& inputs = *comparison.inputs;
+  Json json;
+  json["generated"] = inputs.generated;
+  if (inputs.generated) json["warning"] = generated_warning;
+  json["data"] = inputs.source;
+  json["notes"] = inputs.notes;
+  std::vector<Index> numbers;
+  for (const Head& head : inputs.heads) numbers.push_back(head.number);
+  json["heads"] = numbers;
+  json["n_q"] = inputs.n_q();
+  json["n_k"] = inputs.n_k();
+  json["d"] = inputs.d();
+  json["d_v"] = inputs.d_v();
+  json["causal"] = name_of(inputs.options.mask.causal);
+  json["scale"] = inputs.scale();
+  json["window"] = comparison.settings->window;
+  json["seed"] = comparison.settings->seed;
+  json["rounds"] = comparison.rounds;
+  const Machine& machine = comparison.machine;
+  json["machine"] = {{"cpu", machine.cpu},
+                     {"threads", machine.threads},
+                     {"kernels", machine.kernels},
+                     {"compiler", machine.compiler},
+                     {"flags", machine.flags}};
+  json["oracle"] = "exact attention in double";
+  json["flops_are"] = "products of kept pairs, 2 per multiply-add, all heads";
+  json["errors_are"] = "|out - oracle| / |oracle| of a head's output, Frobenius norm";
+  json["methods"] = Json::array();
+  for (std::size_t m = 0; m < comparison.rows.size(); ++m) {
+    json["methods"].push_back(method_json(comparison.rows[m], (*comparison.measurements)[m]));
+  }
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace compare

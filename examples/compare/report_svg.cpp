@@ -1,0 +1,161 @@
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <vector>
+
+#include "report.hpp"
+#include "svg_labels.hpp"
+
+namespace compare {
+namespace {
+
+constexpr double width = 1000, height = 640;
+constexpr double left = 92, right = 968, top = 112, bottom = 560;
+constexpr double smallest_error = 1e-9;  // a logarithm needs some error; what is below is drawn here
+constexpr std::array<const char*, 8> colours = {"#1b6ca8", "#c8553d", "#3a7d44", "#7b4fa3",
+                                                "#b8860b", "#0f8b8d", "#a23b72", "#5c5c5c"};
+
+template <class... Values>
+std::string format(const char* pattern, Values... values) {
+  std::array<char, 512> text{};
+  std::snprintf(text.data(), text.size(), pattern, values...);
+  return text.data();
+}
+
+std::string escaped(const std::string& text) {
+  std::string safe;
+  for (const char c : text) {
+    if (c == '&')
+      safe += "&amp;";
+    else if (c == '<')
+      safe += "&lt;";
+    else if (c == '>')
+      safe += "&gt;";
+    else
+      safe += c;
+  }
+  return safe;
+}
+
+std::string text_at(double x, double y, const std::string& attributes, const std::string& text) {
+  return format("<text x=\"%.1f\" y=\"%.1f\" ", x, y) + attributes + ">" + escaped(text) + "</text>\n";
+}
+
+// One logarithmic axis: a range of values onto a range of pixels.
+struct Axis {
+  double least, most, from, to;
+  [[nodiscard]] double at(double value) const {
+    return from + (to - from) * (std::log(value) - std::log(least)) / (std::log(most) - std::log(least));
+  }
+};
+
+// The decades, and 2 and 5 of each where there are few of them.
+std::vector<double> ticks(const Axis& axis) {
+  const bool fine = axis.most / axis.least < 200;
+  std::vector<double> values;
+  for (double decade = std::pow(10, std::floor(std::log10(axis.least))); decade <= axis.most * 1.001; decade *= 10) {
+    for (const double part : {1.0, 2.0, 5.0}) {
+      const double value = decade * part;
+      if ((fine || part == 1) && value >= axis.least * 0.999 && value <= axis.most * 1.001) values.push_back(value);
+    }
+  }
+  return values;
+}
+
+std::string tick_text(double value) {
+  if (value >= 1e-3 && value < 1e5) return format("%g", value);
+  return format("1e%d", static_cast<int>(std::lround(std::log10(value))));
+}
+
+double shown(double error) { return std::max(error, smallest_error); }
+
+std::string frame(const Axis& x, const Axis& y) {
+  std::string svg;
+  for (const double value : ticks(x)) {
+    svg += format("<path class=\"grid\" d=\"M%.1f %.1fV%.1f\"/>\n", x.at(value), top, bottom);
+    svg += text_at(x.at(value), bottom + 20, "class=\"tick\" text-anchor=\"middle\"", tick_text(value));
+  }
+  for (const double value : ticks(y)) {
+    svg += format("<path class=\"grid\" d=\"M%.1f %.1fH%.1f\"/>\n", left, y.at(value), right);
+    svg += text_at(left - 8, y.at(value) + 4, "class=\"tick\" text-anchor=\"end\"", tick_text(value));
+  }
+  svg += format("<path class=\"axis\" d=\"M%.1f %.1fV%.1fH%.1f\"/>\n", left, top, bottom, right);
+  svg += text_at((left + right) / 2, bottom + 46, "class=\"name\" text-anchor=\"middle\"",
+                 "time of one pass over all heads, ms (median of rounds, logarithmic)");
+  svg += text_at(
+      0, 0,
+      format("class=\"name\" text-anchor=\"middle\" transform=\"translate(24 %.1f) rotate(-90)\"", (top + bottom) / 2),
+      "relative error of a head's output (logarithmic)");
+  return svg;
+}
+
+std::string titles(const Comparison& comparison) {
+  const Inputs& inputs = *comparison.inputs;
+  std::string svg = text_at(left, 30, "class=\"title\"", "Error against time: " + problem_text(comparison));
+  svg += text_at(left, 52, "class=\"sub\"", "data: " + inputs.source);
+  svg += text_at(left, 70, "class=\"sub\"", comparison.machine.text());
+  if (inputs.generated) svg += text_at(left, 92, "class=\"loud\"", generated_warning);
+  svg += text_at(right, height - 12, "class=\"sub\" text-anchor=\"end\"",
+                 "marker: p50 over heads; whisker: up to p90; lower and further left is better");
+  return svg;
+}
+
+}  // namespace
+
+std::string svg_text(const Comparison& comparison) {
+  const auto& rows = comparison.rows;
+  double fastest = rows.front().seconds, slowest = fastest, least = 1, most = smallest_error;
+  for (const Row& row : rows) {
+    fastest = std::min(fastest, row.seconds);
+    slowest = std::max(slowest, row.seconds);
+    least = std::min(least, shown(row.error_p50));
+    most = std::max(most, shown(row.error_p90));
+  }
+  const Axis x{fastest * 1e3 / 1.5, slowest * 1e3 * 2.2, left, right};
+  const Axis y{least / 4, most * 4, bottom, top};
+
+  std::string svg =
+      format("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" width=\"%.0f\" height=\"%.0f\">\n",
+             width, height, width, height);
+  svg +=
+      "<style>text{font-family:'DejaVu "
+      "Sans',Helvetica,Arial,sans-serif;fill:#222}.title{font-size:17px;font-weight:bold}"
+      ".sub{font-size:11.5px;fill:#555}.loud{font-size:13px;font-weight:bold;fill:#c00}.tick{font-size:12px}"
+      ".name{font-size:13.5px}.label{font-size:13px;paint-order:stroke;stroke:#fff;stroke-width:4px}.grid{stroke:#e4e4e4}.axis{stroke:#222;fill:none}"
+      ".leader{stroke:#999;stroke-width:.8}.mark{stroke:#888;stroke-dasharray:5 "
+      "4}.note{font-size:11.5px;fill:#777}</style>\n"
+      "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n";
+  svg += titles(comparison) + frame(x, y);
+
+  const double exact = x.at(rows.front().seconds * 1e3);
+  svg += format("<path class=\"mark\" d=\"M%.1f %.1fV%.1f\"/>\n", exact, top, bottom);
+  svg += text_at(exact - 6, bottom - 8, "class=\"note\" text-anchor=\"end\"", "faster than exact");
+  if (y.most > 1 && y.least < 1) {
+    svg += format("<path class=\"mark\" d=\"M%.1f %.1fH%.1f\"/>\n", left, y.at(1), right);
+    svg += text_at(right - 4, y.at(1) - 5, "class=\"note\" text-anchor=\"end\"", "as wrong as answering 0");
+  }
+
+  LabelPlaces places({left, top, right, bottom});
+  places.keep_clear({exact - 120, bottom - 20, exact, bottom});
+  for (const Row& row : rows) {
+    const double px = x.at(row.seconds * 1e3);
+    places.keep_clear({px - 7, y.at(shown(row.error_p90)) - 5, px + 7, y.at(shown(row.error_p50)) + 7});
+  }
+  for (std::size_t m = 0; m < rows.size(); ++m) {
+    const Row& row = rows[m];
+    const char* colour = colours[m % colours.size()];
+    const double px = x.at(row.seconds * 1e3), p50 = y.at(shown(row.error_p50)), p90 = y.at(shown(row.error_p90));
+    svg += format("<path stroke=\"%s\" stroke-width=\"1.8\" d=\"M%.1f %.1fV%.1fM%.1f %.1fh10\"/>\n", colour, px, p50,
+                  p90, px - 5, p90);
+    svg += format("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"5\" fill=\"%s\"/>\n", px, p50, colour);
+    const std::string label = row.name + (row.error_p50 < smallest_error ? " (error 0)" : "");
+    const LabelPlace place = places.put(px, p50, label.size());
+    if (place.far)
+      svg += format("<path class=\"leader\" d=\"M%.1f %.1fL%.1f %.1f\"/>\n", px, p50, place.anchor_x, place.anchor_y);
+    svg += text_at(place.x, place.y, format("class=\"label\" style=\"fill:%s\"", colour), label);
+  }
+  return svg + "</svg>\n";
+}
+
+}  // namespace compare

@@ -1,0 +1,96 @@
+#include <array>
+#include <cstdio>
+#include <string_view>
+
+#include "report.hpp"
+
+namespace compare {
+namespace {
+
+constexpr std::size_t columns = 100;
+
+template <class... Values>
+std::string format(const char* pattern, Values... values) {
+  std::array<char, 256> line{};
+  std::snprintf(line.data(), line.size(), pattern, values...);
+  return line.data();
+}
+
+// Three digits and a unit: "361 M", "1.40 G".
+std::string count_text(double count) {
+  constexpr std::array<const char*, 6> units = {"  ", " k", " M", " G", " T", " P"};
+  std::size_t unit = 0;
+  for (; count >= 999.5 && unit + 1 < units.size(); ++unit) count /= 1000;
+  const int digits = unit == 0 || count >= 99.95 ? 0 : count >= 9.995 ? 1 : 2;
+  return format("%.*f%s", digits, count, units[unit]);
+}
+
+// Four digits or so, so that a column of milliseconds reads as one.
+std::string time_text(double seconds) {
+  const double ms = seconds * 1e3;
+  return format("%.*f", ms >= 999.5 ? 0 : ms >= 99.95 ? 1 : ms >= 9.995 ? 2 : 3, ms);
+}
+
+std::string ratio_text(double ratio) { return format(ratio < 99.95 ? "%.2fx" : "%.0fx", ratio); }
+
+// `text` in lines of at most `columns`, broken at spaces; all but the first begin with two spaces.
+std::string wrapped(std::string_view text) {
+  std::string lines;
+  std::size_t width = 0;
+  while (!text.empty()) {
+    const std::string_view word = text.substr(0, text.find(' '));
+    text.remove_prefix(std::min(text.size(), word.size() + 1));
+    if (width > 0 && width + 1 + word.size() > columns) {
+      lines += "\n  ";
+      width = 2;
+    } else if (width > 0) {
+      lines += ' ';
+      ++width;
+    }
+    lines += word;
+    width += word.size();
+  }
+  return lines + "\n";
+}
+
+std::string row_text(const Row& row) {
+  return format("%-17s %8s %7s %8s %10s %7s   %9.2e %9.2e %9.2e\n", row.name.c_str(), count_text(row.flops).c_str(),
+                ratio_text(row.fewer).c_str(), count_text(row.exponentials).c_str(), time_text(row.seconds).c_str(),
+                ratio_text(row.faster).c_str(), row.error_p50, row.error_p90, row.error_max);
+}
+
+std::string tokens_text(const Comparison& comparison) {
+  const heed::FlopCounter& flops = comparison.measurements->front().flops;
+  if (flops.real_tokens() == flops.padded_tokens()) return "";
+  const auto heads = static_cast<double>(comparison.inputs->heads.size());
+  return wrapped(
+      format("tokens: %.0f real of %.0f with padding; FLOPs count pairs with real keys only, errors real rows only.",
+             flops.real_tokens() / heads, flops.padded_tokens() / heads));
+}
+
+}  // namespace
+
+std::string table_text(const Comparison& comparison) {
+  const Inputs& inputs = *comparison.inputs;
+  std::string text;
+  if (inputs.generated) text += wrapped(std::string("*** ") + generated_warning + " ***");
+  text += wrapped(problem_text(comparison));
+  std::string data = "data: " + inputs.source;
+  for (const std::string& note : inputs.notes) data += "; " + note;
+  text += wrapped(data) + "\n";
+  text += format("%-17s %8s %7s %8s %10s %7s   %s\n", "", "", "times", "", "", "times", "relative error over heads");
+  text += format("%-17s %8s %7s %8s %10s %7s   %9s %9s %9s\n", "method", "FLOPs  ", "fewer", "exps  ", "time, ms",
+                 "faster", "p50", "p90", "max");
+  for (const Row& row : comparison.rows) text += row_text(row);
+  text += "\n" + tokens_text(comparison);
+  text += wrapped(
+      "FLOPs: products of kept pairs, 2 per multiply-add, all heads. exps: exponentials. time: median of " +
+      std::to_string(comparison.rounds) +
+      " rounds, one pass over all heads, methods taking turns. times fewer, faster: than exact (float). error: |out - "
+      "oracle| / |oracle| of a head's output, Frobenius norm; oracle: heed's exact attention in double.");
+  text += wrapped("machine: " + comparison.machine.text());
+  if (inputs.generated) text += wrapped(std::string("*** ") + generated_warning + " ***");
+  return text;
+}
+
+}  // namespace compare

@@ -1,0 +1,24 @@
+#pragma once
+#include <bit>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include "heed/core/types.hpp"
+
+namespace heed::detail {
+
+template <class S>
+inline constexpr S minus_infinity = -std::numeric_limits<S>::infinity();
+
+/// True for negative infinity, decided on the bits: `x == -inf` is folded to false by -ffinite-math-only.
+inline bool is_minus_infinity(float x) { return std::bit_cast<std::uint32_t>(x) == 0xff800000u; }
+inline bool is_minus_infinity(double x) { return std::bit_cast<std::uint64_t>(x) == 0xfff0000000000000u; }
+
+/// True unless x is NaN or infinite, decided on the bits for the same reason.
+inline bool is_finite(float x) { return (std::bit_cast<std::uint32_t>(x) & 0x7f800000u) != 0x7f800000u; }
+inline bool is_finite(double x) {
+  return (std::bit_cast<std::uint64_t>(x) & 0x7ff0000000000000u) != 0x7ff0000000000000u;
+}
+
+}  // namespace heed::detail

@@ -1,0 +1,101 @@
+#pragma once
+#include <cstddef>
+#include <span>
+#include <type_traits>
+#include <utility>
+
+#include "heed/core/check.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/options.hpp"
+#include "heed/core/result.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
+#include "heed/exact/exact_attention.hpp"
+#include "heed/exact/head_call.hpp"
+
+namespace heed {
+
+namespace detail {
+
+template <class Q, class K, class V>
+constexpr void require_operands() {
+  require_token_matrix<Q>();
+  require_token_matrix<K>();
+  require_token_matrix<V>();
+  using S = typename Q::Scalar;
+  static_assert(RealScalar<S>, "heed: attention runs on float, double, Eigen::half or Eigen::bfloat16 matrices; cast others first");
+  static_assert(std::is_same_v<S, typename K::Scalar> && std::is_same_v<S, typename V::Scalar>,
+                "heed: q, k and v must have one scalar type: cast them to the same (for example k.cast<float>().eval())");
+}
+
+/// Writable view of `out` for queries in scalar S.
+template <class S, class Out>
+auto output_of(Out&& out) {
+  auto view = output_view_of(std::forward<Out>(out));
+  using To = typename decltype(view)::Scalar;
+  static_assert(std::is_same_v<To, S> || std::is_same_v<To, Accumulator<S>>,
+                "heed: out must have the scalar type of q, or the one sums are kept in (float for half and bfloat16)");
+  return view;
+}
+
+inline void check_output(Index rows, Index cols, Index n_q, Index d_v) {
+  if (rows != n_q || cols != d_v) {
+    throw ShapeError(message("out is ", rows, " x ", cols, " but must be rows(q) x cols(v) = ", n_q, " x ", d_v));
+  }
+}
+
+template <class Method, class Call>
+void require_method() {
+  static_assert(requires(const Method& m, std::span<const Call> calls) { m.attend_heads(calls, Index(1), AttentionOptions{}, Context{}); },
+                "heed: the method does not run on these operands: its scalar must be that of q, k and v (see README, table of methods)");
+}
+
+}  // namespace detail
+
+/// `attend` into storage the caller owns: nothing is allocated when the context brings a Workspace that an earlier call of the
+/// same shapes has grown.
+///
+/// Shapes  out: n_q x d_v, any writable TokenMatrix in the scalar of q (or float for half and bfloat16); lse: n_q entries, or
+///         empty. Neither may overlap q, k or v.
+/// Errors  as attend; out and lse are untouched when it throws.
+template <class Out, class Q, class K, class V, class Method = ExactAttention<>>
+void attend_into(Out&& out, LseSpan<Accumulator<typename Q::Scalar>> lse, const Q& q, const K& k, const V& v,
+                 const AttentionOptions& options = {}, const Method& method = {}, const Context& context = {}) {
+  detail::require_operands<Q, K, V>();
+  using S = typename Q::Scalar;
+  auto to = detail::output_of<S>(std::forward<Out>(out));
+  using Call = detail::HeadCall<S, S, typename decltype(to)::Scalar>;
+  detail::require_method<Method, Call>();
+  Call call{view_of(q), view_of(k), view_of(v), to, lse.data(), lse.stride()};
+  detail::check_attention(call.q.cols, call.k.rows, call.k.cols, call.v.rows, {call.q.rows, call.k.rows, call.k.cols, call.v.cols},
+                          options);
+  detail::check_output(to.rows, to.cols, call.q.rows, call.v.cols);
+  if (lse.wanted() && lse.size() != call.q.rows) {
+    throw ShapeError(detail::message("lse has ", lse.size(), " entries but must have rows(q) = ", call.q.rows));
+  }
+  method.attend_heads(std::span<const Call>(&call, 1), Index(1), options, context);
+}
+
+/// Attention of one head: out_i = sum_j softmax_j(scale * q_i . k_j) v_j over the pairs `options.mask` keeps, or whatever
+/// `method` defines.
+///
+/// Shapes  q: n_q x d, k: n_k x d, v: n_k x d_v, one row per token, either storage order, any strides; out: n_q x d_v,
+///         lse: n_q, natural log.
+/// Empty   a query with no kept key gets out = 0 and lse = -inf; n_q = 0 an empty result.
+/// Errors  ShapeError if cols(q) != cols(k) or rows(k) != rows(v) or a mask does not fit; OptionError for an option outside its
+///         range. Wrong types do not compile.
+/// Cost    as the method states; the exact default: 2 (d + d_v) flops and one exponential per kept pair.
+/// Threads re-entrant; the result is the same bits for any context.threads.
+template <class Q, class K, class V, class Method = ExactAttention<>>
+auto attend(const Q& q, const K& k, const V& v, const AttentionOptions& options = {}, const Method& method = {}, const Context& context = {})
+    -> AttentionResult<typename Q::Scalar> {
+  detail::require_operands<Q, K, V>();
+  using S = typename Q::Scalar;
+  AttentionResult<S> result;
+  result.out.resize(q.rows(), v.cols());
+  if constexpr (Method::has_softmax) result.lse.resize(q.rows());
+  attend_into(result.out, LseSpan<Accumulator<S>>(result.lse), q, k, v, options, method, context);
+  return result;
+}
+
+}  // namespace heed

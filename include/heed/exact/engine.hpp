@@ -1,0 +1,171 @@
+#pragma once
+#include <algorithm>
+#include <new>
+#include <optional>
+#include <span>
+
+#include "heed/core/context.hpp"
+#include "heed/core/key_bounds.hpp"
+#include "heed/core/options.hpp"
+#include "heed/core/pattern.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/exact/count.hpp"
+#include "heed/exact/head_call.hpp"
+#include "heed/exact/panel.hpp"
+#include "heed/exact/rows.hpp"
+#include "heed/exact/softmax_state.hpp"
+#include "heed/exact/write_out.hpp"
+#include "heed/kernels/select.hpp"
+
+namespace heed::detail {
+
+/// The streaming engine: softmax attention of all heads over the pairs of one pattern. Work is cut into panels of queries and,
+/// where queries are few, chunks of keys merged in order; both depend on shapes alone, never on threads or on which heads
+/// are computed together, so results are the same bits however the call is split.
+template <class Call, KeyPattern Pattern, class ScoreMod>
+class Engine {
+ public:
+  using T = typename Call::Sum;
+
+  /// `calls` share all shapes; `heads_per_kv` consecutive calls share keys and values. All checks have passed.
+  Engine(const Pattern& pattern, std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const ScoreMod& mod,
+         Workspace& workspace, int threads)
+      : pattern_(pattern), calls_(calls), heads_per_kv_(heads_per_kv), options_(options), mod_(mod), frame_(workspace),
+        threads_(threads), isa_(active_isa()), bounds_(options.mask, calls.front().q.rows, calls.front().k.rows),
+        d_(calls.front().k.cols), d_v_(calls.front().v.cols) {}
+
+  void run() {
+    const Index n_q = calls_.front().q.rows, n_k = calls_.front().k.rows;
+    if (n_q == 0) return;
+    if (n_q == 1 && pattern_.n_groups() == 1 && pattern_.n_segments(0) == 1 && pattern_.keys(0, 0).list == nullptr &&
+        pattern_.keys(0, 0).size == n_k) {
+      run_rows(n_k);
+    } else {
+      run_panels();
+    }
+  }
+
+ private:
+  using PanelRun = Panel<T, Call, ScoreMod>;
+  using RowRun = Rows<T, Call, ScoreMod>;
+  static constexpr Index row_chunk = 2048;
+  static constexpr Index panel_chunk = 4096;
+
+  static Index chunks_of(Index n, Index chunk) { return std::max<Index>(1, (n + chunk - 1) / chunk); }
+
+  // One query a head. Task: heads that share keys x chunk of keys.
+  void run_rows(Index n_k) {
+    const Index n_calls = static_cast<Index>(calls_.size()), n_chunks = chunks_of(n_k, row_chunk);
+    const bool apart = options_.mask.bias.rows() > 1 || options_.mask.allowed.rows() > 1;  // heads mask different keys
+    const Index together = apart ? 1 : std::min(heads_per_kv_, RowRun::max_heads);
+    const Index parts = (heads_per_kv_ + together - 1) / together, n_groups = n_calls / heads_per_kv_ * parts;
+    Scratch measure;
+    RowRun(measure, d_, d_v_, isa_);
+    std::byte* memory = frame_.template take<std::byte>(measure.used() * static_cast<std::size_t>(threads_));
+    SoftmaxState<T>* states = take_states(n_calls * n_chunks, 1);
+    parallel_tasks(n_groups * n_chunks, threads_, [&](int thread) {
+      Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
+      return [this, rows = RowRun(scratch, d_, d_v_, isa_), n_chunks, n_k, together, parts, states](Index task) mutable {
+        const Index group = task / n_chunks, chunk = task % n_chunks;
+        const Index first = group / parts * heads_per_kv_ + group % parts * together;
+        const Index n = std::min(together, group / parts * heads_per_kv_ + heads_per_kv_ - first);
+        SoftmaxState<T> mine[RowRun::max_heads];
+        for (Index h = 0; h < n; ++h) mine[h] = states[(first + h) * n_chunks + chunk];
+        rows.run(calls_.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)), chunk * row_chunk,
+                 std::min(n_k, (chunk + 1) * row_chunk), bounds_, options_, mod_, {mine, static_cast<std::size_t>(n)});
+      };
+    });
+    for (Index c = 0; c < n_calls; ++c) finish(calls_[static_cast<std::size_t>(c)], {0, 1}, states + c * n_chunks, n_chunks);
+  }
+
+  // Task: head x panel of queries, last panels first (the longest under a causal mask), x chunk of keys where panels are few.
+  void run_panels() {
+    const Index n_calls = static_cast<Index>(calls_.size()), n_groups = pattern_.n_groups();
+    const Index width = tile_kernels<T>(isa_).lanes * tile_kernels<T>(isa_).vectors;
+    Index* first_panel = frame_.template take<Index>(static_cast<std::size_t>(n_groups + 1));
+    first_panel[0] = 0;
+    for (Index g = 0; g < n_groups; ++g) first_panel[g + 1] = first_panel[g] + (pattern_.queries(g).size + width - 1) / width;
+    const Index n_panels = first_panel[n_groups];
+    Index most_keys = 0;
+    for (Index s = 0; n_panels == 1 && s < pattern_.n_segments(0); ++s) most_keys = std::max(most_keys, pattern_.keys(0, s).size);
+    const Index n_chunks = chunks_of(most_keys, panel_chunk);
+    SoftmaxState<T>* states = n_chunks > 1 ? take_states(n_calls * n_chunks, width) : nullptr;
+
+    Scratch measure;
+    PanelRun(measure, d_, d_v_, isa_);
+    SoftmaxState<T>(measure, width, d_v_);
+    std::byte* memory = frame_.template take<std::byte>(measure.used() * static_cast<std::size_t>(threads_));
+    parallel_tasks(n_calls * n_panels * n_chunks, threads_, [&](int thread) {
+      Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
+      PanelRun panel(scratch, d_, d_v_, isa_);
+      SoftmaxState<T> own(scratch, width, d_v_);
+      return [=, this](Index task) mutable {
+        const Index chunk = task % n_chunks, at = n_panels - 1 - task / n_chunks % n_panels;
+        const Index c = task / n_chunks / n_panels;
+        const Call& call = calls_[static_cast<std::size_t>(c)];
+        const Index group = std::upper_bound(first_panel, first_panel + n_groups + 1, at) - first_panel - 1;
+        const TokenSet all = pattern_.queries(group);
+        const Index first = (at - first_panel[group]) * width;
+        const TokenSet queries = all.part(first, std::min(width, all.size - first));
+        SoftmaxState<T>& state = n_chunks > 1 ? states[c * n_chunks + chunk] : own;
+        panel.begin(call, queries, bounds_, options_, mod_, state);
+        state.clear();
+        for (Index s = 0; s < pattern_.n_segments(group); ++s) {
+          const TokenSet keys = pattern_.keys(group, s);
+          const Index from = n_chunks > 1 ? std::min(keys.size, chunk * panel_chunk) : 0;
+          panel.add_keys(keys, from, n_chunks > 1 ? std::min(keys.size, from + panel_chunk) : keys.size);
+        }
+        if (n_chunks == 1) write_out(call, queries, state, options_.sinks, isa_);
+      };
+    });
+    for (Index c = 0; n_chunks > 1 && c < n_calls; ++c) {
+      finish(calls_[static_cast<std::size_t>(c)], pattern_.queries(0), states + c * n_chunks, n_chunks);
+    }
+  }
+
+  SoftmaxState<T>* take_states(Index count, Index width) {
+    SoftmaxState<T>* states = frame_.template take<SoftmaxState<T>>(static_cast<std::size_t>(count));
+    Scratch measure;
+    SoftmaxState<T>(measure, width, d_v_);
+    std::byte* memory = frame_.template take<std::byte>(measure.used() * static_cast<std::size_t>(count));
+    for (Index s = 0; s < count; ++s) {
+      Scratch scratch(memory + measure.used() * static_cast<std::size_t>(s));
+      new (states + s) SoftmaxState<T>(scratch, width, d_v_);
+    }
+    return states;
+  }
+
+  // Merges the chunks of one head in order.
+  void finish(const Call& call, const TokenSet& queries, SoftmaxState<T>* states, Index n_chunks) {
+    for (Index chunk = 1; chunk < n_chunks; ++chunk) states[0].merge(states[chunk]);
+    write_out(call, queries, states[0], options_.sinks, isa_);
+  }
+
+  const Pattern& pattern_;
+  std::span<const Call> calls_;
+  Index heads_per_kv_;
+  const AttentionOptions& options_;
+  const ScoreMod& mod_;
+  Workspace::Frame frame_;
+  int threads_;
+  Isa isa_;
+  KeyBounds bounds_;
+  Index d_, d_v_;
+};
+
+/// Runs the engine on checked calls and counts its work.
+template <class Call, KeyPattern Pattern, class ScoreMod>
+void run_engine(const Pattern& pattern, std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
+                const ScoreMod& mod, const Context& context) {
+  if (calls.empty()) return;
+  std::optional<Workspace> own;
+  Workspace& workspace = context.workspace != nullptr ? *context.workspace : own.emplace();
+  Engine<Call, Pattern, ScoreMod>(pattern, calls, heads_per_kv, options, mod, workspace, thread_count(context.threads)).run();
+  if (context.flops != nullptr) {
+    const Call& one = calls.front();
+    count_attention(*context.flops, pattern, options.mask, one.q.rows, one.k.rows, one.k.cols, one.v.cols, one.head,
+                    static_cast<Index>(calls.size()));
+  }
+}
+
+}  // namespace heed::detail

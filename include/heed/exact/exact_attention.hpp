@@ -1,0 +1,43 @@
+#pragma once
+#include <span>
+#include <type_traits>
+
+#include "heed/core/context.hpp"
+#include "heed/core/options.hpp"
+#include "heed/core/pattern.hpp"
+#include "heed/core/score_mod.hpp"
+#include "heed/core/types.hpp"
+#include "heed/exact/engine.hpp"
+#include "heed/exact/head_call.hpp"
+
+namespace heed {
+
+/// Exact softmax attention over the pairs the mask keeps: out_i = sum_j softmax_j(score(i, j)) v_j, the scores formed as
+/// AttentionOptions says, then changed by `score_mod(s, i, j)` where one is given:
+///
+///     attend(q, k, v, {}, ExactAttention{[](float s, Index i, Index j) { return s - 0.1f * std::abs(i - j); }});
+///
+/// Shapes  q: n_q x d, k: n_k x d, v: n_k x d_v.
+/// Cost    2 (d + d_v) flops and one exponential per kept pair; memory O(n_q d_v) for the result and a tile per thread.
+/// Threads const and re-entrant; results do not depend on the number of threads. The functor is called from all of them.
+/// Source  Milakov and Gimelshein 2018 (running softmax); Rabe and Staats 2021 (attention without the n x n matrix);
+///         Dao et al. 2022 (tiles).
+template <class ScoreMod = NoScoreMod>
+struct ExactAttention {
+  static constexpr bool has_softmax = true;
+
+  [[no_unique_address]] ScoreMod score_mod{};
+
+  /// The method interface: computes `calls` (heads of one shape, `heads_per_kv` consecutive ones sharing keys and values).
+  template <class Call>
+  void attend_heads(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const Context& context) const {
+    if (calls.empty()) return;
+    detail::run_engine(DensePattern{calls.front().q.rows, calls.front().k.rows}, calls, heads_per_kv, options, score_mod, context);
+  }
+};
+
+template <class ScoreMod>
+ExactAttention(ScoreMod) -> ExactAttention<ScoreMod>;
+ExactAttention() -> ExactAttention<NoScoreMod>;
+
+}  // namespace heed

@@ -1,0 +1,51 @@
+#pragma once
+#include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
+#include "heed/kernels/scalars.hpp"
+
+namespace heed::detail {
+
+/// The operands of one query head. SQ, SK, SO: storage of the queries, of keys and values, of the output.
+template <class SQ, class SK, class SO>
+struct HeadCall {
+  using Query = SQ;
+  using Key = SK;
+  using Out = SO;
+  using Sum = Accumulator<SQ>;
+
+  ConstView<SQ> q;
+  ConstView<SK> k;
+  ConstView<SK> v;
+  View<SO> out;
+  Sum* lse = nullptr;  // null: not wanted
+  Index lse_stride = 1;
+  Index head = 0;      // names its entry of per-head options and its rows of per-head pair masks
+};
+
+/// Storage scalars as the kernels name them.
+template <class S>
+struct KernelScalarOf {
+  using type = S;
+};
+template <>
+struct KernelScalarOf<Eigen::half> {
+  using type = Half;
+};
+template <>
+struct KernelScalarOf<Eigen::bfloat16> {
+  using type = Bfloat;
+};
+template <>
+struct KernelScalarOf<bool> {
+  using type = Bool;
+};
+template <class S>
+using KernelScalar = typename KernelScalarOf<S>::type;
+
+template <class S>
+const KernelScalar<S>* kernel_pointer(const S* p) {
+  static_assert(sizeof(S) == sizeof(KernelScalar<S>));
+  return reinterpret_cast<const KernelScalar<S>*>(p);
+}
+
+}  // namespace heed::detail

@@ -1,0 +1,132 @@
+#pragma once
+#include <new>
+#include <optional>
+#include <span>
+#include <type_traits>
+#include <utility>
+
+#include "heed/core/check.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/options.hpp"
+#include "heed/core/result.hpp"
+#include "heed/core/view.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/exact/attend.hpp"
+#include "heed/exact/exact_attention.hpp"
+#include "heed/exact/head_call.hpp"
+
+namespace heed {
+
+namespace detail {
+
+/// Width of one head in packed rows.
+inline Index head_width(Index cols, Index n_heads, const char* name, const char* heads) {
+  if (cols % n_heads != 0) throw ShapeError(message("cols(", name, ") = ", cols, " must be a multiple of ", heads, " = ", n_heads));
+  return cols / n_heads;
+}
+
+inline Index kv_heads_of(const HeadOptions& heads) {
+  if (heads.n_heads < 1) throw OptionError(message("HeadOptions::n_heads = ", heads.n_heads, " must be >= 1"));
+  const Index n_kv_heads = heads.n_kv_heads.value_or(heads.n_heads);
+  if (n_kv_heads < 1 || heads.n_heads % n_kv_heads != 0) {
+    throw OptionError(message("HeadOptions::n_kv_heads = ", n_kv_heads, " must divide n_heads = ", heads.n_heads));
+  }
+  return n_kv_heads;
+}
+
+/// Runs one method over all heads, or one method per head (a span or vector of n_heads).
+template <class Method, class Call>
+void attend_all_heads(const Method& method, std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
+                      const Context& context) {
+  if constexpr (requires { method.size(); method[0]; }) {
+    require_method<std::remove_cvref_t<decltype(method[0])>, Call>();
+    for (std::size_t h = 0; h < calls.size(); ++h) method[h].attend_heads(calls.subspan(h, 1), Index(1), options, context);
+  } else {
+    require_method<Method, Call>();
+    method.attend_heads(calls, heads_per_kv, options, context);
+  }
+}
+
+template <class Method>
+void check_methods(const Method& method, Index n_heads) {
+  if constexpr (requires { method.size(); method[0]; }) {
+    if (static_cast<Index>(method.size()) != n_heads) {
+      throw OptionError(message("method has ", method.size(), " entries but must be one, or one per head (", n_heads, ")"));
+    }
+  }
+}
+
+/// Heads from packed queries and outputs; `key_of(h)`, `value_of(h)` give the rows of key/value head h.
+template <class Call, class Method, class KeyOf, class ValueOf>
+void attend_packed(const ConstView<typename Call::Query>& q, const KeyOf& key_of, const ValueOf& value_of, const View<typename Call::Out>& out,
+                   const View<typename Call::Sum>& lse, Index n_heads, Index n_kv_heads, const AttentionOptions& options, const Method& method,
+                   const Context& context) {
+  std::optional<Workspace> own;
+  Workspace& workspace = context.workspace != nullptr ? *context.workspace : own.emplace();
+  Workspace::Frame frame(workspace);
+  Call* calls = frame.take<Call>(static_cast<std::size_t>(n_heads));
+  const Index heads_per_kv = n_heads / n_kv_heads, d = q.cols / n_heads, d_v = out.cols / n_heads;
+  for (Index h = 0; h < n_heads; ++h) {
+    new (calls + h) Call{q.columns(h * d, d), key_of(h / heads_per_kv), value_of(h / heads_per_kv), out.columns(h * d_v, d_v),
+                         lse.data == nullptr ? nullptr : &lse(0, h), lse.row_stride, h};
+  }
+  Context inner = context;
+  inner.workspace = &workspace;
+  attend_all_heads(method, std::span<const Call>(calls, static_cast<std::size_t>(n_heads)), heads_per_kv, options, inner);
+}
+
+}  // namespace detail
+
+/// `multi_head_attend` into storage the caller owns; nothing is allocated with a grown Workspace.
+///
+/// Shapes  out: n_q x (n_heads * d_v), lse: n_q x n_heads, both writable TokenMatrix.
+/// Errors  as multi_head_attend; out and lse are untouched when it throws.
+template <class Out, class Lse, class Q, class K, class V, class Method = ExactAttention<>>
+void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const V& v, const HeadOptions& heads,
+                            const AttentionOptions& options = {}, const Method& method = {}, const Context& context = {}) {
+  detail::require_operands<Q, K, V>();
+  using S = typename Q::Scalar;
+  auto to = detail::output_of<S>(std::forward<Out>(out));
+  auto lse_to = output_view_of(std::forward<Lse>(lse));
+  static_assert(std::is_same_v<typename decltype(lse_to)::Scalar, Accumulator<S>>,
+                "heed: lse must have the scalar sums are kept in: double for double, float otherwise");
+  using Call = detail::HeadCall<S, S, typename decltype(to)::Scalar>;
+  const Index n_kv_heads = detail::kv_heads_of(heads), n_heads = heads.n_heads;
+  const Index d = detail::head_width(q.cols(), n_heads, "q", "n_heads");
+  const Index d_k = detail::head_width(k.cols(), n_kv_heads, "k", "n_kv_heads");
+  const Index d_v = detail::head_width(v.cols(), n_kv_heads, "v", "n_kv_heads");
+  detail::check_attention(d, k.rows(), d_k, v.rows(), {q.rows(), k.rows(), d_k, d_v, n_heads}, options);
+  detail::check_methods(method, n_heads);
+  detail::check_output(to.rows, to.cols, q.rows(), n_heads * d_v);
+  if (lse_to.rows != q.rows() || lse_to.cols != n_heads) {
+    throw ShapeError(detail::message("lse is ", lse_to.rows, " x ", lse_to.cols, " but must be rows(q) x n_heads = ", q.rows(), " x ", n_heads));
+  }
+  if (q.rows() == 0) return;
+  const auto k_view = view_of(k);
+  const auto v_view = view_of(v);
+  detail::attend_packed<Call>(
+      view_of(q), [&](Index h) { return k_view.columns(h * d, d); }, [&](Index h) { return v_view.columns(h * d_v, d_v); }, to, lse_to,
+      n_heads, n_kv_heads, options, method, context);
+}
+
+/// Attention of all heads over packed rows, without copies: query head h is columns h*d .. (h+1)*d - 1 of q and attends with
+/// key/value head h / (n_heads / n_kv_heads).
+///
+/// Shapes  q: n_q x (n_heads * d), k: n_k x (n_kv_heads * d), v: n_k x (n_kv_heads * d_v);
+///         returns out: n_q x (n_heads * d_v), lse: n_q x n_heads. Masks with n_heads * n_q rows differ between heads.
+/// Errors  as attend, and OptionError unless n_kv_heads divides n_heads.
+/// Cost    n_heads times one head; keys shared by several heads are read from memory once when decoding.
+/// Threads parallel over heads and queries; per head the same bits as `attend` on its columns.
+template <class Q, class K, class V, class Method = ExactAttention<>>
+auto multi_head_attend(const Q& q, const K& k, const V& v, const HeadOptions& heads, const AttentionOptions& options = {},
+                       const Method& method = {}, const Context& context = {}) -> MultiHeadResult<typename Q::Scalar> {
+  detail::require_operands<Q, K, V>();
+  MultiHeadResult<typename Q::Scalar> result;
+  const Index n_kv_heads = detail::kv_heads_of(heads);
+  result.out.resize(q.rows(), heads.n_heads * detail::head_width(v.cols(), n_kv_heads, "v", "n_kv_heads"));
+  result.lse.resize(q.rows(), heads.n_heads);
+  multi_head_attend_into(result.out, result.lse, q, k, v, heads, options, method, context);
+  return result;
+}
+
+}  // namespace heed

@@ -1,0 +1,67 @@
+#pragma once
+#include <cmath>
+
+#include "heed/core/floating.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/workspace.hpp"
+
+namespace heed::detail {
+
+/// Running softmax of `width` queries over the keys seen so far, in base-2 units:
+///   m = max of the exponents, l = sum of 2^(exponent - m), out[c * width + i] = sum of 2^(exponent - m) v_c.
+/// Two states over disjoint keys merge by scaling both to the larger m (Milakov and Gimelshein 2018; Rabe and Staats 2021).
+template <class T>
+struct SoftmaxState {
+  Index width = 0;
+  Index d_v = 0;
+  T* m = nullptr;
+  T* l = nullptr;
+  T* out = nullptr;
+
+  SoftmaxState() = default;
+  SoftmaxState(Scratch& frame, Index width_, Index d_v_) : width(width_), d_v(d_v_) {
+    m = frame.take<T>(static_cast<std::size_t>(width));
+    l = frame.take<T>(static_cast<std::size_t>(width));
+    out = frame.take<T>(static_cast<std::size_t>(width * d_v));
+  }
+
+  void clear() const {
+    for (Index i = 0; i < width; ++i) m[i] = minus_infinity<T>;
+    for (Index i = 0; i < width; ++i) l[i] = 0;
+    for (Index c = 0; c < width * d_v; ++c) out[c] = 0;
+  }
+
+  /// 2^(exponent - top), and 0 for an exponent of -inf.
+  static T weight(T exponent, T top) { return is_minus_infinity(exponent) ? T(0) : std::exp2(exponent - top); }
+
+  /// Adds the keys of `other`.
+  void merge(const SoftmaxState& other) const {
+    for (Index i = 0; i < width; ++i) {
+      if (is_minus_infinity(other.m[i])) continue;
+      const T top = is_minus_infinity(m[i]) || m[i] < other.m[i] ? other.m[i] : m[i];
+      const T mine = weight(m[i], top), theirs = weight(other.m[i], top);
+      m[i] = top;
+      l[i] = l[i] * mine + other.l[i] * theirs;
+      for (Index c = 0; c < d_v; ++c) out[c * width + i] = out[c * width + i] * mine + other.out[c * width + i] * theirs;
+    }
+  }
+
+  /// Adds a sink to query i: a key with this exponent and no value row.
+  void add_sink(Index i, T exponent) const {
+    if (is_minus_infinity(exponent)) return;
+    const T top = is_minus_infinity(m[i]) || m[i] < exponent ? exponent : m[i];
+    const T mine = weight(m[i], top);
+    m[i] = top;
+    l[i] = l[i] * mine + weight(exponent, top);
+    for (Index c = 0; c < d_v; ++c) out[c * width + i] *= mine;
+  }
+
+  /// Natural log of the softmax denominator, -inf where no key was kept.
+  T lse(Index i) const {
+    constexpr double ln_2 = 0.69314718055994530942;
+    if (is_minus_infinity(m[i])) return minus_infinity<T>;
+    return static_cast<T>(static_cast<double>(m[i]) * ln_2 + static_cast<double>(std::log(l[i])));
+  }
+};
+
+}  // namespace heed::detail

@@ -1,0 +1,48 @@
+#pragma once
+#include <type_traits>
+
+#include "heed/core/pattern.hpp"
+#include "heed/core/types.hpp"
+#include "heed/exact/head_call.hpp"
+#include "heed/exact/softmax_state.hpp"
+#include "heed/kernels/select.hpp"
+
+namespace heed::detail {
+
+/// Ends the softmax of `queries`: adds the sink, divides by the denominator, and writes out rows and lse of `call`.
+template <class T, class Call>
+void write_out(const Call& call, const TokenSet& queries, const SoftmaxState<T>& state, const PerHead& sinks, Isa isa) {
+  constexpr double log2_e = 1.4426950408889634074;
+  if (sinks.given()) {
+    const T exponent = static_cast<T>(sinks.of(call.head) * log2_e);
+    for (Index i = 0; i < queries.size; ++i) state.add_sink(i, exponent);
+  }
+  if (call.lse != nullptr) {
+    for (Index i = 0; i < queries.size; ++i) call.lse[queries[i] * call.lse_stride] = static_cast<typename Call::Sum>(state.lse(i));
+  }
+  const View<typename Call::Out>& out = call.out;
+  if (state.width == 1) {
+    const bool empty = state.l[0] == 0;
+    const T inverse = empty ? T(0) : T(1) / state.l[0];
+    for (Index c = 0; c < state.d_v; ++c) out(queries[0], c) = static_cast<typename Call::Out>(empty ? T(0) : state.out[c] * inverse);
+    return;
+  }
+  tile_kernels<T>(isa).normalise(state.d_v, state.width, state.l, state.out);
+  if constexpr (std::is_same_v<typename Call::Out, T>) {
+    if (queries.list == nullptr && (out.col_stride == 1 || out.row_stride == 1)) {
+      T* to = out.data + queries.first * out.row_stride;
+      const StorageKernels<T, T>& same = storage_kernels<T, T>(isa);
+      if (out.col_stride == 1) {
+        same.transpose(state.out, state.width, 1, nullptr, state.d_v, nullptr, queries.size, to, out.row_stride, T(1), false);
+      } else {
+        same.gather(state.out, state.width, 1, nullptr, state.d_v, queries.size, to, out.col_stride);
+      }
+      return;
+    }
+  }
+  for (Index i = 0; i < queries.size; ++i) {
+    for (Index c = 0; c < state.d_v; ++c) out(queries[i], c) = static_cast<typename Call::Out>(state.out[c * state.width + i]);
+  }
+}
+
+}  // namespace heed::detail

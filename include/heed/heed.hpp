@@ -1,0 +1,34 @@
+#pragma once
+// heed: exact and approximate attention over Eigen matrices. This page is the map of the library: every public header, floor by
+// floor. Include it, or only the parts you use.
+#include "heed/version.hpp"
+
+// core/ (floor 0): vocabulary
+#include "heed/core/check.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/errors.hpp"
+#include "heed/core/flops.hpp"
+#include "heed/core/floating.hpp"
+#include "heed/core/heads.hpp"
+#include "heed/core/key_bounds.hpp"
+#include "heed/core/mask.hpp"
+#include "heed/core/options.hpp"
+#include "heed/core/pair_view.hpp"
+#include "heed/core/pattern.hpp"
+#include "heed/core/per_head.hpp"
+#include "heed/core/result.hpp"
+#include "heed/core/score_mod.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
+#include "heed/core/workspace.hpp"
+
+// kernels/ (floor 1): arithmetic on one tile, an instance per instruction set, chosen at run time
+#include "heed/kernels/isa.hpp"
+#include "heed/kernels/select.hpp"
+
+// exact/ (floor 2): the oracle, the streaming engine, exact attention, decoding
+#include "heed/exact/attend.hpp"
+#include "heed/exact/exact_attention.hpp"
+#include "heed/exact/key_value_cache.hpp"
+#include "heed/exact/multi_head.hpp"
+#include "heed/exact/reference.hpp"

@@ -1,0 +1,96 @@
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "heed/core/types.hpp"
+#include "heed/io/detail/json_subset.hpp"
+#include "heed/io/detail/shape.hpp"
+#include "heed/io/tensor_dtype.hpp"
+
+namespace heed {
+
+/// What a .safetensors header says of one tensor; its bytes lie at [begin, end) behind the header.
+struct TensorInfo {
+  TensorDtype dtype = TensorDtype::f32;
+  std::vector<Index> shape;
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+};
+
+namespace detail {
+
+inline TensorInfo parse_tensor_info(HeaderText& header, const std::string& name) {
+  const std::string who = "tensor " + in_quotes(name);
+  std::optional<TensorDtype> dtype;
+  std::optional<std::vector<Index>> shape;
+  std::optional<std::vector<Index>> offsets;
+  json_object(header, who, [&](const std::string& key) {
+    if (key == "dtype" && !dtype) {
+      const std::string text = json_string(header, "dtype");
+      dtype = dtype_named(text, &DtypeRow::safetensors);
+      if (!dtype) {
+        header.refuse(who + " dtype is " + in_quotes(text) + " but must be one of " +
+                      dtype_list(&DtypeRow::safetensors));
+      }
+    } else if (key == "shape" && !shape) {
+      shape = json_numbers(header, "shape");
+    } else if (key == "data_offsets" && !offsets) {
+      offsets = json_numbers(header, "data_offsets");
+    } else {
+      header.refuse(who + " key is " + in_quotes(key) + " but must be dtype, shape or data_offsets, once each");
+    }
+  });
+  if (!dtype || !shape || !offsets) {
+    header.refuse(who + " key " +
+                  (!dtype   ? "dtype"
+                   : !shape ? "shape"
+                            : "data_offsets") +
+                  " is missing but must be there");
+  }
+  const auto bytes = tensor_bytes(*shape, *dtype);
+  if (!bytes) header.refuse(who + " shape is " + shape_text(*shape) + " but must have a product of bytes under 2^63");
+  const bool two = offsets->size() == 2 && (*offsets)[0] <= (*offsets)[1];
+  if (!two || static_cast<std::uint64_t>((*offsets)[1] - (*offsets)[0]) != *bytes) {
+    header.refuse(who + " data_offsets is " + shape_text(*offsets) + " but must be two numbers " +
+                  std::to_string(*bytes) + " apart, the bytes of shape " + shape_text(*shape) + " of " +
+                  std::string(name_of(*dtype)));
+  }
+  return {*dtype, std::move(*shape), static_cast<std::uint64_t>((*offsets)[0]),
+          static_cast<std::uint64_t>((*offsets)[1])};
+}
+
+/// Refuses tensors that leave `data_bytes`, overlap, or leave bytes between or behind them that belong to none.
+inline void check_layout(const std::string& path, const std::map<std::string, TensorInfo>& tensors,
+                         std::uint64_t data_bytes) {
+  std::vector<std::pair<std::string_view, const TensorInfo*>> order;
+  for (const auto& [name, info] : tensors) order.emplace_back(name, &info);
+  std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.second->begin, a.second->end) < std::pair(b.second->begin, b.second->end);
+  });
+  std::uint64_t end = 0;
+  for (const auto& [name, info] : order) {
+    const std::string who = "tensor " + in_quotes(name) + " data_offsets is (" + std::to_string(info->begin) + ", " +
+                            std::to_string(info->end) + ") but must ";
+    if (info->end > data_bytes) {
+      refuse_file(path, who + "end within the " + std::to_string(data_bytes) + " bytes of data (truncated)");
+    }
+    if (info->begin != end) {
+      refuse_file(path, who + "begin at " + std::to_string(end) + (info->begin < end ? " (overlap)" : " (hole)"));
+    }
+    end = info->end;
+  }
+  if (end != data_bytes) {
+    refuse_file(path, "data are " + std::to_string(data_bytes) + " bytes but must be " + std::to_string(end) +
+                          ", the end of the last tensor (trailing bytes)");
+  }
+}
+
+}  // namespace detail
+
+}  // namespace heed

@@ -1,0 +1,38 @@
+#pragma once
+#include "heed/kernels/intrinsics.hpp"
+#include "heed/kernels/isa.hpp"
+#include "heed/kernels/tile_kernels.hpp"
+
+#if HEED_HAS_X86_KERNELS
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), apply_to = function)
+#pragma float_control(push)
+#pragma float_control(precise, on)
+#else
+#pragma GCC push_options
+#pragma GCC optimize("O3", "no-fast-math")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"  // g++ 12 warns inside its own AVX-512 intrinsics
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+namespace heed::detail::avx512 {
+#define HEED_INLINE [[gnu::always_inline]]
+#include "heed/kernels/simd_avx512.inl"
+#include "heed/kernels/tile_body.inl"
+#include "heed/kernels/adjust_body.inl"
+#include "heed/kernels/pack_body.inl"
+#include "heed/kernels/row_body.inl"
+#include "heed/kernels/table_body.inl"
+#undef HEED_INLINE
+}  // namespace heed::detail::avx512
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#pragma clang attribute pop
+#else
+#pragma GCC diagnostic pop
+#pragma GCC pop_options
+#endif
+#endif

@@ -1,0 +1,118 @@
+// Kernels that move operands between the caller's layout and a tile; included inside each instance's target region.
+
+template <class S>
+HEED_INLINE inline double scalar_of(const S* p) {
+  if constexpr (sizeof(S) >= 4) {
+    return static_cast<double>(*p);
+  } else {
+    typename Vf::Scalar lane[Vf::lanes];
+    S copies[Vf::lanes] = {*p};
+    Vf::store(lane, Vf::load_as(copies));
+    return static_cast<double>(lane[0]);
+  }
+}
+
+// First `n` of `lanes` entries converted, the rest 0.
+template <class X, class S>
+HEED_INLINE inline typename X::V load_first(const S* p, Size n) {
+  if (n >= X::lanes) return X::load_as(p);
+  S padded[X::lanes] = {};
+  for (Size i = 0; i < n; ++i) padded[i] = p[i];
+  return X::load_as(padded);
+}
+
+template <class X>
+HEED_INLINE inline void store_first(typename X::Scalar* p, typename X::V x, Size n) {
+  if (n >= X::lanes) {
+    X::store(p, x);
+    return;
+  }
+  typename X::Scalar lane[X::lanes];
+  X::store(lane, x);
+  for (Size i = 0; i < n; ++i) p[i] = lane[i];
+}
+
+// to[c * to_stride + i] = factor * from(row i, column c). Rows beyond `n_rows` up to whole vectors are written as 0 when
+// `pad` (to has room for them) and left alone otherwise. `row_list`, `column_list` name rows and columns; null: 0, 1, 2, ...
+template <class X, class S>
+void transpose(const S* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
+                                        const Size* column_list, Size n_columns, typename X::Scalar* to, Size to_stride,
+                                        typename X::Scalar factor, bool pad) {
+  using T = typename X::Scalar;
+  constexpr Size W = X::lanes;
+  const typename X::V scale = X::set(factor);
+  for (Size i0 = 0; i0 < n_rows; i0 += W) {
+    const Size rows = n_rows - i0 < W ? n_rows - i0 : W;
+    const Size written = pad ? W : rows;
+    const S* start[W];
+    for (Size i = 0; i < W; ++i) {
+      const Size row = i0 + (i < rows ? i : 0);
+      start[i] = from + (row_list == nullptr ? row : row_list[row]) * row_stride;
+    }
+    if (row_stride == 1 && row_list == nullptr) {
+      for (Size c = 0; c < n_columns; ++c) {
+        const Size column = column_list == nullptr ? c : column_list[c];
+        const typename X::V x = load_first<X, S>(start[0] + column * column_stride, rows);
+        store_first<X>(to + c * to_stride + i0, X::mul(x, scale), written);
+      }
+    } else if (column_stride == 1 && column_list == nullptr) {
+      for (Size c0 = 0; c0 < n_columns; c0 += W) {
+        const Size columns = n_columns - c0 < W ? n_columns - c0 : W;
+        typename X::V block[W];
+        for (Size i = 0; i < W; ++i) block[i] = i < rows ? X::mul(load_first<X, S>(start[i] + c0, columns), scale) : X::zero();
+        X::transpose(block);
+        for (Size c = 0; c < columns; ++c) store_first<X>(to + (c0 + c) * to_stride + i0, block[c], written);
+      }
+    } else {
+      for (Size c = 0; c < n_columns; ++c) {
+        const Size column = column_list == nullptr ? c : column_list[c];
+        T* at = to + c * to_stride + i0;
+        for (Size i = 0; i < rows; ++i) at[i] = static_cast<T>(scalar_of(start[i] + column * column_stride)) * factor;
+        for (Size i = rows; i < written; ++i) at[i] = 0;
+      }
+    }
+  }
+}
+
+// to[j * to_stride + c] = from(row j, column c), converted: rows of keys or values as a row-major tile.
+template <class X, class S>
+void gather(const S* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows, Size n_columns,
+            typename X::Scalar* to, Size to_stride) {
+  if (column_stride != 1) {  // a transpose whose rows are the features
+    transpose<X, S>(from, column_stride, row_stride, nullptr, n_columns, row_list, n_rows, to, to_stride, 1, false);
+    return;
+  }
+  for (Size j = 0; j < n_rows; ++j) {
+    const S* row = from + (row_list == nullptr ? j : row_list[j]) * row_stride;
+    typename X::Scalar* at = to + j * to_stride;
+    Size c = 0;
+    for (; c + X::lanes <= n_columns; c += X::lanes) X::store(at + c, X::load_as(row + c));
+    if (c < n_columns) store_first<X>(at + c, load_first<X, S>(row + c, n_columns - c), n_columns - c);
+  }
+}
+
+// True when every entry of the row-major tile is finite.
+template <class X>
+bool all_finite(const typename X::Scalar* tile, Size stride, Size n_rows, Size n_columns) {
+  bool finite = true;
+  for (Size j = 0; j < n_rows; ++j) {
+    Size c = 0;
+    for (; c + X::lanes <= n_columns; c += X::lanes) finite &= X::all_finite(X::load(tile + j * stride + c));
+    if (c < n_columns) finite &= X::all_finite(load_first<X, typename X::Scalar>(tile + j * stride + c, n_columns - c));
+  }
+  return finite;
+}
+
+// out[c][i] /= l[i], and 0 where l[i] = 0.
+template <class X>
+void normalise(Size d_v, Size panel, const typename X::Scalar* l, typename X::Scalar* out) {
+  for (Size i = 0; i < panel; i += X::lanes) {
+    const typename X::V sum = X::load(l + i);
+    const typename X::M empty = X::is_zero(sum);
+    const typename X::V inverse = X::select(empty, X::zero(), X::div(X::set(1), sum));
+    for (Size c = 0; c < d_v; ++c) {
+      typename X::Scalar* at = out + c * panel + i;
+      X::store(at, X::select(empty, X::zero(), X::mul(X::load(at), inverse)));
+    }
+  }
+}

@@ -1,0 +1,115 @@
+// Kernels for few queries against many keys, vector lanes along features; included inside each instance's target region.
+// Every key and value row is read once for up to four queries: the work is bound by memory.
+
+template <class X, class S, int Q>
+HEED_INLINE inline void row_scores_typed(const S* k, Size k_stride, Size n_keys, const typename X::Scalar* q, Size q_stride, Size d,
+                                         typename X::Scalar* s, Size s_stride) {
+  for (Size j = 0; j < n_keys; ++j) {
+    const S* key = k + j * k_stride;
+    typename X::V even[Q], odd[Q];
+#pragma GCC unroll 4
+    for (int g = 0; g < Q; ++g) even[g] = odd[g] = X::zero();
+    Size c = 0;
+    for (; c + 2 * X::lanes <= d; c += 2 * X::lanes) {
+      const typename X::V first = X::load_as(key + c), second = X::load_as(key + c + X::lanes);
+#pragma GCC unroll 4
+      for (int g = 0; g < Q; ++g) {
+        even[g] = X::fma(first, X::load(q + g * q_stride + c), even[g]);
+        odd[g] = X::fma(second, X::load(q + g * q_stride + c + X::lanes), odd[g]);
+      }
+    }
+    for (; c < d; c += X::lanes) {  // q is padded with zeros to whole vectors
+      const typename X::V part = load_first<X, S>(key + c, d - c);
+#pragma GCC unroll 4
+      for (int g = 0; g < Q; ++g) even[g] = X::fma(part, X::load(q + g * q_stride + c), even[g]);
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < Q; ++g) s[g * s_stride + j] = X::sum(X::add(even[g], odd[g]));
+  }
+}
+
+// s[g][j] = q_g . k_j.
+template <class X, class S>
+void row_scores(const S* k, Size k_stride, Size n_keys, const typename X::Scalar* q, Size q_stride, Size n_q, Size d,
+                typename X::Scalar* s, Size s_stride) {
+  for (; n_q >= 4; n_q -= 4, q += 4 * q_stride, s += 4 * s_stride) {
+    row_scores_typed<X, S, 4>(k, k_stride, n_keys, q, q_stride, d, s, s_stride);
+  }
+  for (; n_q >= 1; --n_q, q += q_stride, s += s_stride) row_scores_typed<X, S, 1>(k, k_stride, n_keys, q, q_stride, d, s, s_stride);
+}
+
+// Largest entry of s[0 .. n), at least `floor`; s has room for whole vectors, and the rest is set to -inf.
+template <class X>
+typename X::Scalar row_top(Size n, typename X::Scalar* s, typename X::Scalar floor) {
+  for (Size j = n; j % X::lanes != 0; ++j) s[j] = -__builtin_inff();
+  typename X::V best = X::set(floor);
+  for (Size j = 0; j < n; j += X::lanes) best = X::max(X::load(s + j), best);
+  typename X::Scalar lane[X::lanes], top = floor;
+  X::store(lane, best);
+  for (Size i = 0; i < X::lanes; ++i) top = top < lane[i] ? lane[i] : top;
+  return top;
+}
+
+// s[j] = 2^(c * s[j] - base); returns their sum.
+template <class X>
+typename X::Scalar row_weigh(Size n, typename X::Scalar c, typename X::Scalar base, typename X::Scalar* s) {
+  const typename X::V factor = X::set(c), from = X::set(-base);
+  typename X::V total = X::zero();
+  for (Size j = 0; j < n; j += X::lanes) {  // row_top left -inf behind the last entry: weight 0
+    const typename X::V weight = exp2(X::fma(X::load(s + j), factor, from));
+    X::store(s + j, weight);
+    total = X::add(total, weight);
+  }
+  return X::sum(total);
+}
+
+template <class X, class S, int Q, int C>
+HEED_INLINE inline void row_values_block(const S* v, Size v_stride, Size n_keys, const typename X::Scalar* w, Size w_stride, Size columns,
+                                         const typename X::Scalar* correction, typename X::Scalar* out, Size out_stride) {
+  typename X::V sum[Q][C];
+#pragma GCC unroll 4
+  for (int g = 0; g < Q; ++g) {
+#pragma GCC unroll 4
+    for (int u = 0; u < C; ++u) sum[g][u] = X::mul(X::set(correction[g]), X::load(out + g * out_stride + u * X::lanes));
+  }
+  for (Size j = 0; j < n_keys; ++j) {
+    typename X::V value[C];
+#pragma GCC unroll 4
+    for (int u = 0; u < C; ++u) value[u] = load_first<X, S>(v + j * v_stride + u * X::lanes, columns - u * X::lanes);
+#pragma GCC unroll 4
+    for (int g = 0; g < Q; ++g) {
+      const typename X::V weight = X::set(w[g * w_stride + j]);
+#pragma GCC unroll 4
+      for (int u = 0; u < C; ++u) sum[g][u] = X::fma(weight, value[u], sum[g][u]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int g = 0; g < Q; ++g) {
+#pragma GCC unroll 4
+    for (int u = 0; u < C; ++u) X::store(out + g * out_stride + u * X::lanes, sum[g][u]);
+  }
+}
+
+template <class X, class S, int Q>
+HEED_INLINE inline void row_values_typed(const S* v, Size v_stride, Size n_keys, const typename X::Scalar* w, Size w_stride, Size d_v,
+                                         const typename X::Scalar* correction, typename X::Scalar* out, Size out_stride) {
+  Size c = 0;
+  for (; c + 4 * X::lanes <= d_v; c += 4 * X::lanes) {
+    row_values_block<X, S, Q, 4>(v + c, v_stride, n_keys, w, w_stride, 4 * X::lanes, correction, out + c, out_stride);
+  }
+  for (; c < d_v; c += X::lanes) {
+    row_values_block<X, S, Q, 1>(v + c, v_stride, n_keys, w, w_stride, d_v - c, correction, out + c, out_stride);
+  }
+}
+
+// out[g][c] = correction[g] * out[g][c] + sum_j w[g][j] v[j][c]; rows of out have room for whole vectors.
+template <class X, class S>
+void row_values(const S* v, Size v_stride, Size n_keys, const typename X::Scalar* w, Size w_stride, Size n_q, Size d_v,
+                const typename X::Scalar* correction, typename X::Scalar* out, Size out_stride) {
+  for (; n_q >= 4; n_q -= 4, w += 4 * w_stride, correction += 4, out += 4 * out_stride) {
+    row_values_typed<X, S, 4>(v, v_stride, n_keys, w, w_stride, d_v, correction, out, out_stride);
+  }
+  for (; n_q >= 1; --n_q, w += w_stride, ++correction, out += out_stride) {
+    row_values_typed<X, S, 1>(v, v_stride, n_keys, w, w_stride, d_v, correction, out, out_stride);
+  }
+}

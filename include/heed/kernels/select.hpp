@@ -1,0 +1,37 @@
+#pragma once
+#include <type_traits>
+
+#include "heed/kernels/avx2.hpp"
+#include "heed/kernels/avx512.hpp"
+#include "heed/kernels/isa.hpp"
+#include "heed/kernels/portable.hpp"
+#include "heed/kernels/tile_kernels.hpp"
+
+namespace heed::detail {
+
+/// The kernels for scalar T (float or double) of one instruction set.
+template <class T>
+const TileKernels<T>& tile_kernels(Isa isa) {
+  constexpr bool single = std::is_same_v<T, float>;
+  static_assert(single || std::is_same_v<T, double>);
+#if HEED_HAS_X86_KERNELS
+  if (isa == Isa::avx512) return avx512::table<std::conditional_t<single, avx512::Vf, avx512::Vd>>;
+  if (isa == Isa::avx2) return avx2::table<std::conditional_t<single, avx2::Vf, avx2::Vd>>;
+#endif
+  (void)isa;
+  return portable::table<std::conditional_t<single, portable::Vf, portable::Vd>>;
+}
+
+/// The kernels that read storage scalar S into scalar T.
+template <class T, class S>
+const StorageKernels<T, S>& storage_kernels(Isa isa) {
+  constexpr bool single = std::is_same_v<T, float>;
+#if HEED_HAS_X86_KERNELS
+  if (isa == Isa::avx512) return avx512::storage_table<std::conditional_t<single, avx512::Vf, avx512::Vd>, S>;
+  if (isa == Isa::avx2) return avx2::storage_table<std::conditional_t<single, avx2::Vf, avx2::Vd>, S>;
+#endif
+  (void)isa;
+  return portable::storage_table<std::conditional_t<single, portable::Vf, portable::Vd>, S>;
+}
+
+}  // namespace heed::detail

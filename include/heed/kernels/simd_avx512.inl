@@ -1,0 +1,163 @@
+// Vector types of the AVX-512 instance; included inside its target region (avx512.hpp).
+// Each is a set of functions on the intrinsic type, so that one kernel source serves every instance.
+
+struct Vf {
+  using Scalar = float;
+  using V = __m512;
+  using M = __mmask16;
+  static constexpr Size lanes = 16;
+  static constexpr int vectors = 3;  // query vectors of a panel
+  static constexpr int rows = 8;     // rows of a register tile: 24 accumulators + 3 queries + broadcasts of 32 registers
+
+  HEED_INLINE static V zero() { return _mm512_setzero_ps(); }
+  HEED_INLINE static V set(float x) { return _mm512_set1_ps(x); }
+  HEED_INLINE static V load(const float* p) { return _mm512_loadu_ps(p); }
+  HEED_INLINE static void store(float* p, V x) { _mm512_storeu_ps(p, x); }
+  HEED_INLINE static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+  HEED_INLINE static V add(V a, V b) { return _mm512_add_ps(a, b); }
+  HEED_INLINE static V sub(V a, V b) { return _mm512_sub_ps(a, b); }
+  HEED_INLINE static V mul(V a, V b) { return _mm512_mul_ps(a, b); }
+  HEED_INLINE static V div(V a, V b) { return _mm512_div_ps(a, b); }
+  HEED_INLINE static V abs(V a) { return _mm512_abs_ps(a); }
+  HEED_INLINE static V min(V a, V b) { return _mm512_min_ps(a, b); }
+  // The second operand is returned where either is NaN.
+  HEED_INLINE static V max(V a, V b) { return _mm512_max_ps(a, b); }
+  HEED_INLINE static M less(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+  HEED_INLINE static unsigned bits(M m) { return m; }
+  HEED_INLINE static M is_minus_infinity(V a) {
+    return _mm512_cmpeq_epi32_mask(_mm512_castps_si512(a), _mm512_set1_epi32(static_cast<int>(0xff800000u)));
+  }
+  HEED_INLINE static M is_zero(V a) {
+    return _mm512_testn_epi32_mask(_mm512_castps_si512(a), _mm512_set1_epi32(0x7fffffff));
+  }
+  HEED_INLINE static bool all_finite(V a) {
+    const __m512i exponent = _mm512_set1_epi32(0x7f800000);
+    return _mm512_cmpeq_epi32_mask(_mm512_and_si512(_mm512_castps_si512(a), exponent), exponent) == 0;
+  }
+  HEED_INLINE static V select(M m, V yes, V no) { return _mm512_mask_blend_ps(m, no, yes); }
+  HEED_INLINE static float sum(V a) { return _mm512_reduce_add_ps(a); }
+
+  // x = whole + fraction with the fraction in [0, 1); pow2(p, x) = p * 2^floor(x).
+  HEED_INLINE static V clamp_exponent(V x) { return _mm512_max_ps(_mm512_set1_ps(-200.0f), x); }
+  HEED_INLINE static V fraction(V x) { return _mm512_reduce_ps(x, 0x01); }
+  HEED_INLINE static V pow2(V p, V x) { return _mm512_scalef_ps(p, x); }
+
+  HEED_INLINE static V load_as(const float* p) { return _mm512_loadu_ps(p); }
+  HEED_INLINE static V load_as(const double* p) {
+    const __m256 low = _mm512_cvtpd_ps(_mm512_loadu_pd(p));
+    const __m256 high = _mm512_cvtpd_ps(_mm512_loadu_pd(p + 8));
+    return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+  }
+  HEED_INLINE static V load_as(const Half* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  HEED_INLINE static V load_as(const Bfloat* p) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+  }
+  HEED_INLINE static V load_as(const Bool* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+
+  // Swaps the off-diagonal blocks of size 1, 2, 4, 8: four stages of two-source permutes.
+  template <int block>
+  HEED_INLINE static void transpose_stage(V* r) {
+    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __mmask16 upper = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(block));
+    const __m512i shift = _mm512_set1_epi32(block);
+    const __m512i second = _mm512_set1_epi32(16);
+    // low: own lanes, the others from the partner `block` lanes down; high: the mirror image.
+    const __m512i low = _mm512_mask_add_epi32(lane, upper, _mm512_sub_epi32(lane, shift), second);
+    const __m512i high = _mm512_mask_add_epi32(_mm512_add_epi32(lane, shift), upper, lane, second);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) {
+      if ((i & block) == 0) {
+        const V a = r[i], b = r[i + block];
+        r[i] = _mm512_permutex2var_ps(a, low, b);
+        r[i + block] = _mm512_permutex2var_ps(a, high, b);
+      }
+    }
+  }
+  HEED_INLINE static void transpose(V* r) {
+    transpose_stage<1>(r);
+    transpose_stage<2>(r);
+    transpose_stage<4>(r);
+    transpose_stage<8>(r);
+  }
+};
+
+struct Vd {
+  using Scalar = double;
+  using V = __m512d;
+  using M = __mmask8;
+  static constexpr Size lanes = 8;
+  static constexpr int vectors = 3;
+  static constexpr int rows = 8;
+
+  HEED_INLINE static V zero() { return _mm512_setzero_pd(); }
+  HEED_INLINE static V set(double x) { return _mm512_set1_pd(x); }
+  HEED_INLINE static V load(const double* p) { return _mm512_loadu_pd(p); }
+  HEED_INLINE static void store(double* p, V x) { _mm512_storeu_pd(p, x); }
+  HEED_INLINE static V fma(V a, V b, V c) { return _mm512_fmadd_pd(a, b, c); }
+  HEED_INLINE static V add(V a, V b) { return _mm512_add_pd(a, b); }
+  HEED_INLINE static V sub(V a, V b) { return _mm512_sub_pd(a, b); }
+  HEED_INLINE static V mul(V a, V b) { return _mm512_mul_pd(a, b); }
+  HEED_INLINE static V div(V a, V b) { return _mm512_div_pd(a, b); }
+  HEED_INLINE static V abs(V a) { return _mm512_abs_pd(a); }
+  HEED_INLINE static V min(V a, V b) { return _mm512_min_pd(a, b); }
+  HEED_INLINE static V max(V a, V b) { return _mm512_max_pd(a, b); }
+  HEED_INLINE static M less(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
+  HEED_INLINE static unsigned bits(M m) { return m; }
+  HEED_INLINE static M is_minus_infinity(V a) {
+    return _mm512_cmpeq_epi64_mask(_mm512_castpd_si512(a), _mm512_set1_epi64(static_cast<long long>(0xfff0000000000000ull)));
+  }
+  HEED_INLINE static M is_zero(V a) {
+    return _mm512_testn_epi64_mask(_mm512_castpd_si512(a), _mm512_set1_epi64(0x7fffffffffffffffll));
+  }
+  HEED_INLINE static bool all_finite(V a) {
+    const __m512i exponent = _mm512_set1_epi64(0x7ff0000000000000ll);
+    return _mm512_cmpeq_epi64_mask(_mm512_and_si512(_mm512_castpd_si512(a), exponent), exponent) == 0;
+  }
+  HEED_INLINE static V select(M m, V yes, V no) { return _mm512_mask_blend_pd(m, no, yes); }
+  HEED_INLINE static double sum(V a) { return _mm512_reduce_add_pd(a); }
+
+  HEED_INLINE static V clamp_exponent(V x) { return _mm512_max_pd(_mm512_set1_pd(-1200.0), x); }
+  HEED_INLINE static V fraction(V x) { return _mm512_reduce_pd(x, 0x01); }
+  HEED_INLINE static V pow2(V p, V x) { return _mm512_scalef_pd(p, x); }
+
+  HEED_INLINE static V load_as(const float* p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+  HEED_INLINE static V load_as(const double* p) { return _mm512_loadu_pd(p); }
+  HEED_INLINE static V load_as(const Half* p) {
+    return _mm512_cvtps_pd(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+  HEED_INLINE static V load_as(const Bfloat* p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm512_cvtps_pd(_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)));
+  }
+  HEED_INLINE static V load_as(const Bool* p) {
+    return _mm512_cvtepi32_pd(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  }
+
+  template <int block>
+  HEED_INLINE static void transpose_stage(V* r) {
+    const __m512i lane = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
+    const __mmask8 upper = _mm512_test_epi64_mask(lane, _mm512_set1_epi64(block));
+    const __m512i shift = _mm512_set1_epi64(block);
+    const __m512i second = _mm512_set1_epi64(8);
+    const __m512i low = _mm512_mask_add_epi64(lane, upper, _mm512_sub_epi64(lane, shift), second);
+    const __m512i high = _mm512_mask_add_epi64(_mm512_add_epi64(lane, shift), upper, lane, second);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      if ((i & block) == 0) {
+        const V a = r[i], b = r[i + block];
+        r[i] = _mm512_permutex2var_pd(a, low, b);
+        r[i + block] = _mm512_permutex2var_pd(a, high, b);
+      }
+    }
+  }
+  HEED_INLINE static void transpose(V* r) {
+    transpose_stage<1>(r);
+    transpose_stage<2>(r);
+    transpose_stage<4>(r);
+  }
+};

@@ -1,0 +1,210 @@
+// Kernels on one panel of queries against a strip of keys; included inside each instance's target region.
+// A panel lies transposed, vector lanes along queries: entry (row, i) of a panel is at [row * panel + i], where a row is a
+// feature (queries, outputs) or a key (scores). `first` and `count` name the vectors of the panel a call works on.
+
+// 2^x for finite x, 0 for -inf, NaN for NaN. Relative error at most 2e-7 (float), 3e-16 (double); 2^0 = 1 exactly.
+HEED_INLINE inline Vf::V exp2(Vf::V x) {
+  x = Vf::clamp_exponent(x);
+  const Vf::V f = Vf::fraction(x);
+  Vf::V p = Vf::set(1.8671300868354085e-3f);
+  p = Vf::fma(p, f, Vf::set(9.017030275305885e-3f));
+  p = Vf::fma(p, f, Vf::set(5.579991315011831e-2f));
+  p = Vf::fma(p, f, Vf::set(2.4016445013636623e-1f));
+  p = Vf::fma(p, f, Vf::set(6.931513118071188e-1f));
+  p = Vf::fma(p, f, Vf::set(1.0f));
+  return Vf::pow2(p, x);
+}
+
+// (2^f - 1) / f on [0, 1), degree 10.
+HEED_INLINE inline Vd::V exp2_slope(Vd::V f) {
+  Vd::V p = Vd::set(6.1230929168263867e-10);
+  p = Vd::fma(p, f, Vd::set(6.6344458662514139e-09));
+  p = Vd::fma(p, f, Vd::set(1.0236023803275179e-07));
+  p = Vd::fma(p, f, Vd::set(1.3210583477765189e-06));
+  p = Vd::fma(p, f, Vd::set(1.5252998899728418e-05));
+  p = Vd::fma(p, f, Vd::set(1.5403521219107733e-04));
+  p = Vd::fma(p, f, Vd::set(1.333355834393728e-03));
+  p = Vd::fma(p, f, Vd::set(9.6181291051517567e-03));
+  p = Vd::fma(p, f, Vd::set(5.5504108664980671e-02));
+  p = Vd::fma(p, f, Vd::set(2.4022650695909673e-01));
+  return Vd::fma(p, f, Vd::set(6.9314718055994529e-01));
+}
+
+HEED_INLINE inline Vd::V exp2(Vd::V x) {
+  x = Vd::clamp_exponent(x);
+  const Vd::V f = Vd::fraction(x);
+  return Vd::pow2(Vd::fma(exp2_slope(f), f, Vd::set(1.0)), x);
+}
+
+// Scores of R keys: s[r][i] = k_r . q_i, and their running maximum per query.
+template <class X, int U, int R>
+HEED_INLINE inline void score_rows(const typename X::Scalar* k, Size k_stride, const typename X::Scalar* q, Size d, Size panel,
+                                   typename X::Scalar* s, typename X::V* top) {
+  typename X::V sum[R][U];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) sum[r][u] = X::zero();
+  }
+  for (Size c = 0; c < d; ++c) {
+    typename X::V row[U];
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) row[u] = X::load(q + c * panel + u * X::lanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const typename X::V key = X::set(k[r * k_stride + c]);
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) sum[r][u] = X::fma(key, row[u], sum[r][u]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) {
+      X::store(s + r * panel + u * X::lanes, sum[r][u]);
+      top[u] = X::max(sum[r][u], top[u]);
+    }
+  }
+}
+
+template <class X, int U>
+HEED_INLINE inline void score_strip(const typename X::Scalar* k, Size k_stride, Size n_keys, const typename X::Scalar* q, Size d,
+                                    Size panel, typename X::Scalar* s, typename X::Scalar* top) {
+  constexpr int R = X::rows;
+  typename X::V best[U];
+#pragma GCC unroll 4
+  for (int u = 0; u < U; ++u) best[u] = X::load(top + u * X::lanes);
+  if (n_keys < R) {
+    for (Size j = 0; j < n_keys; ++j) score_rows<X, U, 1>(k + j * k_stride, k_stride, q, d, panel, s + j * panel, best);
+  } else {
+    for (Size j = 0; j < n_keys; j += R) {
+      const Size from = j + R <= n_keys ? j : n_keys - R;  // the last tile overlaps: the same scores, written again
+      score_rows<X, U, R>(k + from * k_stride, k_stride, q, d, panel, s + from * panel, best);
+    }
+  }
+#pragma GCC unroll 4
+  for (int u = 0; u < U; ++u) X::store(top + u * X::lanes, best[u]);
+}
+
+// s[j][i] = k_j . q_i for the keys of a strip; top[i] = max(top[i], s[.][i]).
+template <class X>
+void scores(const typename X::Scalar* k, Size k_stride, Size n_keys, const typename X::Scalar* q, Size d, Size panel, Size first,
+            Size count, typename X::Scalar* s, typename X::Scalar* top) {
+  const Size shift = first * X::lanes;
+  if (count == 1) {
+    score_strip<X, 1>(k, k_stride, n_keys, q + shift, d, panel, s + shift, top + shift);
+  } else if (count == 2) {
+    score_strip<X, 2>(k, k_stride, n_keys, q + shift, d, panel, s + shift, top + shift);
+  } else if constexpr (X::vectors >= 3) {
+    score_strip<X, 3>(k, k_stride, n_keys, q + shift, d, panel, s + shift, top + shift);
+  }
+}
+
+// Moves the running softmax of a panel to a new maximum. With c > 0 the factor from raw scores to base-2 exponents:
+// m = max(m, c * top); base = m, or 0 where no key was kept yet; correction = 2^(old m - base); l *= correction.
+template <class X>
+void advance(Size panel, typename X::Scalar c, const typename X::Scalar* top, typename X::Scalar* m, typename X::Scalar* l,
+             typename X::Scalar* base, typename X::Scalar* correction) {
+  for (Size i = 0; i < panel; i += X::lanes) {
+    const typename X::V before = X::load(m + i);
+    const typename X::V now = X::max(X::mul(X::load(top + i), X::set(c)), before);
+    const typename X::V from = X::select(X::is_minus_infinity(now), X::zero(), now);
+    const typename X::V factor = exp2(X::sub(before, from));
+    X::store(m + i, now);
+    X::store(base + i, from);
+    X::store(correction + i, factor);
+    X::store(l + i, X::mul(X::load(l + i), factor));
+  }
+}
+
+// s[j][i] = 2^(c * s[j][i] - base[i]); l[i] += their sum, keys in order.
+template <class X, int U>
+HEED_INLINE inline void weigh_strip(Size n_keys, Size panel, typename X::Scalar c, const typename X::Scalar* base,
+                                    typename X::Scalar* s, typename X::Scalar* l) {
+  typename X::V sum[U], from[U];
+  const typename X::V factor = X::set(c);
+#pragma GCC unroll 4
+  for (int u = 0; u < U; ++u) {
+    sum[u] = X::load(l + u * X::lanes);
+    from[u] = X::sub(X::zero(), X::load(base + u * X::lanes));
+  }
+  for (Size j = 0; j < n_keys; ++j) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) {
+      typename X::Scalar* at = s + j * panel + u * X::lanes;
+      const typename X::V weight = exp2(X::fma(X::load(at), factor, from[u]));
+      X::store(at, weight);
+      sum[u] = X::add(sum[u], weight);
+    }
+  }
+#pragma GCC unroll 4
+  for (int u = 0; u < U; ++u) X::store(l + u * X::lanes, sum[u]);
+}
+
+template <class X>
+void weigh(Size n_keys, Size panel, Size first, Size count, typename X::Scalar c, const typename X::Scalar* base,
+           typename X::Scalar* s, typename X::Scalar* l) {
+  const Size shift = first * X::lanes;
+  if (count == 1) {
+    weigh_strip<X, 1>(n_keys, panel, c, base + shift, s + shift, l + shift);
+  } else if (count == 2) {
+    weigh_strip<X, 2>(n_keys, panel, c, base + shift, s + shift, l + shift);
+  } else if constexpr (X::vectors >= 3) {
+    weigh_strip<X, 3>(n_keys, panel, c, base + shift, s + shift, l + shift);
+  }
+}
+
+// out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v[j][c] for R columns of v.
+template <class X, int U, int R>
+HEED_INLINE inline void value_columns(const typename X::Scalar* v, Size v_stride, Size n_keys, const typename X::Scalar* w, Size panel,
+                                      const typename X::V* correction, typename X::Scalar* out) {
+  typename X::V sum[R][U];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) sum[r][u] = X::mul(X::load(out + r * panel + u * X::lanes), correction[u]);
+  }
+  for (Size j = 0; j < n_keys; ++j) {
+    typename X::V weight[U];
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) weight[u] = X::load(w + j * panel + u * X::lanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const typename X::V value = X::set(v[j * v_stride + r]);
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) sum[r][u] = X::fma(value, weight[u], sum[r][u]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) X::store(out + r * panel + u * X::lanes, sum[r][u]);
+  }
+}
+
+template <class X, int U>
+HEED_INLINE inline void value_strip(const typename X::Scalar* v, Size v_stride, Size n_keys, const typename X::Scalar* w, Size d_v,
+                                    Size panel, const typename X::Scalar* correction, typename X::Scalar* out) {
+  constexpr int R = X::rows;
+  typename X::V factor[U];
+#pragma GCC unroll 4
+  for (int u = 0; u < U; ++u) factor[u] = correction == nullptr ? X::set(1) : X::load(correction + u * X::lanes);
+  Size c = 0;
+  for (; c + R <= d_v; c += R) value_columns<X, U, R>(v + c, v_stride, n_keys, w, panel, factor, out + c * panel);
+  for (; c < d_v; ++c) value_columns<X, U, 1>(v + c, v_stride, n_keys, w, panel, factor, out + c * panel);
+}
+
+// out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v[j][c]; correction may be null (1). n_keys may be 0.
+template <class X>
+void values(const typename X::Scalar* v, Size v_stride, Size n_keys, const typename X::Scalar* w, Size d_v, Size panel, Size first,
+            Size count, const typename X::Scalar* correction, typename X::Scalar* out) {
+  const Size shift = first * X::lanes;
+  const typename X::Scalar* factor = correction == nullptr ? nullptr : correction + shift;
+  if (count == 1) {
+    value_strip<X, 1>(v, v_stride, n_keys, w + shift, d_v, panel, factor, out + shift);
+  } else if (count == 2) {
+    value_strip<X, 2>(v, v_stride, n_keys, w + shift, d_v, panel, factor, out + shift);
+  } else if constexpr (X::vectors >= 3) {
+    value_strip<X, 3>(v, v_stride, n_keys, w + shift, d_v, panel, factor, out + shift);
+  }
+}

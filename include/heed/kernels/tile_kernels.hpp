@@ -1,0 +1,43 @@
+#pragma once
+#include "heed/kernels/isa.hpp"
+#include "heed/kernels/scalars.hpp"
+
+namespace heed::detail {
+
+/// The kernels of one instruction set for scalar T, as function pointers over raw pointers and strides: nothing of Eigen or
+/// the standard library crosses, so code compiled with other flags may call them. What each computes stands beside its body
+/// (tile_body.inl, pack_body.inl, adjust_body.inl, row_body.inl).
+template <class T>
+struct TileKernels {
+  Size lanes;    ///< entries of a vector
+  Size vectors;  ///< vectors of a panel of queries; panel = lanes * vectors queries
+
+  void (*scores)(const T* k, Size k_stride, Size n_keys, const T* q, Size d, Size panel, Size first, Size count, T* s, T* top);
+  void (*advance)(Size panel, T c, const T* top, T* m, T* l, T* base, T* correction);
+  void (*weigh)(Size n_keys, Size panel, Size first, Size count, T c, const T* base, T* s, T* l);
+  void (*values)(const T* v, Size v_stride, Size n_keys, const T* w, Size d_v, Size panel, Size first, Size count,
+                 const T* correction, T* out);
+  void (*adjust)(Size n_keys, Size panel, Size first, Size count, T scale, T cap, T unit, const T* added, T slope,
+                 const T* query_position, const T* key_position, T* s);
+  void (*forbid)(Size n_keys, Size panel, const T* allowed, T* added);
+  int (*census)(Size n_keys, Size panel, Size n_queries, const T* added);
+  void (*bound)(Size n_keys, Size panel, Size first, Size count, const T* low, const T* high, T* s, T* top);
+  bool (*all_finite)(const T* tile, Size stride, Size n_rows, Size n_columns);
+  void (*normalise)(Size d_v, Size panel, const T* l, T* out);
+  T (*row_top)(Size n, T* s, T floor);
+  T (*row_weigh)(Size n, T c, T base, T* s);
+};
+
+/// The kernels that read storage scalar S (float, double, Half, Bfloat, Bool) into scalar T.
+template <class T, class S>
+struct StorageKernels {
+  void (*transpose)(const S* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows, const Size* column_list,
+                    Size n_columns, T* to, Size to_stride, T factor, bool pad);
+  void (*gather)(const S* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows, Size n_columns, T* to,
+                 Size to_stride);
+  void (*row_scores)(const S* k, Size k_stride, Size n_keys, const T* q, Size q_stride, Size n_q, Size d, T* s, Size s_stride);
+  void (*row_values)(const S* v, Size v_stride, Size n_keys, const T* w, Size w_stride, Size n_q, Size d_v, const T* correction, T* out,
+                     Size out_stride);
+};
+
+}  // namespace heed::detail

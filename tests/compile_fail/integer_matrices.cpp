@@ -1,0 +1,8 @@
+// expect: heed: 
+// expect: float, double
+#include "heed/heed.hpp"
+
+int main() {
+  Eigen::MatrixXi q(4, 8), k(4, 8), v(4, 8);
+  return static_cast<int>(heed::attend(q, k, v).out.rows());
+}

@@ -1,0 +1,42 @@
+# Configures and builds one consumer from nothing and runs its programs, consumer*; fails with what the failing step said.
+#
+#   cmake -D NAME=<folder> -D SCRATCH=<folder> -D HEED_BINARY_DIR=<build> -D GENERATOR=<name> -D COMPILER=<c++>
+#         -D EIGEN_DIR=<Eigen3_DIR> -D EIGEN=<folder of Eigen/Core> -P run.cmake
+cmake_minimum_required(VERSION 3.21)
+set(source "${CMAKE_CURRENT_LIST_DIR}/${NAME}")
+set(build "${SCRATCH}/${NAME}")
+get_filename_component(root "${CMAKE_CURRENT_LIST_DIR}/../.." ABSOLUTE)
+file(REMOVE_RECURSE "${build}")
+file(MAKE_DIRECTORY "${build}")
+
+function(step what)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE said ERROR_VARIABLE said)
+  if(NOT result EQUAL 0)
+    message("${said}")  # as it is: an error's text would be wrapped
+    message(FATAL_ERROR "consumer ${NAME}: ${what} failed (${result})")
+  endif()
+endfunction()
+
+if(EXISTS "${source}/CMakeLists.txt")
+  if(NAME STREQUAL "find_package")
+    step("installing heed" "${CMAKE_COMMAND}" --install "${HEED_BINARY_DIR}" --prefix "${build}/installed")
+    # The installed tree must work wherever it is moved to.
+    file(RENAME "${build}/installed" "${build}/a prefix")
+  endif()
+  step("configuring" "${CMAKE_COMMAND}" -S "${source}" -B "${build}/build" -G "${GENERATOR}"
+       "-DCMAKE_CXX_COMPILER=${COMPILER}" "-DEigen3_DIR=${EIGEN_DIR}" "-DHEED_SOURCE_DIR=${root}"
+       "-DCMAKE_PREFIX_PATH=${build}/a prefix")
+  step("building" "${CMAKE_COMMAND}" --build "${build}/build")
+  file(GLOB programs "${build}/build/consumer*")
+  foreach(program IN LISTS programs)
+    step("running ${program}" "${program}")
+  endforeach()
+  if(NOT programs)
+    message(FATAL_ERROR "consumer ${NAME}: nothing named consumer* was built")
+  endif()
+else()
+  step("compiling" "${COMPILER}" -std=c++20 -O1 -Wall -Wextra -Wpedantic -Wshadow -Werror "-I${root}/include" -isystem
+       "${EIGEN}" "${source}/main.cpp" -o "${build}/consumer")
+  step("running" "${build}/consumer")
+endif()
+message("consumer ${NAME}: configured, built, run")

@@ -1,0 +1,58 @@
+#include <array>
+#include <cstdlib>
+#include <iostream>
+#include <string_view>
+
+#include <gtest/gtest.h>
+
+#include "heed/kernels/isa.hpp"
+#include "heed/version.hpp"
+
+namespace {
+
+constexpr int skipped = 77;  // what ctest's SKIP_RETURN_CODE expects
+
+// Asked of the compiler's own CPU test, not of heed: a broken choice of kernels must fail here, not be skipped.
+bool machine_has(std::string_view isa) {
+#if defined(__x86_64__)
+  if (isa == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (isa == "avx512") {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  }
+#endif
+  return isa == "baseline";
+}
+
+}  // namespace
+
+// One process runs one kernel instance, the one HEED_ISA names (without it: the best the machine has).
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  const std::string_view active = heed::isa_name(heed::active_isa());
+  std::cout << "heed " << HEED_VERSION_MAJOR << '.' << HEED_VERSION_MINOR << '.' << HEED_VERSION_PATCH << ", "
+            << active << " kernels" << std::endl;
+
+  const char* const asked = std::getenv("HEED_ISA");
+  const std::string_view wanted = asked == nullptr ? active : asked;
+  if (wanted != active && machine_has(wanted)) {
+    std::cout << "FAILED: HEED_ISA=" << wanted << " was asked for and this machine has it" << std::endl;
+    return 1;
+  }
+  if (wanted == "avx2" || wanted == "avx512" || wanted == "baseline") {
+    if (wanted != active) {
+      std::cout << "skipped: this machine has no " << wanted << std::endl;
+      return skipped;
+    }
+  } else {
+    std::cout << "FAILED: HEED_ISA=" << wanted << " must be baseline, avx2 or avx512" << std::endl;
+    return 1;
+  }
+
+  const int failed = RUN_ALL_TESTS();
+  if (testing::UnitTest::GetInstance()->test_to_run_count() == 0) {
+    std::cout << "FAILED: the filter left no test to run" << std::endl;
+    return 1;
+  }
+  return failed;
+}

@@ -1,0 +1,162 @@
+#pragma once
+#include <functional>
+#include <memory>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#include <Eigen/Core>
+
+#include "heed/core/context.hpp"
+#include "heed/core/flops.hpp"
+#include "heed/core/heads.hpp"
+#include "heed/core/options.hpp"
+#include "heed/core/result.hpp"
+#include "heed/exact/attend.hpp"
+#include "heed/exact/multi_head.hpp"
+#include "support/inputs.hpp"
+
+namespace heed::test {
+
+/// A method with its type erased, so that the checks are compiled once and not once per method. Every operand is a
+/// map with both strides.
+template <class S>
+struct AnyMethod {
+  using Input = HeadMap<const S>;
+  using Output = HeadMap<S>;
+  using Lse = HeadMap<Accumulator<S>>;
+  std::function<void(Output out, LseSpan<Accumulator<S>> lse, const Input& q, const Input& k, const Input& v,
+                     const AttentionOptions&, const Context&)>
+      attend_into;
+  /// Over packed rows; empty for adapters without it.
+  std::function<void(Output out, Lse lse, const Input& q, const Input& k, const Input& v, const HeadOptions&,
+                     const AttentionOptions&, const Context&)>
+      multi_head_attend_into{};
+};
+
+/// `method` is anything attend_into() takes as a method, or an adapter with its own attend_into (and, if it can,
+/// multi_head_attend_into) of AnyMethod's arguments: an oracle, a method with its own kind of values.
+template <class S, class Method>
+AnyMethod<S> erased(Method&& method_to_keep) {
+  using Any = AnyMethod<S>;
+  using M = std::decay_t<Method>;
+  using Lse = LseSpan<Accumulator<S>>;
+  const auto method = std::make_shared<const M>(std::forward<Method>(method_to_keep));
+  Any any;
+  constexpr bool adapter = requires(const M& m, typename Any::Output o, Lse l, const typename Any::Input& i) {
+    m.attend_into(o, l, i, i, i, AttentionOptions{}, Context{});
+  };
+  constexpr bool adapter_of_heads = requires(const M& m, typename Any::Output o, typename Any::Lse l, const typename Any::Input& i) {
+    m.multi_head_attend_into(o, l, i, i, i, HeadOptions{}, AttentionOptions{}, Context{});
+  };
+  any.attend_into = [method](auto out, auto lse, const auto& q, const auto& k, const auto& v, const auto& options,
+                             const auto& context) {
+    if constexpr (adapter) {
+      method->attend_into(out, lse, q, k, v, options, context);
+    } else {
+      heed::attend_into(out, lse, q, k, v, options, *method, context);
+    }
+  };
+  if constexpr (adapter_of_heads) {
+    any.multi_head_attend_into = [method](auto out, auto lse, const auto& q, const auto& k, const auto& v, const auto& heads,
+                                          const auto& options, const auto& context) {
+      method->multi_head_attend_into(out, lse, q, k, v, heads, options, context);
+    };
+  } else if constexpr (!adapter) {
+    any.multi_head_attend_into = [method](auto out, auto lse, const auto& q, const auto& k, const auto& v, const auto& heads,
+                                          const auto& options, const auto& context) {
+      heed::multi_head_attend_into(out, lse, q, k, v, heads, options, *method, context);
+    };
+  }
+  return any;
+}
+
+/// A generic callable (Inputs<S>, arguments...) -> Result<S>, kept for each of the four scalars. A scalar the callable
+/// does not accept (by its constraints) is left out.
+template <template <class> class Result, class... Arguments>
+class PerScalar {
+ public:
+  PerScalar() = default;
+  template <class F>
+    requires(!std::is_same_v<std::decay_t<F>, PerScalar>)
+  PerScalar(F f) {
+    set<float>(f);
+    set<double>(f);
+    set<Eigen::half>(f);
+    set<Eigen::bfloat16>(f);
+  }
+  template <class S>
+  bool has() const {
+    return static_cast<bool>(std::get<Call<S>>(calls_));
+  }
+  explicit operator bool() const { return has<float>() || has<double>(); }
+  template <class S>
+  Result<S> operator()(const Inputs<S>& in, const Arguments&... arguments) const {
+    return std::get<Call<S>>(calls_)(in, arguments...);
+  }
+
+ private:
+  template <class S>
+  using Call = std::function<Result<S>(const Inputs<S>&, const Arguments&...)>;
+
+  template <class S, class F>
+  void set(const F& f) {
+    if constexpr (std::is_invocable_v<const F&, const Inputs<S>&, const Arguments&...>) {
+      std::get<Call<S>>(calls_) = [f](const Inputs<S>& in, const Arguments&... arguments) {
+        auto made = f(in, arguments...);
+        if constexpr (std::is_convertible_v<decltype(made), Result<S>>) {
+          return made;
+        } else {
+          return erased<S>(std::move(made));
+        }
+      };
+    }
+  }
+  std::tuple<Call<float>, Call<double>, Call<Eigen::half>, Call<Eigen::bfloat16>> calls_;
+};
+
+using PairMatrix = Eigen::Matrix<bool, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+template <class S>
+using PairMatrixOf = PairMatrix;
+template <class S>
+using ResultInDouble = AttentionResult<double>;
+
+/// One call as a FLOP formula sees it, summed over nothing: one head.
+struct FlopCase {
+  Index n_q = 0;
+  Index n_k = 0;
+  Index d = 0;
+  Index d_v = 0;
+  double kept_pairs = 0.0;  ///< by the method and by the masks
+  double real_keys = 0.0;
+};
+
+/// 2 (d + d_v) per kept pair, one exp each.
+inline FlopCounter exact_flops(const FlopCase& sizes) {
+  FlopCounter flops;
+  flops.add_products(Phase::scores, 2.0 * static_cast<double>(sizes.d) * sizes.kept_pairs);
+  flops.add_products(Phase::values, 2.0 * static_cast<double>(sizes.d_v) * sizes.kept_pairs);
+  flops.add_exponentials(sizes.kept_pairs);
+  flops.add_tokens(sizes.real_keys, static_cast<double>(sizes.n_k));
+  return flops;
+}
+
+inline bool supports_everything(std::string_view) { return true; }
+
+/// All the conformance suite needs to know of a method.
+struct MethodCase {
+  PerScalar<AnyMethod> make;              ///< (in) -> the method, for tokens like those of `in`
+  PerScalar<AnyMethod> exact_when{};      ///< (in) -> the method where it must equal exact attention; default: none
+  PerScalar<PairMatrixOf, AttentionOptions> keeps{};  ///< (in, options) -> pairs the method itself sees; default: all
+  PerScalar<ResultInDouble, AttentionOptions> expected{};  ///< (in, options) -> the answer, where no set of pairs gives it
+  std::function<FlopCounter(const FlopCase&)> flops = exact_flops;     ///< arithmetic of one head
+  std::function<bool(std::string_view)> supports = supports_everything;  ///< by name of OptionKind
+  bool has_softmax = true;  ///< returns lse, and results of two sets of keys merge by it
+  bool positional = false;  ///< moving a key or a query among the others changes what it sees
+  bool reads_keys_to_choose = false;  ///< which pairs it sees depends on what the keys hold (routing)
+  bool linear_in_v = true;
+  bool reuses_workspace = true;  ///< allocates nothing from the second call on
+};
+
+}  // namespace heed::test

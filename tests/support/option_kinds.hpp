@@ -1,0 +1,124 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <Eigen/Core>
+
+#include "heed/core/options.hpp"
+#include "heed/core/types.hpp"
+#include "support/inputs.hpp"
+#include "support/matrices.hpp"
+
+namespace heed::test {
+
+/// Storage that options may view: masks, biases, slopes, sinks and offsets for n_q x n_k pairs and up to n_heads heads.
+/// Matrices are stacked: rows of head 0 first. Some rows and columns of `allowed` and `masking_bias` are all masked.
+struct OptionStore {
+  using BoolMatrix = Eigen::Matrix<bool, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  Index n_q;
+  Index n_k;
+  BoolMatrix allowed;
+  Matrix<float> bias;
+  Eigen::MatrixXd masking_bias;  // column-major, with -inf
+  std::vector<double> slopes;
+  std::vector<float> sinks;
+  std::vector<Index> query_offsets;
+  std::vector<Index> key_offsets;
+
+  OptionStore(Index queries, Index keys, Index n_heads = 1, std::uint64_t seed = 5)
+      : n_q(queries),
+        n_k(keys),
+        allowed(n_heads * n_q, n_k),
+        bias(random_matrix<float>(n_heads * n_q, n_k, seed)),
+        masking_bias(random_matrix<double>(n_heads * n_q, n_k, seed + 1)) {
+    NumberStream numbers(seed + 2);
+    for (Index i = 0; i < allowed.rows(); ++i) {
+      for (Index j = 0; j < n_k; ++j) {
+        allowed(i, j) = numbers.uniform() < 0.7 && i % 11 != 3 && j % 17 != 5;
+        if (numbers.uniform() < 0.3 || i % 13 == 6 || j % 19 == 2) masking_bias(i, j) = minus_infinity_of<double>();
+      }
+    }
+    for (Index h = 0; h < n_heads; ++h) {
+      slopes.push_back(0.05 * static_cast<double>(h + 1));
+      sinks.push_back(0.5f * static_cast<float>(h) - 0.25f);
+    }
+    // Three sequences, the middle one with no queries.
+    query_offsets = {0, n_q / 3, n_q / 3, n_q};
+    key_offsets = {0, n_k / 4, n_k / 2, n_k};
+  }
+
+  /// What head h alone sees.
+  OptionStore head(Index h) const {
+    OptionStore one = *this;
+    one.allowed = allowed.middleRows(h * n_q, n_q);
+    one.bias = bias.middleRows(h * n_q, n_q);
+    one.masking_bias = masking_bias.middleRows(h * n_q, n_q);
+    one.slopes = {slopes[static_cast<std::size_t>(h)]};
+    one.sinks = {sinks[static_cast<std::size_t>(h)]};
+    return one;
+  }
+};
+
+/// One way to use one option. Two kinds of the same group cannot be combined.
+struct OptionKind {
+  std::string_view name;
+  std::string_view group;
+  void (*apply)(AttentionOptions&, const OptionStore&);
+  bool masks_pairs = true;
+};
+
+/// Every option in every sense it has. Kinds whose corner or offsets do not fit n_q != n_k are left out there.
+inline std::vector<OptionKind> option_kinds(const OptionStore& store) {
+  using O = AttentionOptions;
+  using Store = OptionStore;
+  std::vector<OptionKind> kinds{
+      {"top_left", "causal", [](O& o, const Store&) { o.mask.causal = Causal::top_left; }},
+      {"bottom_right", "causal", [](O& o, const Store&) { o.mask.causal = Causal::bottom_right; }},
+      {"window", "window", [](O& o, const Store&) { o.mask.window_left = 7, o.mask.window_right = 3; }},
+      {"window_left", "window", [](O& o, const Store&) { o.mask.window_left = 20; }},
+      {"window_right", "window", [](O& o, const Store&) { o.mask.window_right = 0; }},
+      {"padding", "padding", [](O& o, const Store& s) { o.mask.n_real_keys = s.n_k - s.n_k / 3; }},
+      {"allowed", "allowed", [](O& o, const Store& s) { o.mask.allowed = s.allowed; }},
+      {"bias", "bias", [](O& o, const Store& s) { o.mask.bias = s.bias; }, false},
+      {"masking_bias", "bias", [](O& o, const Store& s) { o.mask.bias = s.masking_bias; }},
+      {"alibi", "alibi", [](O& o, const Store& s) { o.mask.alibi_slope = s.slopes; }, false},
+      {"sequences", "sequences",
+       [](O& o, const Store& s) {
+         o.mask.sequence_offsets = s.query_offsets;
+         o.mask.key_sequence_offsets = s.key_offsets;
+       }},
+      {"softcap", "softcap", [](O& o, const Store&) { o.softcap = 1.5; }, false},
+      {"sink", "sink", [](O& o, const Store& s) { o.sinks = s.sinks; }, false},
+      {"scale", "scale", [](O& o, const Store&) { o.scale = 0.75; }, false},
+      {"negative_scale", "scale", [](O& o, const Store&) { o.scale = -0.3; }, false},
+      {"zero_scale", "scale", [](O& o, const Store&) { o.scale = 0.0; }, false},
+  };
+  if (store.n_q == store.n_k) {
+    kinds.push_back({"square", "causal", [](O& o, const Store&) { o.mask.causal = Causal::square; }});
+    kinds.push_back({"same_sequences", "sequences", [](O& o, const Store& s) { o.mask.sequence_offsets = s.query_offsets; }});
+  }
+  return kinds;
+}
+
+/// Options with one kind, or with two.
+inline AttentionOptions options_of(const OptionStore& store, const OptionKind& first) {
+  AttentionOptions options;
+  first.apply(options, store);
+  return options;
+}
+inline AttentionOptions options_of(const OptionStore& store, const OptionKind& first, const OptionKind& second) {
+  AttentionOptions options = options_of(store, first);
+  second.apply(options, store);
+  return options;
+}
+/// "square" cannot be combined with sequences of differing lengths.
+inline bool fit_together(const OptionKind& a, const OptionKind& b) {
+  const auto clash = [](const OptionKind& x, const OptionKind& y) { return x.name == "square" && y.name == "sequences"; };
+  return a.group != b.group && !clash(a, b) && !clash(b, a);
+}
+
+}  // namespace heed::test
