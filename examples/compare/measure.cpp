@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <memory>
 #include <utility>
 
@@ -37,6 +38,14 @@ double relative_error(const heed::Matrix<float>& out, const heed::Matrix<double>
 // Attempts on every head of one method.
 using Attempts = std::vector<std::unique_ptr<Attempt>>;
 
+// Every head once. Where there are heads enough each thread takes its own, so that methods without threads of their own
+// are not at a disadvantage; fewer heads are run one after the other, with all threads inside.
+void pass(const Attempts& attempts, [[maybe_unused]] int threads) {
+  const auto n_heads = static_cast<std::ptrdiff_t>(attempts.size());
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (n_heads >= threads && threads > 1)
+  for (std::ptrdiff_t h = 0; h < n_heads; ++h) attempts[static_cast<std::size_t>(h)]->run(nullptr);
+}
+
 bool enough(std::size_t rounds, double spent, int repeats) {
   constexpr double budget_seconds = 3;
   if (repeats > 0) return rounds == static_cast<std::size_t>(repeats);
@@ -51,6 +60,9 @@ std::vector<Measurement> measure(const Inputs& inputs, const std::vector<Method>
   std::vector<Attempts> attempts(methods.size());
   for (std::size_t m = 0; m < methods.size(); ++m) results[m].method = methods[m];
 
+  Settings inside = settings;  // threads within one head
+  if (inputs.heads.size() >= static_cast<std::size_t>(settings.threads)) inside.threads = 1;
+
   // Errors and counts first: this also makes every buffer, so that the rounds below allocate nothing.
   const double steps = static_cast<double>(inputs.heads.size() * (methods.size() + 2));  // the oracle costs about two
   double step = 0;
@@ -61,7 +73,7 @@ std::vector<Measurement> measure(const Inputs& inputs, const std::vector<Method>
     const Index rows = rows_that_count(head, inputs.options.mask);
     for (std::size_t m = 0; m < methods.size(); ++m) {
       report("oracle and errors", step++ / steps);
-      attempts[m].push_back(methods[m].bind(head, settings));
+      attempts[m].push_back(methods[m].bind(head, inside));
       attempts[m].back()->run(&results[m].flops);
       results[m].errors.push_back(relative_error(attempts[m].back()->out(), want, rows));
     }
@@ -73,7 +85,7 @@ std::vector<Measurement> measure(const Inputs& inputs, const std::vector<Method>
            repeats > 0 ? static_cast<double>(round) / repeats : std::min(1.0, seconds_since(start) / 3));
     for (std::size_t m = 0; m < methods.size(); ++m) {
       const auto begin = Clock::now();
-      for (const auto& attempt : attempts[m]) attempt->run(nullptr);
+      pass(attempts[m], settings.threads);
       results[m].seconds.push_back(seconds_since(begin));
     }
   }

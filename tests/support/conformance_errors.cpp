@@ -43,9 +43,9 @@ std::vector<ErrorCase<S>> error_cases() {
   return {
       {shape, {"cols(q) = 4", "cols(k) = 5"}, [](W& w) { w.in.k = random_matrix<S>(9, 5, 1); }},
       {shape, {"rows(k) = 9", "rows(v) = 8"}, [](W& w) { w.in.v = random_matrix<S>(8, 3, 1); }},
-      {shape, {"rows(out) = 5", "rows(q) = 6"}, [](W& w) { w.out = Matrix<S>::Constant(5, 3, nan_of<S>()); }},
-      {shape, {"cols(out) = 4", "cols(v) = 3"}, [](W& w) { w.out = Matrix<S>::Constant(6, 4, nan_of<S>()); }},
-      {shape, {"lse", "7", "rows(q) = 6"}, [](W& w) { w.lse.setConstant(7, nan_of<Accumulator<S>>()); }},
+      {shape, {"out is 5 x 3", "rows(q) x cols(v) = 6 x 3"}, [](W& w) { w.out = Matrix<S>::Constant(5, 3, nan_of<S>()); }},
+      {shape, {"out is 6 x 4", "rows(q) x cols(v) = 6 x 3"}, [](W& w) { w.out = Matrix<S>::Constant(6, 4, nan_of<S>()); }},
+      {shape, {"lse has 7", "rows(q) = 6"}, [](W& w) { w.lse.setConstant(7, nan_of<Accumulator<S>>()); }},
       {option, {"scale", "must be finite"}, [](W& w) { w.options.scale = nan_of<double>(); }},
       {option, {"scale", "must be finite"}, [](W& w) { w.options.scale = minus_infinity_of<double>(); }},
       {option, {"softcap = 0", "must be > 0"}, [](W& w) { w.options.softcap = 0.0; }},
@@ -147,12 +147,12 @@ TEST_P(MethodConformance, EveryWrongCallOverPackedHeadsNamesItsArgument) {
         {{.n_heads = 0}, 8, 8, 6, {"n_heads = 0", "must be >= 1"}},
         {{.n_heads = -2}, 8, 8, 6, {"n_heads = -2", "must be >= 1"}},
         {{.n_heads = 2, .n_kv_heads = 0}, 8, 8, 6, {"n_kv_heads = 0", "must"}},
-        {{.n_heads = 4, .n_kv_heads = 3}, 16, 12, 9, {"n_heads = 4", "n_kv_heads = 3", "multiple"}},
-        {{.n_heads = 2, .n_kv_heads = 4}, 8, 16, 12, {"n_heads = 2", "n_kv_heads = 4", "multiple"}},
+        {{.n_heads = 4, .n_kv_heads = 3}, 16, 12, 9, {"n_heads = 4", "n_kv_heads = 3"}},
+        {{.n_heads = 2, .n_kv_heads = 4}, 8, 16, 12, {"n_heads = 2", "n_kv_heads = 4"}},
         {{.n_heads = 3}, 8, 8, 6, {"cols(q) = 8", "n_heads = 3"}},
         {{.n_heads = 2}, 8, 7, 6, {"cols(k) = 7", "n_kv_heads = 2"}},
         {{.n_heads = 2}, 8, 8, 5, {"cols(v) = 5", "n_kv_heads = 2"}},
-        {{.n_heads = 2}, 8, 10, 6, {"4", "5"}},
+        {{.n_heads = 2}, 8, 10, 6, {"cols(q) = 4", "cols(k) = 5"}},
     };
     for (const HeadError& error : errors) {
       const Matrix<S> q = random_matrix<S>(6, error.q_cols, 1), k = random_matrix<S>(9, error.k_cols, 2),

@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <array>
 #include <new>
 #include <optional>
 #include <span>
@@ -50,6 +51,7 @@ class Engine {
   using RowRun = Rows<T, Call, ScoreMod>;
   static constexpr Index row_chunk = 2048;
   static constexpr Index panel_chunk = 4096;
+  static constexpr Index max_share = 4;
 
   static Index chunks_of(Index n, Index chunk) { return std::max<Index>(1, (n + chunk - 1) / chunk); }
 
@@ -78,7 +80,8 @@ class Engine {
     for (Index c = 0; c < n_calls; ++c) finish(calls_[static_cast<std::size_t>(c)], {0, 1}, states + c * n_chunks, n_chunks);
   }
 
-  // Task: head x panel of queries, last panels first (the longest under a causal mask), x chunk of keys where panels are few.
+  // Task: head x a few panels of queries that share tiles of keys, last panels first (the longest under a causal mask), x chunk of
+  // keys where there is one panel only.
   void run_panels() {
     const Index n_calls = static_cast<Index>(calls_.size()), n_groups = pattern_.n_groups();
     const Index width = tile_kernels<T>(isa_).lanes * tile_kernels<T>(isa_).vectors;
@@ -91,35 +94,70 @@ class Engine {
     const Index n_chunks = chunks_of(most_keys, panel_chunk);
     SoftmaxState<T>* states = n_chunks > 1 ? take_states(n_calls * n_chunks, width) : nullptr;
 
+    // Sharing tiles changes no result, so it may depend on threads: several tasks for each.
+    const Index share = std::clamp<Index>(n_calls * n_panels / (4 * threads_), 1, max_share);
+    const Index n_tasks = (n_panels + share - 1) / share;
     Scratch measure;
-    PanelRun(measure, d_, d_v_, isa_);
-    SoftmaxState<T>(measure, width, d_v_);
+    Worker(measure, share, width, d_, d_v_, isa_);
     std::byte* memory = frame_.template take<std::byte>(measure.used() * static_cast<std::size_t>(threads_));
-    parallel_tasks(n_calls * n_panels * n_chunks, threads_, [&](int thread) {
+    parallel_tasks(n_calls * n_tasks * n_chunks, threads_, [&](int thread) {
       Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
-      PanelRun panel(scratch, d_, d_v_, isa_);
-      SoftmaxState<T> own(scratch, width, d_v_);
-      return [=, this](Index task) mutable {
-        const Index chunk = task % n_chunks, at = n_panels - 1 - task / n_chunks % n_panels;
-        const Index c = task / n_chunks / n_panels;
-        const Call& call = calls_[static_cast<std::size_t>(c)];
-        const Index group = std::upper_bound(first_panel, first_panel + n_groups + 1, at) - first_panel - 1;
-        const TokenSet all = pattern_.queries(group);
-        const Index first = (at - first_panel[group]) * width;
-        const TokenSet queries = all.part(first, std::min(width, all.size - first));
-        SoftmaxState<T>& state = n_chunks > 1 ? states[c * n_chunks + chunk] : own;
-        panel.begin(call, queries, bounds_, options_, mod_, state);
-        state.clear();
-        for (Index s = 0; s < pattern_.n_segments(group); ++s) {
-          const TokenSet keys = pattern_.keys(group, s);
-          const Index from = n_chunks > 1 ? std::min(keys.size, chunk * panel_chunk) : 0;
-          panel.add_keys(keys, from, n_chunks > 1 ? std::min(keys.size, from + panel_chunk) : keys.size);
+      return [=, this, worker = Worker(scratch, share, width, d_, d_v_, isa_)](Index task) mutable {
+        const Index chunk = task % n_chunks, c = task / n_chunks / n_tasks;
+        const Index last = n_panels - task / n_chunks % n_tasks * share, first = std::max<Index>(0, last - share);
+        for (Index at = first; at < last;) {  // panels of one group at a time
+          const Index group = std::upper_bound(first_panel, first_panel + n_groups + 1, at) - first_panel - 1;
+          const Index end = std::min(last, first_panel[group + 1]);
+          visit(worker, calls_[static_cast<std::size_t>(c)], group, at - first_panel[group], end - at, width, chunk, n_chunks,
+                n_chunks > 1 ? &states[c * n_chunks + chunk] : nullptr);
+          at = end;
         }
-        if (n_chunks == 1) write_out(call, queries, state, options_.sinks, isa_);
       };
     });
     for (Index c = 0; n_chunks > 1 && c < n_calls; ++c) {
       finish(calls_[static_cast<std::size_t>(c)], pattern_.queries(0), states + c * n_chunks, n_chunks);
+    }
+  }
+
+  // What one thread owns: a tile of keys and the panels that visit it.
+  struct Worker {
+    Worker(Scratch& scratch, Index share, Index width, Index d, Index d_v, Isa isa) : tile(scratch, d, d_v, isa), shared(scratch, width) {
+      for (Index p = 0; p < share; ++p) panels[static_cast<std::size_t>(p)].emplace(scratch, shared, d, d_v, isa);
+    }
+    KeyTile<T, typename Call::Key> tile;
+    PanelScratch<T> shared;
+    std::array<std::optional<PanelRun>, max_share> panels;
+  };
+
+  // Panels first .. first + n - 1 of one group, over one chunk of keys (`partial` takes its sums) or all of them.
+  void visit(Worker& worker, const Call& call, Index group, Index first, Index n, Index width, Index chunk, Index n_chunks,
+             SoftmaxState<T>* partial) {
+    const TokenSet all = pattern_.queries(group);
+    Index low = call.k.rows, high = 0;
+    for (Index p = 0; p < n; ++p) {
+      PanelRun& panel = *worker.panels[static_cast<std::size_t>(p)];
+      const Index from = (first + p) * width;
+      panel.begin(call, all.part(from, std::min(width, all.size - from)), bounds_, options_, mod_);
+      low = std::min(low, panel.low());
+      high = std::max(high, panel.high());
+    }
+    for (Index s = 0; s < pattern_.n_segments(group); ++s) {
+      const TokenSet keys = pattern_.keys(group, s);
+      const Index begin = chunk * panel_chunk, end = n_chunks > 1 ? std::min(keys.size, begin + panel_chunk) : keys.size;
+      for (Index at = begin; at < end; at += KeyTile<T, T>::capacity) {
+        const TokenSet tile_keys = keys.part(at, std::min(KeyTile<T, T>::capacity, end - at));
+        if (tile_keys[tile_keys.size - 1] < low || tile_keys[0] >= high) continue;
+        worker.tile.load(call.k, call.v, tile_keys, n > 1);
+        for (Index p = 0; p < n; ++p) worker.panels[static_cast<std::size_t>(p)]->add_keys(worker.tile, tile_keys);
+      }
+    }
+    for (Index p = 0; p < n; ++p) {
+      const PanelRun& panel = *worker.panels[static_cast<std::size_t>(p)];
+      if (partial != nullptr) {
+        partial->copy(panel.state());
+      } else {
+        write_out(call, panel.queries(), panel.state(), options_.sinks, isa_);
+      }
     }
   }
 

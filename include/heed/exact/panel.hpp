@@ -10,6 +10,7 @@
 #include "heed/core/score_mod.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/exact/head_call.hpp"
+#include "heed/exact/key_tile.hpp"
 #include "heed/exact/pair_tile.hpp"
 #include "heed/exact/score_rule.hpp"
 #include "heed/exact/softmax_state.hpp"
@@ -17,48 +18,49 @@
 
 namespace heed::detail {
 
-/// Streams keys past one panel of queries of one head (up to lanes * vectors of them), keeping the running softmax.
+/// Scratch the panels of one thread share: what lives only while one of them visits one tile of keys.
+template <class T>
+struct PanelScratch {
+  PanelScratch(Scratch& scratch, Index width) {
+    const auto lanes = static_cast<std::size_t>(width), rows = static_cast<std::size_t>(KeyTile<T, T>::capacity);
+    for (T** tile : {&s, &added, &allowed}) *tile = scratch.take<T>(lanes * rows);
+    for (T** row : {&top, &base, &correction, &low, &high, &ones}) *row = scratch.take<T>(lanes);
+    key_position = scratch.take<T>(rows);
+  }
+  T *s, *added, *allowed;                            // capacity x width
+  T *top, *base, *correction, *low, *high, *ones;    // width
+  T* key_position;                                   // capacity
+};
+
+/// Streams tiles of keys past one panel of queries of one head (up to lanes * vectors of them), keeping the running softmax.
 ///
-/// Keys go in *strips* that gather into a tile of at most `tile_keys` score rows. Keys every query of the panel sees form wide
-/// strips; keys at the edge of a causal or windowed range form strips one vector of keys long that only touch the query
-/// vectors which see some of them, so that a diagonal costs little more than its kept half.
-/// When the tile is full: new maximum, weights, values (`flush`).
+/// The keys of a tile go in *strips*. Keys every query of the panel sees form one wide strip; keys at the edge of a causal or
+/// windowed range form strips one vector of keys long that only touch the query vectors which see some of them, so that a
+/// diagonal costs little more than its kept half. Then: new maximum, weights, values (`flush`).
 template <class T, class Call, class ScoreMod>
 class Panel {
  public:
-  static constexpr Index tile_keys = 128;
+  using Tile = KeyTile<T, typename Call::Key>;
 
-  /// Scratch for panels of these sizes, taken once per thread.
-  Panel(Scratch& frame, Index d, Index d_v, Isa isa)
-      : tiles_(tile_kernels<T>(isa)), keys_(storage_kernels<T, KernelScalar<typename Call::Key>>(isa)),
-        queries_(storage_kernels<T, KernelScalar<typename Call::Query>>(isa)), isa_(isa) {
-    const auto width = static_cast<std::size_t>(max_width());
-    const auto rows = static_cast<std::size_t>(tile_keys);
-    q_ = frame.take<T>(width * static_cast<std::size_t>(d));
-    s_ = frame.take<T>(width * rows);
-    added_ = frame.take<T>(width * rows);
-    scratch_ = frame.take<T>(width * std::max(rows, static_cast<std::size_t>(d_v)));
-    k_tile_ = frame.take<T>(rows * static_cast<std::size_t>(d));
-    v_tile_ = frame.take<T>(rows * static_cast<std::size_t>(d_v));
-    key_position_ = frame.take<T>(rows);
-    for (T** row : {&top_, &base_, &correction_, &low_, &high_, &query_position_}) *row = frame.take<T>(width);
-    range_low_ = frame.take<Index>(width);
-    range_high_ = frame.take<Index>(width);
+  Panel(Scratch& scratch, const PanelScratch<T>& shared, Index d, Index d_v, Isa isa)
+      : tiles_(tile_kernels<T>(isa)), queries_(storage_kernels<T, KernelScalar<typename Call::Query>>(isa)), isa_(isa), shared_(shared) {
+    const Index width = tiles_.lanes * tiles_.vectors;
+    q_ = scratch.take<T>(static_cast<std::size_t>(width * d));
+    query_position_ = scratch.take<T>(static_cast<std::size_t>(width));
+    range_low_ = scratch.take<Index>(static_cast<std::size_t>(width));
+    range_high_ = scratch.take<Index>(static_cast<std::size_t>(width));
+    state_ = SoftmaxState<T>(scratch, width, d_v);
   }
 
-  Index max_width() const { return tiles_.lanes * tiles_.vectors; }
-
-  /// Starts on `queries` of `call`; keys seen are added to `state`, whose width it sets.
-  void begin(const Call& call, const TokenSet& queries, const KeyBounds& bounds, const AttentionOptions& options, const ScoreMod& mod,
-             SoftmaxState<T>& state) {
+  /// Starts on `queries` of `call` with no keys seen.
+  void begin(const Call& call, const TokenSet& queries, const KeyBounds& bounds, const AttentionOptions& options, const ScoreMod& mod) {
     call_ = &call;
     mod_ = &mod;
     set_ = queries;
     vectors_ = (queries.size + tiles_.lanes - 1) / tiles_.lanes;
     width_ = vectors_ * tiles_.lanes;
-    state.width = width_;
-    state.d_v = call.v.cols;
-    state_ = state;
+    state_.width = width_;
+    state_.clear();
     rule_.emplace(options, call.k.cols, call.head, has_functor);
     pairs_.emplace(options.mask, call.q.rows, call.head, isa_);
     const auto* q = kernel_pointer(call.q.data) + (queries.list == nullptr ? queries.first * call.q.row_stride : 0);
@@ -70,29 +72,34 @@ class Panel {
       range_high_[i] = range.high;
       query_position_[i] = static_cast<T>(range.diagonal);
     }
-    n_strips_ = 0;
-    rows_ = 0;
+    low_least_ = *std::min_element(range_low_, range_low_ + width_);
+    high_most_ = *std::max_element(range_high_, range_high_ + width_);
   }
 
-  /// Adds the keys of `segment` at offsets [from, to) that some query sees.
-  void add_keys(const TokenSet& segment, Index from, Index to) {
-    segment_ = segment;
-    Index low_most = to, low_least = to, high_most = from, high_least = to;
-    bool first = true;
+  const SoftmaxState<T>& state() const { return state_; }
+  const TokenSet& queries() const { return set_; }
+  /// Key positions [low, high) outside which no query of the panel looks.
+  Index low() const { return low_least_; }
+  Index high() const { return high_most_; }
+
+  /// Adds those of the tile's `keys` that some query sees.
+  void add_keys(const Tile& tile, const TokenSet& keys) {
+    tile_ = &tile;
+    keys_ = keys;
+    Index low_most = 0, low_least = keys.size, high_most = 0, high_least = keys.size;
     for (Index i = 0; i < width_; ++i) {
-      const Index low = std::clamp(offset_of(range_low_[i]), from, to), high = std::clamp(offset_of(range_high_[i]), low, to);
-      low_[i] = static_cast<T>(low - from);
-      high_[i] = static_cast<T>(high - from);
-      low_most = first ? low : std::max(low_most, low);
+      const Index low = offset_of(range_low_[i]), high = std::max(low, offset_of(range_high_[i]));
+      shared_.low[i] = static_cast<T>(low);
+      shared_.high[i] = static_cast<T>(high);
+      low_most = std::max(low_most, low);
       low_least = std::min(low_least, low);
       high_most = std::max(high_most, high);
       high_least = std::min(high_least, high);
-      first = false;
     }
-    origin_ = from;
     if (low_least >= high_most) return;
+    std::fill(shared_.top, shared_.top + width_, minus_infinity<T>);
     if (low_most < high_least) {
-      add_shared(low_most, high_least);
+      add_strip(low_most, high_least - low_most, 0, vectors_, false);
       add_edge(low_least, low_most);
       add_edge(high_least, high_most);
     } else {
@@ -103,30 +110,20 @@ class Panel {
 
  private:
   static constexpr bool has_functor = !std::is_same_v<ScoreMod, NoScoreMod>;
-  static constexpr Index max_strips = tile_keys / 2;
+  static constexpr Index max_strips = Tile::capacity / 2 + 1;
 
   struct Strip {
-    Index row;      // first score row
+    Index at;      // first key of the tile, and first row of scores
     Index n_keys;
-    Index first;    // query vectors it touches
+    Index first;   // query vectors it touches
     Index count;
-    bool partial;   // some pair is masked: value rows may hold NaN that must not spread
-    const T* v;
-    Index v_stride;
+    bool partial;  // some pair is masked: value rows may hold NaN that must not spread
   };
 
-  // Number of entries of the segment below key position `key`.
+  // Number of keys of the tile below position `key`.
   Index offset_of(Index key) const {
-    if (segment_.list == nullptr) return key - segment_.first;
-    return std::lower_bound(segment_.list, segment_.list + segment_.size, key) - segment_.list;
-  }
-
-  void add_shared(Index from, Index to) {
-    for (Index at = from; at < to;) {
-      const Index n = std::min(to - at, tile_keys - rows_);
-      add_strip(at, n, 0, vectors_, false);
-      at += n;
-    }
+    if (keys_.list == nullptr) return std::clamp(key - keys_.first, Index(0), keys_.size);
+    return std::lower_bound(keys_.list, keys_.list + keys_.size, key) - keys_.list;
   }
 
   // Keys near a bound: short strips, each for the query vectors that see some of its keys.
@@ -134,10 +131,10 @@ class Panel {
     const Index step = tiles_.lanes;
     for (Index at = from; at < to; at += step) {
       const Index n = std::min(step, to - at);
-      const T begin = static_cast<T>(at - origin_), end = static_cast<T>(at + n - origin_);
+      const T begin = static_cast<T>(at), end = static_cast<T>(at + n);
       Index first = vectors_, last = -1;
       for (Index i = 0; i < width_; ++i) {
-        if (low_[i] < end && begin < high_[i] && low_[i] < high_[i]) {
+        if (shared_.low[i] < end && begin < shared_.high[i] && shared_.low[i] < shared_.high[i]) {
           first = std::min(first, i / tiles_.lanes);
           last = i / tiles_.lanes;
         }
@@ -147,45 +144,42 @@ class Panel {
   }
 
   void add_strip(Index at, Index n, Index first, Index count, bool edge) {
-    if (rows_ + n > tile_keys || n_strips_ == max_strips) flush();
-    if (rows_ == 0) std::fill(top_, top_ + width_, minus_infinity<T>);
-    const TokenSet keys = segment_.part(at, n);
-    T* s = s_ + rows_ * width_;
-    T* added = added_ + rows_ * width_;
-    int census = 2;
+    const TokenSet keys = keys_.part(at, n);
+    T* s = shared_.s + at * width_;
+    T* added = nullptr;
+    bool some_masked = false;
     if (pairs_->given()) {
-      pairs_->load(set_, keys, width_, rule_->unit, added, scratch_);
-      census = tiles_.census(n, width_, set_.size, added);
+      added = shared_.added + at * width_;
+      pairs_->load(set_, keys, width_, rule_->unit, added, shared_.allowed);
+      const int census = tiles_.census(n, width_, set_.size, added);
       if (census == 1) return;  // no pair of the strip is kept
+      some_masked = census == 3;
     }
-    const bool partial = edge || census == 3;
-    const bool adjusts = rule_->adjusts_all || census == 3;
-    if (adjusts || partial) {
-      std::fill(base_, base_ + width_, minus_infinity<T>);  // raw maxima of scores that are not final: not used
+    const bool adjusts = rule_->adjusts_all || some_masked;
+    const bool final_scores = !adjusts && !edge;
+    T* top = shared_.top;
+    if (!final_scores) {  // the maximum is taken again below
+      top = shared_.base;
+      std::fill(top, top + width_, minus_infinity<T>);
     }
-    Index k_stride = 0;
-    const T* k = rows_of(call_->k, keys, k_tile_ + rows_ * call_->k.cols, k_stride);
-    tiles_.scores(k, k_stride, n, q_, call_->k.cols, width_, first, count, s, adjusts || partial ? base_ : top_);
-    if (adjusts) adjust(keys, first, count, s, census == 3 || rule_->adjusts_all ? added : nullptr);
+    tiles_.scores(tile_->k(at), tile_->k_stride(), n, q_, call_->k.cols, width_, first, count, s, top);
+    if (adjusts) adjust(keys, first, count, s, added);
     if (edge) {
       for (Index i = 0; i < width_; ++i) {  // bounds relative to the strip
-        base_[i] = low_[i] - static_cast<T>(at - origin_);
-        correction_[i] = high_[i] - static_cast<T>(at - origin_);
+        shared_.base[i] = shared_.low[i] - static_cast<T>(at);
+        shared_.correction[i] = shared_.high[i] - static_cast<T>(at);
       }
-      tiles_.bound(n, width_, first, count, base_, correction_, s, top_);
-    } else if (adjusts || partial) {
-      tiles_.bound(n, width_, first, count, nullptr, nullptr, s, top_);
+      tiles_.bound(n, width_, first, count, shared_.base, shared_.correction, s, shared_.top);
+    } else if (adjusts) {
+      tiles_.bound(n, width_, first, count, nullptr, nullptr, s, shared_.top);
     }
-    Strip& strip = strips_[static_cast<std::size_t>(n_strips_++)];
-    strip = {rows_, n, first, count, partial, nullptr, 0};
-    strip.v = rows_of(call_->v, keys, v_tile_ + rows_ * call_->v.cols, strip.v_stride);
-    rows_ += n;
+    strips_[static_cast<std::size_t>(n_strips_++)] = {at, n, first, count, edge || some_masked};
   }
 
   void adjust(const TokenSet& keys, Index first, Index count, T* s, const T* added) {
-    for (Index j = 0; j < keys.size; ++j) key_position_[j] = static_cast<T>(keys[j]);
-    tiles_.adjust(keys.size, width_, first, count, rule_->scale, rule_->cap, rule_->unit, pairs_->given() ? added : nullptr, rule_->slope,
-                  query_position_, key_position_, s);
+    for (Index j = 0; j < keys.size; ++j) shared_.key_position[j] = static_cast<T>(keys[j]);
+    tiles_.adjust(keys.size, width_, first, count, rule_->scale, rule_->cap, rule_->unit, added, rule_->slope, query_position_,
+                  shared_.key_position, s);
     if constexpr (has_functor) {
       const Index end = std::min((first + count) * tiles_.lanes, set_.size);
       for (Index j = 0; j < keys.size; ++j) {
@@ -197,44 +191,41 @@ class Panel {
     }
   }
 
-  // Rows of keys or values in scalar T, features contiguous: read in place where they already are, else copied to `tile`.
-  template <class S>
-  const T* rows_of(const ConstView<S>& m, const TokenSet& keys, T* tile, Index& stride) const {
-    const Index first = keys.list == nullptr ? keys.first : 0;
-    if constexpr (std::is_same_v<S, T>) {
-      if (m.col_stride == 1 && keys.list == nullptr) {
-        stride = m.row_stride;
-        return m.data + first * m.row_stride;
-      }
-    }
-    stride = m.cols;
-    keys_.gather(kernel_pointer(m.data) + first * m.row_stride, m.row_stride, m.col_stride, keys.list, keys.size, m.cols, tile, stride);
-    return tile;
-  }
-
   // Scores to weights to values for the strips of the tile.
   void flush() {
     if (n_strips_ == 0) return;
-    tiles_.advance(width_, rule_->softmax_factor, top_, state_.m, state_.l, base_, correction_);
-    const T* correction = correction_;  // applied by the first product over all vectors
-    if (strips_[0].count < vectors_) {
-      tiles_.values(nullptr, 0, 0, s_, call_->v.cols, width_, 0, vectors_, correction, state_.out);
-      correction = nullptr;
-    }
+    const Index d_v = call_->v.cols;
+    tiles_.advance(width_, rule_->softmax_factor, shared_.top, state_.m, state_.l, shared_.base, shared_.correction);
+    const T* correction = shared_.correction;  // applied by the first product over all vectors
+    const auto correct_now = [&](T* s) {
+      if (correction != shared_.ones) tiles_.values(nullptr, 0, 0, 0, s, d_v, width_, 0, vectors_, correction, state_.out);
+      correction = shared_.ones;
+    };
+    std::fill(shared_.ones, shared_.ones + width_, T(1));
     for (Index t = 0; t < n_strips_; ++t) {
       const Strip& strip = strips_[static_cast<std::size_t>(t)];
-      T* w = s_ + strip.row * width_;
-      tiles_.weigh(strip.n_keys, width_, strip.first, strip.count, rule_->softmax_factor, base_, w, state_.l);
-      if (strip.partial && !tiles_.all_finite(strip.v, strip.v_stride, strip.n_keys, call_->v.cols)) {
-        if (correction != nullptr) tiles_.values(nullptr, 0, 0, w, call_->v.cols, width_, 0, vectors_, correction, state_.out);
+      T* w = shared_.s + strip.at * width_;
+      if (strip.count < vectors_) correct_now(w);
+      tiles_.weigh(strip.n_keys, width_, strip.first, strip.count, rule_->softmax_factor, shared_.base, w, state_.l);
+      if (strip.partial && !finite_values(strip)) {
+        correct_now(w);
         add_kept_values(strip, w);
       } else {
-        tiles_.values(strip.v, strip.v_stride, strip.n_keys, w, call_->v.cols, width_, strip.first, strip.count, correction, state_.out);
+        tiles_.values(tile_->v(strip.at), tile_->v_stride(), tile_->v_block(), strip.n_keys, w, d_v, width_, strip.first, strip.count,
+                      correction, state_.out);
       }
-      correction = nullptr;
+      correction = shared_.ones;
     }
     n_strips_ = 0;
-    rows_ = 0;
+  }
+
+  bool finite_values(const Strip& strip) const {
+    const Index d_v = call_->v.cols;
+    for (Index c = 0; c < d_v; c += tiles_.rows) {
+      const T* v = tile_->v(strip.at) + tile_->column(c);
+      if (!tiles_.all_finite(v, tile_->v_stride(), strip.n_keys, std::min(tiles_.rows, d_v - c))) return false;
+    }
+    return true;
   }
 
   // Value products of a strip with masked pairs over rows that hold NaN or Inf: masked pairs (weight 0) are skipped.
@@ -243,17 +234,17 @@ class Panel {
       for (Index i = strip.first * tiles_.lanes; i < (strip.first + strip.count) * tiles_.lanes; ++i) {
         const T weight = w[j * width_ + i];
         if (weight == 0) continue;
-        for (Index c = 0; c < call_->v.cols; ++c) state_.out[c * width_ + i] += weight * strip.v[j * strip.v_stride + c];
+        const T* v = tile_->v(strip.at + j);
+        for (Index c = 0; c < call_->v.cols; ++c) state_.out[c * width_ + i] += weight * v[tile_->column(c)];
       }
     }
   }
 
   const TileKernels<T>& tiles_;
-  const StorageKernels<T, KernelScalar<typename Call::Key>>& keys_;
   const StorageKernels<T, KernelScalar<typename Call::Query>>& queries_;
   Isa isa_;
-  T *q_, *s_, *added_, *scratch_, *k_tile_, *v_tile_, *key_position_;
-  T *top_, *base_, *correction_, *low_, *high_, *query_position_;
+  PanelScratch<T> shared_;
+  T *q_, *query_position_;
   Index *range_low_, *range_high_;
 
   const Call* call_ = nullptr;
@@ -261,8 +252,9 @@ class Panel {
   std::optional<ScoreRule<T>> rule_;
   std::optional<PairTile<T>> pairs_;
   SoftmaxState<T> state_;
-  TokenSet set_, segment_;
-  Index vectors_ = 0, width_ = 0, origin_ = 0, rows_ = 0, n_strips_ = 0;
+  const Tile* tile_ = nullptr;
+  TokenSet set_, keys_;
+  Index vectors_ = 0, width_ = 0, n_strips_ = 0, low_least_ = 0, high_most_ = 0;
   std::array<Strip, static_cast<std::size_t>(max_strips)> strips_;
 };
 

@@ -31,6 +31,14 @@ struct SoftmaxState {
     for (Index c = 0; c < width * d_v; ++c) out[c] = 0;
   }
 
+  /// Takes the sums of `other`, which is no wider.
+  void copy(const SoftmaxState& other) {
+    width = other.width;
+    for (Index i = 0; i < width; ++i) m[i] = other.m[i];
+    for (Index i = 0; i < width; ++i) l[i] = other.l[i];
+    for (Index c = 0; c < width * d_v; ++c) out[c] = other.out[c];
+  }
+
   /// 2^(exponent - top), and 0 for an exponent of -inf.
   static T weight(T exponent, T top) { return is_minus_infinity(exponent) ? T(0) : std::exp2(exponent - top); }
 

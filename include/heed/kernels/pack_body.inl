@@ -91,6 +91,28 @@ void gather(const S* from, Size row_stride, Size column_stride, const Size* row_
   }
 }
 
+// to[(c / R) * block_stride + j * R + c % R] = from(row j, column c): rows of values as columns of R, so that a pass over R columns
+// reads one run of memory. Columns of `from` are contiguous; `row` has room for a converted row.
+template <class X, class S>
+void pack_values(const S* from, Size row_stride, const Size* row_list, Size n_rows, Size n_columns, typename X::Scalar* row,
+                 typename X::Scalar* to, Size block_stride) {
+  using T = typename X::Scalar;
+  constexpr Size R = X::rows;
+  for (Size j = 0; j < n_rows; ++j) {
+    const S* source = from + (row_list == nullptr ? j : row_list[j]) * row_stride;
+    const T* ready = row;
+    if constexpr (sizeof(S) == sizeof(T)) {
+      ready = reinterpret_cast<const T*>(source);
+    } else {
+      gather<X, S>(source, 0, 1, nullptr, 1, n_columns, row, n_columns);
+    }
+    T* at = to + j * R;
+    Size c = 0;
+    for (; c + R <= n_columns; c += R, at += block_stride) __builtin_memcpy(at, ready + c, R * sizeof(T));
+    for (Size r = 0; c < n_columns; ++c, ++r) at[r] = ready[c];
+  }
+}
+
 // True when every entry of the row-major tile is finite.
 template <class X>
 bool all_finite(const typename X::Scalar* tile, Size stride, Size n_rows, Size n_columns) {

@@ -36,20 +36,21 @@ HEED_INLINE inline Vd::V exp2(Vd::V x) {
   return Vd::pow2(Vd::fma(exp2_slope(f), f, Vd::set(1.0)), x);
 }
 
-// Scores of R keys: s[r][i] = k_r . q_i, and their running maximum per query.
+// Scores of R keys: s[r][i] = k_r . q_i; top[i] = max(top[i], s[.][i]). The maximum waits in memory: the accumulators need
+// the registers.
 template <class X, int U, int R>
 HEED_INLINE inline void score_rows(const typename X::Scalar* k, Size k_stride, const typename X::Scalar* q, Size d, Size panel,
-                                   typename X::Scalar* s, typename X::V* top) {
+                                   typename X::Scalar* s, typename X::Scalar* top) {
   typename X::V sum[R][U];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u) sum[r][u] = X::zero();
   }
-  for (Size c = 0; c < d; ++c) {
+  for (Size c = 0; c < d; ++c, q += panel) {
     typename X::V row[U];
 #pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) row[u] = X::load(q + c * panel + u * X::lanes);
+    for (int u = 0; u < U; ++u) row[u] = X::load(q + u * X::lanes);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const typename X::V key = X::set(k[r * k_stride + c]);
@@ -57,13 +58,16 @@ HEED_INLINE inline void score_rows(const typename X::Scalar* k, Size k_stride, c
       for (int u = 0; u < U; ++u) sum[r][u] = X::fma(key, row[u], sum[r][u]);
     }
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) {
-      X::store(s + r * panel + u * X::lanes, sum[r][u]);
-      top[u] = X::max(sum[r][u], top[u]);
+  for (int u = 0; u < U; ++u) {
+    typename X::V best = X::load(top + u * X::lanes);
+    typename X::Scalar* to = s + u * X::lanes;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r, to += panel) {
+      X::store(to, sum[r][u]);
+      best = X::max(sum[r][u], best);
     }
+    X::store(top + u * X::lanes, best);
   }
 }
 
@@ -71,19 +75,14 @@ template <class X, int U>
 HEED_INLINE inline void score_strip(const typename X::Scalar* k, Size k_stride, Size n_keys, const typename X::Scalar* q, Size d,
                                     Size panel, typename X::Scalar* s, typename X::Scalar* top) {
   constexpr int R = X::rows;
-  typename X::V best[U];
-#pragma GCC unroll 4
-  for (int u = 0; u < U; ++u) best[u] = X::load(top + u * X::lanes);
   if (n_keys < R) {
-    for (Size j = 0; j < n_keys; ++j) score_rows<X, U, 1>(k + j * k_stride, k_stride, q, d, panel, s + j * panel, best);
-  } else {
-    for (Size j = 0; j < n_keys; j += R) {
-      const Size from = j + R <= n_keys ? j : n_keys - R;  // the last tile overlaps: the same scores, written again
-      score_rows<X, U, R>(k + from * k_stride, k_stride, q, d, panel, s + from * panel, best);
-    }
+    for (Size j = 0; j < n_keys; ++j) score_rows<X, U, 1>(k + j * k_stride, k_stride, q, d, panel, s + j * panel, top);
+    return;
   }
-#pragma GCC unroll 4
-  for (int u = 0; u < U; ++u) X::store(top + u * X::lanes, best[u]);
+  for (Size j = 0; j < n_keys; j += R) {
+    const Size from = j + R <= n_keys ? j : n_keys - R;  // the last tile overlaps: the same scores, written again
+    score_rows<X, U, R>(k + from * k_stride, k_stride, q, d, panel, s + from * panel, top);
+  }
 }
 
 // s[j][i] = k_j . q_i for the keys of a strip; top[i] = max(top[i], s[.][i]).
@@ -157,54 +156,54 @@ void weigh(Size n_keys, Size panel, Size first, Size count, typename X::Scalar c
 // out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v[j][c] for R columns of v.
 template <class X, int U, int R>
 HEED_INLINE inline void value_columns(const typename X::Scalar* v, Size v_stride, Size n_keys, const typename X::Scalar* w, Size panel,
-                                      const typename X::V* correction, typename X::Scalar* out) {
+                                      const typename X::Scalar* correction, typename X::Scalar* out) {
   typename X::V sum[R][U];
+  typename X::Scalar* from = out;
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
+  for (int r = 0; r < R; ++r, from += panel) {
 #pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) sum[r][u] = X::mul(X::load(out + r * panel + u * X::lanes), correction[u]);
+    for (int u = 0; u < U; ++u) sum[r][u] = X::mul(X::load(from + u * X::lanes), X::load(correction + u * X::lanes));
   }
-  for (Size j = 0; j < n_keys; ++j) {
+  for (Size j = 0; j < n_keys; ++j, w += panel, v += v_stride) {
     typename X::V weight[U];
 #pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) weight[u] = X::load(w + j * panel + u * X::lanes);
+    for (int u = 0; u < U; ++u) weight[u] = X::load(w + u * X::lanes);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const typename X::V value = X::set(v[j * v_stride + r]);
+      const typename X::V value = X::set(v[r]);
 #pragma GCC unroll 4
       for (int u = 0; u < U; ++u) sum[r][u] = X::fma(value, weight[u], sum[r][u]);
     }
   }
+  typename X::Scalar* to = out;
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
+  for (int r = 0; r < R; ++r, to += panel) {
 #pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) X::store(out + r * panel + u * X::lanes, sum[r][u]);
+    for (int u = 0; u < U; ++u) X::store(to + u * X::lanes, sum[r][u]);
   }
 }
 
 template <class X, int U>
-HEED_INLINE inline void value_strip(const typename X::Scalar* v, Size v_stride, Size n_keys, const typename X::Scalar* w, Size d_v,
-                                    Size panel, const typename X::Scalar* correction, typename X::Scalar* out) {
+HEED_INLINE inline void value_strip(const typename X::Scalar* v, Size v_stride, Size block_stride, Size n_keys,
+                                    const typename X::Scalar* w, Size d_v, Size panel, const typename X::Scalar* correction,
+                                    typename X::Scalar* out) {
   constexpr int R = X::rows;
-  typename X::V factor[U];
-#pragma GCC unroll 4
-  for (int u = 0; u < U; ++u) factor[u] = correction == nullptr ? X::set(1) : X::load(correction + u * X::lanes);
   Size c = 0;
-  for (; c + R <= d_v; c += R) value_columns<X, U, R>(v + c, v_stride, n_keys, w, panel, factor, out + c * panel);
-  for (; c < d_v; ++c) value_columns<X, U, 1>(v + c, v_stride, n_keys, w, panel, factor, out + c * panel);
+  for (; c + R <= d_v; c += R, v += block_stride) value_columns<X, U, R>(v, v_stride, n_keys, w, panel, correction, out + c * panel);
+  for (; c < d_v; ++c, ++v) value_columns<X, U, 1>(v, v_stride, n_keys, w, panel, correction, out + c * panel);
 }
 
-// out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v[j][c]; correction may be null (1). n_keys may be 0.
+// out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v_jc with v_jc at v[(c / R) * block_stride + j * v_stride + c % R], R = rows
+// of a register tile: block_stride = R for rows in place, v_stride = R for packed columns. n_keys may be 0.
 template <class X>
-void values(const typename X::Scalar* v, Size v_stride, Size n_keys, const typename X::Scalar* w, Size d_v, Size panel, Size first,
+void values(const typename X::Scalar* v, Size v_stride, Size block_stride, Size n_keys, const typename X::Scalar* w, Size d_v, Size panel, Size first,
             Size count, const typename X::Scalar* correction, typename X::Scalar* out) {
   const Size shift = first * X::lanes;
-  const typename X::Scalar* factor = correction == nullptr ? nullptr : correction + shift;
   if (count == 1) {
-    value_strip<X, 1>(v, v_stride, n_keys, w + shift, d_v, panel, factor, out + shift);
+    value_strip<X, 1>(v, v_stride, block_stride, n_keys, w + shift, d_v, panel, correction + shift, out + shift);
   } else if (count == 2) {
-    value_strip<X, 2>(v, v_stride, n_keys, w + shift, d_v, panel, factor, out + shift);
+    value_strip<X, 2>(v, v_stride, block_stride, n_keys, w + shift, d_v, panel, correction + shift, out + shift);
   } else if constexpr (X::vectors >= 3) {
-    value_strip<X, 3>(v, v_stride, n_keys, w + shift, d_v, panel, factor, out + shift);
+    value_strip<X, 3>(v, v_stride, block_stride, n_keys, w + shift, d_v, panel, correction + shift, out + shift);
   }
 }

@@ -1,0 +1,77 @@
+#pragma once
+#include <type_traits>
+
+#include "heed/core/pattern.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/exact/head_call.hpp"
+#include "heed/kernels/select.hpp"
+
+namespace heed::detail {
+
+/// Keys and values of one tile as the kernels read them: in place where their layout allows, else copied once for all the
+/// panels that visit the tile. Value (j, c) is at v[(c / rows) * v_block + j * v_stride + c % rows].
+template <class T, class S>
+class KeyTile {
+ public:
+  static constexpr Index capacity = 128;
+
+  KeyTile(Scratch& scratch, Index d, Index d_v, Isa isa)
+      : storage_(storage_kernels<T, KernelScalar<S>>(isa)), same_(storage_kernels<T, T>(isa)), rows_(tile_kernels<T>(isa).rows) {
+    k_tile_ = scratch.take<T>(static_cast<std::size_t>(capacity * d));
+    v_tile_ = scratch.take<T>(static_cast<std::size_t>(capacity * (d_v + rows_)));
+    v_rows_ = scratch.take<T>(static_cast<std::size_t>(capacity * d_v));
+  }
+
+  /// `keys`: at most `capacity` of them; `shared`: several panels will visit, so that copying pays.
+  void load(const ConstView<S>& keys_of, const ConstView<S>& values_of, const TokenSet& keys, bool shared) {
+    const Index first = keys.list == nullptr ? keys.first : 0;
+    const bool in_place = std::is_same_v<S, T> && keys.list == nullptr;
+    const auto* k_data = kernel_pointer(keys_of.data) + first * keys_of.row_stride;
+    const auto* v_data = kernel_pointer(values_of.data) + first * values_of.row_stride;
+    if (in_place && keys_of.col_stride == 1 && (!shared || keys_of.row_stride == keys_of.cols)) {
+      k_ = reinterpret_cast<const T*>(k_data);
+      k_stride_ = keys_of.row_stride;
+    } else {
+      storage_.gather(k_data, keys_of.row_stride, keys_of.col_stride, keys.list, keys.size, keys_of.cols, k_tile_, keys_of.cols);
+      k_ = k_tile_;
+      k_stride_ = keys_of.cols;
+    }
+    const Index d_v = values_of.cols;
+    if (in_place && values_of.col_stride == 1 && !shared) {
+      v_ = reinterpret_cast<const T*>(v_data);
+      v_stride_ = values_of.row_stride;
+      v_block_ = rows_;
+      return;
+    }
+    v_ = v_tile_;
+    v_stride_ = rows_;
+    v_block_ = capacity * rows_;
+    if (values_of.col_stride == 1) {
+      storage_.pack_values(v_data, values_of.row_stride, keys.list, keys.size, d_v, v_rows_, v_tile_, v_block_);
+    } else {
+      storage_.gather(v_data, values_of.row_stride, values_of.col_stride, keys.list, keys.size, d_v, v_rows_, d_v);
+      same_.pack_values(v_rows_, d_v, nullptr, keys.size, d_v, nullptr, v_tile_, v_block_);
+    }
+  }
+
+  const T* k(Index j) const { return k_ + j * k_stride_; }
+  const T* v(Index j) const { return v_ + j * v_stride_; }
+  Index k_stride() const { return k_stride_; }
+  Index v_stride() const { return v_stride_; }
+  Index v_block() const { return v_block_; }
+  /// Offset of value column c from v(j).
+  Index column(Index c) const { return c / rows_ * v_block_ + c % rows_; }
+
+ private:
+  const StorageKernels<T, KernelScalar<S>>& storage_;
+  const StorageKernels<T, T>& same_;
+  Index rows_;
+  T *k_tile_, *v_tile_, *v_rows_;
+  const T* k_ = nullptr;
+  const T* v_ = nullptr;
+  Index k_stride_ = 0, v_stride_ = 0, v_block_ = 0;
+};
+
+}  // namespace heed::detail

@@ -1,0 +1,210 @@
+#include "heed/exact/key_value_cache.hpp"
+
+#include <string>
+
+#include <Eigen/Core>
+#include <gtest/gtest.h>
+
+#include "heed/exact/attend.hpp"
+#include "heed/exact/multi_head.hpp"
+#include "heed/exact/reference.hpp"
+#include "support/allocations.hpp"
+#include "support/inputs.hpp"
+#include "support/matrices.hpp"
+#include "support/rounding.hpp"
+
+namespace heed::test {
+namespace {
+
+/// 4 query heads over 2 key/value heads, d = 6, d_v = 5.
+struct Tokens {
+  Index n;
+  Matrix<float> q = random_matrix<float>(n, 24, 1);
+  Matrix<float> k = random_matrix<float>(n, 12, 2);
+  Matrix<float> v = random_matrix<float>(n, 10, 3);
+};
+constexpr HeadOptions heads{.n_heads = 4, .n_kv_heads = 2};
+constexpr AttentionOptions decoding{.mask = {.causal = Causal::bottom_right}};
+
+TEST(KeyValueCache, OneTokenAtATimeEqualsTheFullCausalPass) {
+  const Tokens tokens{150};
+  const auto full = multi_head_attend(tokens.q, tokens.k, tokens.v, heads, decoding);
+  KeyValueCache<float> cache(6, 5, 2);
+  Matrix<float> out(150, 20), lse(150, 4);
+  for (Index i = 0; i < 150; ++i) {
+    cache.append(tokens.k.row(i), tokens.v.row(i));
+    const auto one = attend(tokens.q.row(i), cache);
+    out.row(i) = one.out;
+    lse.row(i) = one.lse;
+  }
+  EXPECT_EQ(cache.size(), 150);
+  const double rounding = rounding_of(random_inputs<float>({.n_q = 150, .n_k = 150, .d = 6, .d_v = 5})).out;
+  EXPECT_MATRIX_NEAR(out, full.out, 2.0 * rounding);
+  EXPECT_MATRIX_NEAR(lse, full.lse, 2.0 * rounding);
+}
+
+TEST(KeyValueCache, SeveralTokensAtATimeEqualTheFullCausalPass) {
+  const Tokens tokens{150};
+  const auto full = multi_head_attend(tokens.q, tokens.k, tokens.v, heads, decoding);
+  const double rounding = rounding_of(random_inputs<float>({.n_q = 150, .n_k = 150, .d = 6, .d_v = 5})).out;
+  KeyValueCache<float> cache(6, 5, 2, 7);
+  for (Index i = 0, step = 1; i < 150; i += step, step = std::min<Index>(step + 3, 150 - i)) {
+    cache.append(tokens.k.middleRows(i, step), tokens.v.middleRows(i, step));
+    const auto some = attend(tokens.q.middleRows(i, step), cache, decoding);
+    EXPECT_MATRIX_NEAR(some.out, full.out.middleRows(i, step).eval(), 2.0 * rounding);
+  }
+}
+
+TEST(KeyValueCache, GrowingKeepsWhatIsThere) {
+  const Tokens tokens{300};
+  KeyValueCache<float> at_once(6, 5, 2, 300), one_by_one(6, 5, 2);
+  at_once.append(tokens.k, tokens.v);
+  Index growths = 0, capacity = one_by_one.capacity();
+  for (Index i = 0; i < 300; ++i) {
+    one_by_one.append(tokens.k.row(i), tokens.v.row(i));
+    growths += one_by_one.capacity() != capacity;
+    capacity = one_by_one.capacity();
+  }
+  EXPECT_LT(growths, 20) << "growth is amortised";
+  const auto want = attend(tokens.q, at_once), got = attend(tokens.q, one_by_one);
+  EXPECT_SAME_BITS(got.out, want.out);
+  EXPECT_SAME_BITS(got.lse, want.lse);
+  EXPECT_SAME_BITS(got.out, multi_head_attend(tokens.q, tokens.k, tokens.v, heads).out);
+}
+
+template <class Stored>
+void expect_cache_rounds_to() {
+  const Tokens tokens{500};
+  KeyValueCache<Stored> cache(6, 5, 2);
+  cache.append(tokens.k, tokens.v);
+  for (const Index n_q : {1, 2, 70}) {
+    // Float queries over stored keys: exact for the keys as they were rounded.
+    const Matrix<float> k = tokens.k.cast<Stored>().template cast<float>(), v = tokens.v.cast<Stored>().template cast<float>();
+    const auto got = attend(tokens.q.topRows(n_q), cache);
+    for (Index h = 0; h < 4; ++h) {
+      const Inputs<float> in{tokens.q.block(0, 6 * h, n_q, 6), k.middleCols(6 * (h / 2), 6), v.middleCols(5 * (h / 2), 5)};
+      const auto exact = in.cast<double>();
+      const auto want = reference_attention(exact.q, exact.k, exact.v);
+      EXPECT_MATRIX_NEAR(got.out.middleCols(5 * h, 5).eval(), want.out, rounding_against<float>(want, in).out);
+    }
+    // Queries in the cache's scalar get an answer in it.
+    const Matrix<Stored> q = tokens.q.topRows(n_q).template cast<Stored>();
+    const auto stored = attend(q, cache);
+    static_assert(std::is_same_v<typename decltype(stored.out)::Scalar, Stored>);
+    for (Index h = 0; h < 4; ++h) {
+      const Inputs<Stored> in{q.middleCols(6 * h, 6), k.middleCols(6 * (h / 2), 6).template cast<Stored>(),
+                              v.middleCols(5 * (h / 2), 5).template cast<Stored>()};
+      const auto exact = in.template cast<double>();
+      const auto want = reference_attention(exact.q, exact.k, exact.v);
+      EXPECT_MATRIX_NEAR(stored.out.middleCols(5 * h, 5).eval(), want.out, rounding_against<Stored>(want, in).out);
+    }
+  }
+}
+
+TEST(KeyValueCache, MayStoreSixteenBits) {
+  expect_cache_rounds_to<Eigen::half>();
+  expect_cache_rounds_to<Eigen::bfloat16>();
+}
+
+TEST(KeyValueCache, LongOnesAreSplitOverKeysWithoutChangingABit) {
+  const Matrix<float> q = random_matrix<float>(1, 24, 1), k = random_matrix<float>(9000, 12, 2), v = random_matrix<float>(9000, 10, 3);
+  KeyValueCache<Eigen::half> halves(6, 5, 2);
+  KeyValueCache<float> floats(6, 5, 2);
+  halves.append(k, v);
+  floats.append(k, v);
+  for (const AttentionOptions& options : {AttentionOptions{}, AttentionOptions{.mask = {.causal = Causal::bottom_right, .window_left = 5000}},
+                                          AttentionOptions{.sinks = 3.0}}) {
+    const auto want = attend(q, floats, options, {.threads = 1});
+    const auto want_half = attend(q, halves, options, {.threads = 1});
+    for (const Index threads : {2, 3, 5, 0}) {
+      EXPECT_SAME_BITS(attend(q, floats, options, {.threads = threads}).out, want.out);
+      EXPECT_SAME_BITS(attend(q, halves, options, {.threads = threads}).out, want_half.out);
+    }
+    EXPECT_SAME_BITS(multi_head_attend(q, k, v, heads, options).out, want.out);
+  }
+}
+
+TEST(KeyValueCache, HeadsAreTheSameAloneAndInCompany) {
+  const Tokens tokens{700};
+  KeyValueCache<float> all(6, 5, 2), second(6, 5, 1);
+  all.append(tokens.k, tokens.v);
+  second.append(tokens.k.rightCols(6), tokens.v.rightCols(5));
+  const auto want = attend(tokens.q.topRows(1), all);
+  const auto pair = attend(tokens.q.block(0, 12, 1, 12), second);
+  const auto alone = attend(tokens.q.block(0, 18, 1, 6), second);
+  EXPECT_SAME_BITS(pair.out, want.out.rightCols(10).eval());
+  EXPECT_SAME_BITS(alone.out, want.out.rightCols(5).eval());
+}
+
+TEST(KeyValueCache, AttendIntoAllocatesNothingTheSecondTime) {
+  if (!counts_allocations()) GTEST_SKIP() << "allocations cannot be counted here";
+  const Tokens tokens{3000};
+  KeyValueCache<float> cache(6, 5, 2, 3000);
+  cache.append(tokens.k, tokens.v);
+  Matrix<float> out(1, 20), lse(1, 4);
+  for (const Index threads : {1, 2}) {
+    Workspace workspace;
+    std::uint64_t before = 0;
+    for (int turn = 0; turn < 2; ++turn) {
+      before = allocations();
+      attend_into(out, lse, tokens.q.row(0), cache, decoding, {.workspace = &workspace, .threads = threads});
+    }
+    EXPECT_EQ(allocations(), before) << "threads = " << threads;
+  }
+}
+
+TEST(KeyValueCache, AppendingWithinItsCapacityAllocatesNothing) {
+  if (!counts_allocations()) GTEST_SKIP() << "allocations cannot be counted here";
+  const Tokens tokens{10};
+  KeyValueCache<Eigen::bfloat16> cache(6, 5, 2, 20);
+  const std::uint64_t before = allocations();
+  cache.append(tokens.k, tokens.v);
+  cache.append(tokens.k, tokens.v);
+  EXPECT_EQ(allocations(), before);
+}
+
+TEST(KeyValueCache, ForgetsWhatIsTruncated) {
+  const Tokens tokens{30};
+  KeyValueCache<float> cache(6, 5, 2), fresh(6, 5, 2);
+  cache.append(tokens.k, tokens.v);
+  cache.truncate(10);
+  cache.append(tokens.k.bottomRows(5), tokens.v.bottomRows(5));
+  fresh.append(tokens.k.topRows(10), tokens.v.topRows(10));
+  fresh.append(tokens.k.bottomRows(5), tokens.v.bottomRows(5));
+  EXPECT_SAME_BITS(attend(tokens.q, cache).out, attend(tokens.q, fresh).out);
+  cache.clear();
+  EXPECT_EQ(cache.size(), 0);
+  EXPECT_EQ(attend(tokens.q, cache).out.cwiseAbs().maxCoeff(), 0.0f) << "no key, no value";
+}
+
+TEST(KeyValueCache, RefusesWrongShapesAndStaysAsItWas) {
+  const Tokens tokens{3};
+  KeyValueCache<float> cache(6, 5, 2);
+  cache.append(tokens.k, tokens.v);
+  const auto said = [](const auto& wrong) {
+    try {
+      wrong();
+    } catch (const std::invalid_argument& error) {
+      return std::string(error.what());
+    }
+    return std::string("nothing");
+  };
+  const auto expect_said = [&](const auto& wrong, std::initializer_list<const char*> parts) {
+    const std::string text = said(wrong);
+    for (const char* part : parts) EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' is not in: " << text;
+    EXPECT_EQ(cache.size(), 3);
+  };
+  expect_said([&] { cache.append(tokens.k.leftCols(11), tokens.v); }, {"cols(k_new) = 11", "12"});
+  expect_said([&] { cache.append(tokens.k, tokens.v.leftCols(9)); }, {"cols(v_new) = 9", "10"});
+  expect_said([&] { cache.append(tokens.k, tokens.v.topRows(2)); }, {"rows(k_new) = 3", "rows(v_new) = 2"});
+  expect_said([&] { attend(tokens.q.leftCols(23), cache); }, {"cols(q) = 23", "6"});
+  expect_said([&] { attend(tokens.q.leftCols(18), cache); }, {"cols(q) = 18", "n_kv_heads = 2"});
+  expect_said([&] { cache.truncate(4); }, {"size = 4", "3"});
+  expect_said([&] { KeyValueCache<float>(0); }, {"d = 0", "must be >= 1"});
+  expect_said([&] { KeyValueCache<float>(4, -1); }, {"d_v = -1", "must be >= 1"});
+  expect_said([&] { KeyValueCache<float>(4, 4, 0); }, {"n_kv_heads = 0", "must be >= 1"});
+  expect_said([&] { KeyValueCache<float>(4, 4, 1, -5); }, {"capacity = -5", "must be >= 0"});
+}
+
+}  // namespace
+}  // namespace heed::test
