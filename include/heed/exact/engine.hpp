@@ -51,7 +51,7 @@ class Engine {
   using RowRun = Rows<T, Call, ScoreMod>;
   static constexpr Index row_chunk = 2048;
   static constexpr Index panel_chunk = 4096;
-  static constexpr Index max_share = 4;
+  static constexpr Index max_share = 8;
 
   static Index chunks_of(Index n, Index chunk) { return std::max<Index>(1, (n + chunk - 1) / chunk); }
 

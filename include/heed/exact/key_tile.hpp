@@ -20,7 +20,7 @@ class KeyTile {
   KeyTile(Scratch& scratch, Index d, Index d_v, Isa isa)
       : storage_(storage_kernels<T, KernelScalar<S>>(isa)), same_(storage_kernels<T, T>(isa)), rows_(tile_kernels<T>(isa).rows) {
     k_tile_ = scratch.take<T>(static_cast<std::size_t>(capacity * d));
-    v_tile_ = scratch.take<T>(static_cast<std::size_t>(capacity * (d_v + rows_)));
+    v_tile_ = scratch.take<T>(static_cast<std::size_t>((d_v + rows_ - 1) / rows_ * block_stride()));
     v_rows_ = scratch.take<T>(static_cast<std::size_t>(capacity * d_v));
   }
 
@@ -47,7 +47,7 @@ class KeyTile {
     }
     v_ = v_tile_;
     v_stride_ = rows_;
-    v_block_ = capacity * rows_;
+    v_block_ = block_stride();
     if (values_of.col_stride == 1) {
       storage_.pack_values(v_data, values_of.row_stride, keys.list, keys.size, d_v, v_rows_, v_tile_, v_block_);
     } else {
@@ -65,6 +65,9 @@ class KeyTile {
   Index column(Index c) const { return c / rows_ * v_block_ + c % rows_; }
 
  private:
+  // One vector more than a block of columns holds: blocks a power of two apart would fall on the same cache lines.
+  Index block_stride() const { return capacity * rows_ + 16; }
+
   const StorageKernels<T, KernelScalar<S>>& storage_;
   const StorageKernels<T, T>& same_;
   Index rows_;

@@ -59,9 +59,21 @@ void transpose(const S* from, Size row_stride, Size column_stride, const Size* r
       for (Size c0 = 0; c0 < n_columns; c0 += W) {
         const Size columns = n_columns - c0 < W ? n_columns - c0 : W;
         typename X::V block[W];
-        for (Size i = 0; i < W; ++i) block[i] = i < rows ? X::mul(load_first<X, S>(start[i] + c0, columns), scale) : X::zero();
+        const bool whole = rows == W && columns == W;
+        if (whole) {
+#pragma GCC unroll 16
+          for (Size i = 0; i < W; ++i) block[i] = X::mul(X::load_as(start[i] + c0), scale);
+        } else {
+          for (Size i = 0; i < W; ++i) block[i] = i < rows ? X::mul(load_first<X, S>(start[i] + c0, columns), scale) : X::zero();
+        }
         X::transpose(block);
-        for (Size c = 0; c < columns; ++c) store_first<X>(to + (c0 + c) * to_stride + i0, block[c], written);
+        T* at = to + c0 * to_stride + i0;
+        if (whole) {
+#pragma GCC unroll 16
+          for (Size c = 0; c < W; ++c, at += to_stride) X::store(at, block[c]);
+        } else {
+          for (Size c = 0; c < columns; ++c, at += to_stride) store_first<X>(at, block[c], written);
+        }
       }
     } else {
       for (Size c = 0; c < n_columns; ++c) {
