@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <type_traits>
 
 #include "heed/core/pattern.hpp"
@@ -18,7 +19,7 @@ class KeyTile {
   static constexpr Index capacity = 128;
 
   KeyTile(Scratch& scratch, Index d, Index d_v, Isa isa)
-      : storage_(storage_kernels<T, KernelScalar<S>>(isa)), same_(storage_kernels<T, T>(isa)), rows_(tile_kernels<T>(isa).rows) {
+      : tiles_(tile_kernels<T>(isa)), storage_(storage_kernels<T, KernelScalar<S>>(isa)), same_(storage_kernels<T, T>(isa)), rows_(tiles_.rows) {
     k_tile_ = scratch.take<T>(static_cast<std::size_t>(capacity * d));
     v_tile_ = scratch.take<T>(static_cast<std::size_t>((d_v + rows_ - 1) / rows_ * block_stride()));
     v_rows_ = scratch.take<T>(static_cast<std::size_t>(capacity * d_v));
@@ -26,6 +27,9 @@ class KeyTile {
 
   /// `keys`: at most `capacity` of them; `shared`: several panels will visit, so that copying pays.
   void load(const ConstView<S>& keys_of, const ConstView<S>& values_of, const TokenSet& keys, bool shared) {
+    size_ = keys.size;
+    d_v_ = values_of.cols;
+    finite_ = Finite::unknown;
     const Index first = keys.list == nullptr ? keys.first : 0;
     const bool in_place = std::is_same_v<S, T> && keys.list == nullptr;
     const auto* k_data = kernel_pointer(keys_of.data) + first * keys_of.row_stride;
@@ -61,6 +65,11 @@ class KeyTile {
   Index k_stride() const { return k_stride_; }
   Index v_stride() const { return v_stride_; }
   Index v_block() const { return v_block_; }
+  /// True when the values of keys [j, j + n) hold no NaN or Inf. The whole tile is looked at first, once.
+  bool finite(Index j, Index n) {
+    if (finite_ == Finite::unknown) finite_ = finite_rows(0, size_) ? Finite::all : Finite::some;
+    return finite_ == Finite::all || finite_rows(j, n);
+  }
   /// Offset of value column c from v(j).
   Index column(Index c) const { return c / rows_ * v_block_ + c % rows_; }
 
@@ -68,13 +77,27 @@ class KeyTile {
   // One vector more than a block of columns holds: blocks a power of two apart would fall on the same cache lines.
   Index block_stride() const { return capacity * rows_ + 16; }
 
+  bool finite_rows(Index j, Index n) const {
+    if (v_stride_ != rows_) return tiles_.all_finite(v(j), v_stride_, n, d_v_);
+    for (Index c = 0; c < d_v_; c += rows_) {
+      const Index columns = std::min(rows_, d_v_ - c);
+      const bool whole = columns == rows_;  // then the block is one run of memory
+      if (!tiles_.all_finite(v(j) + column(c), v_stride_, whole ? 1 : n, whole ? n * rows_ : columns)) return false;
+    }
+    return true;
+  }
+
+  enum class Finite { unknown, all, some };
+
+  const TileKernels<T>& tiles_;
   const StorageKernels<T, KernelScalar<S>>& storage_;
   const StorageKernels<T, T>& same_;
   Index rows_;
   T *k_tile_, *v_tile_, *v_rows_;
   const T* k_ = nullptr;
   const T* v_ = nullptr;
-  Index k_stride_ = 0, v_stride_ = 0, v_block_ = 0;
+  Index k_stride_ = 0, v_stride_ = 0, v_block_ = 0, size_ = 0, d_v_ = 0;
+  Finite finite_ = Finite::unknown;
 };
 
 }  // namespace heed::detail

@@ -83,7 +83,7 @@ class Panel {
   Index high() const { return high_most_; }
 
   /// Adds those of the tile's `keys` that some query sees.
-  void add_keys(const Tile& tile, const TokenSet& keys) {
+  void add_keys(Tile& tile, const TokenSet& keys) {
     tile_ = &tile;
     keys_ = keys;
     Index low_most = 0, low_least = keys.size, high_most = 0, high_least = keys.size;
@@ -207,7 +207,7 @@ class Panel {
       T* w = shared_.s + strip.at * width_;
       if (strip.count < vectors_) correct_now(w);
       tiles_.weigh(strip.n_keys, width_, strip.first, strip.count, rule_->softmax_factor, shared_.base, w, state_.l);
-      if (strip.partial && !finite_values(strip)) {
+      if (strip.partial && !tile_->finite(strip.at, strip.n_keys)) {
         correct_now(w);
         add_kept_values(strip, w);
       } else {
@@ -217,15 +217,6 @@ class Panel {
       correction = shared_.ones;
     }
     n_strips_ = 0;
-  }
-
-  bool finite_values(const Strip& strip) const {
-    const Index d_v = call_->v.cols;
-    for (Index c = 0; c < d_v; c += tiles_.rows) {
-      const T* v = tile_->v(strip.at) + tile_->column(c);
-      if (!tiles_.all_finite(v, tile_->v_stride(), strip.n_keys, std::min(tiles_.rows, d_v - c))) return false;
-    }
-    return true;
   }
 
   // Value products of a strip with masked pairs over rows that hold NaN or Inf: masked pairs (weight 0) are skipped.
@@ -252,7 +243,7 @@ class Panel {
   std::optional<ScoreRule<T>> rule_;
   std::optional<PairTile<T>> pairs_;
   SoftmaxState<T> state_;
-  const Tile* tile_ = nullptr;
+  Tile* tile_ = nullptr;
   TokenSet set_, keys_;
   Index vectors_ = 0, width_ = 0, n_strips_ = 0, low_least_ = 0, high_most_ = 0;
   std::array<Strip, static_cast<std::size_t>(max_strips)> strips_;

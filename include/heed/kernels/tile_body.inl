@@ -2,7 +2,8 @@
 // A panel lies transposed, vector lanes along queries: entry (row, i) of a panel is at [row * panel + i], where a row is a
 // feature (queries, outputs) or a key (scores). `first` and `count` name the vectors of the panel a call works on.
 
-// 2^x for finite x, 0 for -inf, NaN for NaN. Relative error at most 2e-7 (float), 3e-16 (double); 2^0 = 1 exactly.
+// 2^x for x <= 0; 0 where that is below the normal numbers (so for -inf), NaN for NaN. Relative error at most 2e-7 (float),
+// 3e-16 (double); 2^0 = 1 exactly.
 HEED_INLINE inline Vf::V exp2(Vf::V x) {
   x = Vf::clamp_exponent(x);
   const Vf::V f = Vf::fraction(x);
