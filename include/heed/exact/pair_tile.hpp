@@ -20,23 +20,22 @@ class PairTile {
 
   bool given() const { return bias_.given() || allowed_.given(); }
 
-  /// Fills `added`; `scratch` is as large and used where both masks are given.
-  void load(const TokenSet& queries, const TokenSet& keys, Index panel, T unit, T* added, T* scratch) const {
-    if (!bias_.given()) {
-      for (Index at = 0; at < keys.size * panel; ++at) added[at] = 0;
-    } else if (bias_.dtype() == dtype_of<T>()) {
-      transposed(static_cast<const T*>(bias_.data()), bias_, bias_row_, queries, keys, panel, unit, added);
-    } else {
-      for (Index j = 0; j < keys.size; ++j) {
-        for (Index i = 0; i < panel; ++i) {
-          added[j * panel + i] = i < queries.size ? static_cast<T>(bias_.at(bias_row_ + queries[i], keys[j])) * unit : T(0);
+  /// Fills `added`; `scratch` is as large. Returns the census of the tile: bit 0 some pair is masked, bit 1 some is kept.
+  int load(const TokenSet& queries, const TokenSet& keys, Index panel, T unit, T* added, T* scratch) const {
+    if (bias_.given()) {
+      if (bias_.dtype() == dtype_of<T>()) {
+        transposed(static_cast<const T*>(bias_.data()), bias_, bias_row_, queries, keys, panel, unit, added);
+      } else {
+        for (Index j = 0; j < keys.size; ++j) {
+          for (Index i = 0; i < panel; ++i) {
+            added[j * panel + i] = i < queries.size ? static_cast<T>(bias_.at(bias_row_ + queries[i], keys[j])) * unit : T(0);
+          }
         }
       }
+      if (!allowed_.given()) return tiles_.census(keys.size, panel, queries.size, added);
     }
-    if (allowed_.given()) {
-      transposed(static_cast<const Bool*>(allowed_.data()), allowed_, allowed_row_, queries, keys, panel, T(1), scratch);
-      tiles_.forbid(keys.size, panel, scratch, added);
-    }
+    transposed(static_cast<const Bool*>(allowed_.data()), allowed_, allowed_row_, queries, keys, panel, T(1), scratch);
+    return tiles_.forbid(keys.size, panel, queries.size, scratch, bias_.given() ? added : nullptr, added);
   }
 
  private:

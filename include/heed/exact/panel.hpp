@@ -150,36 +150,31 @@ class Panel {
     bool some_masked = false;
     if (pairs_->given()) {
       added = shared_.added + at * width_;
-      pairs_->load(set_, keys, width_, rule_->unit, added, shared_.allowed);
-      const int census = tiles_.census(n, width_, set_.size, added);
+      const int census = pairs_->load(set_, keys, width_, rule_->unit, added, shared_.allowed);
       if (census == 1) return;  // no pair of the strip is kept
       some_masked = census == 3;
     }
     const bool adjusts = rule_->adjusts_all || some_masked;
-    const bool final_scores = !adjusts && !edge;
-    T* top = shared_.top;
-    if (!final_scores) {  // the maximum is taken again below
-      top = shared_.base;
-      std::fill(top, top + width_, minus_infinity<T>);
-    }
-    tiles_.scores(tile_->k(at), tile_->k_stride(), n, q_, call_->k.cols, width_, first, count, s, top);
-    if (adjusts) adjust(keys, first, count, s, added);
-    if (edge) {
+    // The maximum counts only once the scores are final; until then it goes where nobody looks.
+    const bool bounded = edge || has_functor;
+    std::fill(shared_.base, shared_.base + width_, minus_infinity<T>);
+    tiles_.scores(tile_->k(at), tile_->k_stride(), n, q_, call_->k.cols, width_, first, count, s,
+                  adjusts || bounded ? shared_.base : shared_.top);
+    if (adjusts) adjust(keys, first, count, s, added, bounded ? shared_.base : shared_.top);
+    if (bounded) {
       for (Index i = 0; i < width_; ++i) {  // bounds relative to the strip
         shared_.base[i] = shared_.low[i] - static_cast<T>(at);
         shared_.correction[i] = shared_.high[i] - static_cast<T>(at);
       }
       tiles_.bound(n, width_, first, count, shared_.base, shared_.correction, s, shared_.top);
-    } else if (adjusts) {
-      tiles_.bound(n, width_, first, count, nullptr, nullptr, s, shared_.top);
     }
     strips_[static_cast<std::size_t>(n_strips_++)] = {at, n, first, count, edge || some_masked};
   }
 
-  void adjust(const TokenSet& keys, Index first, Index count, T* s, const T* added) {
+  void adjust(const TokenSet& keys, Index first, Index count, T* s, const T* added, T* top) {
     for (Index j = 0; j < keys.size; ++j) shared_.key_position[j] = static_cast<T>(keys[j]);
     tiles_.adjust(keys.size, width_, first, count, rule_->scale, rule_->cap, rule_->unit, added, rule_->slope, query_position_,
-                  shared_.key_position, s);
+                  shared_.key_position, s, top);
     if constexpr (has_functor) {
       const Index end = std::min((first + count) * tiles_.lanes, set_.size);
       for (Index j = 0; j < keys.size; ++j) {

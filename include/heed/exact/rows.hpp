@@ -97,8 +97,9 @@ class Rows {
       key_position[j] = static_cast<T>(at + j);
       for (Index i = 0; i < lanes; ++i) scratch_[j * lanes + i] = i == 0 ? s[j] : T(0);
     }
+    T ignored[max_lanes] = {};
     tiles_.adjust(n, lanes, 0, 1, rule.scale, rule.cap, rule.unit, pairs.given() ? added_ : nullptr, rule.slope, query_position,
-                  key_position, scratch_);
+                  key_position, scratch_, ignored);
     for (Index j = 0; j < n; ++j) {
       s[j] = scratch_[j * lanes];
       if constexpr (has_functor) {

@@ -15,6 +15,7 @@
 
 namespace heed {
 
+/// How write_npy lays out a file.
 struct NpyOptions {
   int version = 1;             ///< format version written, 1, 2 or 3 (".0"); 1 is what numpy writes and all can read
   bool fortran_order = false;  ///< write the first index fastest; the array is the same

@@ -15,8 +15,14 @@
 
 namespace heed {
 
+/// Tensors by name.
 using TensorMap = std::map<std::string, Tensor>;
+
+/// Texts by key: what a .safetensors file keeps under __metadata__.
 using TextMap = std::map<std::string, std::string>;
+
+/// What a file's header says of one tensor: dtype, shape, and the place [begin, end) of its bytes behind the header.
+using TensorInfo = detail::TensorInfo;
 
 /// The header of one .safetensors file, checked as a whole; tensors are loaded one by one, by name.
 ///

@@ -134,21 +134,14 @@ class Tensor {
   template <class To>
   void convert(Index first, std::span<To> into) const {
     switch (dtype_) {
-      case TensorDtype::f64:
-        return convert_from<double>(first, into);
-      case TensorDtype::f32:
-        return convert_from<float>(first, into);
-      case TensorDtype::f16:
-        return convert_from<Eigen::half>(first, into);
-      case TensorDtype::bf16:
-        return convert_from<Eigen::bfloat16>(first, into);
-      case TensorDtype::i64:
-        return convert_from<std::int64_t>(first, into);
-      case TensorDtype::i32:
-        return convert_from<std::int32_t>(first, into);
+      case TensorDtype::f64: return convert_from<double>(first, into);
+      case TensorDtype::f32: return convert_from<float>(first, into);
+      case TensorDtype::f16: return convert_from<Eigen::half>(first, into);
+      case TensorDtype::bf16: return convert_from<Eigen::bfloat16>(first, into);
+      case TensorDtype::i64: return convert_from<std::int64_t>(first, into);
+      case TensorDtype::i32: return convert_from<std::int32_t>(first, into);
       case TensorDtype::u8:
-      case TensorDtype::boolean:
-        return convert_from<std::uint8_t>(first, into);
+      case TensorDtype::boolean: return convert_from<std::uint8_t>(first, into);
     }
   }
 

@@ -29,62 +29,85 @@ HEED_INLINE inline typename X::V tanh_of(typename X::V y) {
 
 // Adds the pair terms of a strip to raw scores s[j][i] = q.k, in units where a factor `unit` is folded in:
 //   s -> unit * (cap ? cap * tanh(scale * s / cap) : scale * s) + added[j][i] - slope * |key_position[j] - query_position[i]|
-// and -inf wherever added is -inf. `added` may be null; cap = 0 and slope = 0 mean off. `added` and `slope` are in units already.
+// and -inf wherever added is -inf; top[i] = max(top[i], s[.][i]). `added` may be null; cap = 0 and slope = 0 mean off. `added` and
+// `slope` are in units already.
 template <class X>
 void adjust(Size n_keys, Size panel, Size first, Size count, typename X::Scalar scale, typename X::Scalar cap, typename X::Scalar unit,
             const typename X::Scalar* added, typename X::Scalar slope, const typename X::Scalar* query_position,
-            const typename X::Scalar* key_position, typename X::Scalar* s) {
+            const typename X::Scalar* key_position, typename X::Scalar* s, typename X::Scalar* top) {
   using V = typename X::V;
   constexpr double two_log2_e = 2.8853900817779268147;
   const V factor = X::set(cap == 0 ? scale * unit : static_cast<typename X::Scalar>(two_log2_e * scale / cap));
   const V height = X::set(cap * unit);
   const V tilt = X::set(-slope);
   const V masked = X::set(-__builtin_inff());
-  for (Size j = 0; j < n_keys; ++j) {
-    for (Size u = first; u < first + count; ++u) {
-      typename X::Scalar* at = s + j * panel + u * X::lanes;
+  for (Size u = first; u < first + count; ++u) {
+    const V position = X::load(query_position + u * X::lanes);
+    V best = X::load(top + u * X::lanes);
+    typename X::Scalar* at = s + u * X::lanes;
+    const typename X::Scalar* term_at = added == nullptr ? nullptr : added + u * X::lanes;
+    for (Size j = 0; j < n_keys; ++j, at += panel) {
       V x = X::mul(X::load(at), factor);
       if (cap != 0) x = X::mul(tanh_of<X>(x), height);
-      if (slope != 0) {
-        const V distance = X::sub(X::set(key_position[j]), X::load(query_position + u * X::lanes));
-        x = X::fma(X::abs(distance), tilt, x);
-      }
+      if (slope != 0) x = X::fma(X::abs(X::sub(X::set(key_position[j]), position)), tilt, x);
       if (added != nullptr) {
-        const V term = X::load(added + j * panel + u * X::lanes);
+        const V term = X::load(term_at + j * panel);
         x = X::select(X::is_minus_infinity(term), masked, X::add(x, term));
       }
       X::store(at, x);
+      best = X::max(x, best);
+    }
+    X::store(top + u * X::lanes, best);
+  }
+}
+
+// What a tile of additive terms masks: bit 0 set when some entry is -inf, bit 1 when some is not.
+struct Census {
+  unsigned masked = 0, kept = 0;
+  HEED_INLINE void add(unsigned bits, unsigned all) {
+    masked |= bits & all;
+    kept |= ~bits & all;
+  }
+  HEED_INLINE int code() const { return (masked != 0 ? 1 : 0) | (kept != 0 ? 2 : 0); }
+};
+
+// Lanes of the vector at column i that are queries.
+template <class X>
+HEED_INLINE inline unsigned query_lanes(Size i, Size n_queries) {
+  if (i >= n_queries) return 0;
+  return n_queries - i >= X::lanes ? (1u << X::lanes) - 1u : (1u << (n_queries - i)) - 1u;
+}
+
+// added[j][i] = -inf where allowed[j][i] = 0, else bias[j][i] (0 where bias is null). Returns the census of its queries.
+template <class X>
+int forbid(Size n_keys, Size panel, Size n_queries, const typename X::Scalar* allowed, const typename X::Scalar* bias,
+           typename X::Scalar* added) {
+  const typename X::V masked = X::set(-__builtin_inff());
+  Census census;
+  for (Size i = 0; i < panel; i += X::lanes) {
+    const unsigned all = query_lanes<X>(i, n_queries);
+    for (Size at = i; at < n_keys * panel; at += panel) {
+      const typename X::V term = bias == nullptr ? X::zero() : X::load(bias + at);
+      const typename X::V sum = X::select(X::is_zero(X::load(allowed + at)), masked, term);
+      X::store(added + at, sum);
+      census.add(X::bits(X::is_minus_infinity(sum)), all);
     }
   }
+  return census.code();
 }
 
-// Marks pairs that may not attend: added[j][i] = -inf where allowed[j][i] = 0; keeps added elsewhere.
-template <class X>
-void forbid(Size n_keys, Size panel, const typename X::Scalar* allowed, typename X::Scalar* added) {
-  const typename X::V masked = X::set(-__builtin_inff());
-  for (Size at = 0; at < n_keys * panel; at += X::lanes) {
-    X::store(added + at, X::select(X::is_zero(X::load(allowed + at)), masked, X::load(added + at)));
-  }
-}
-
-// Which pairs of a strip are masked: bit 0 set when some entry of `added` is -inf, bit 1 when some is not. Only the first
-// `n_queries` columns are looked at.
+// The census of additive terms.
 template <class X>
 int census(Size n_keys, Size panel, Size n_queries, const typename X::Scalar* added) {
-  bool some_masked = false, some_kept = false;
-  for (Size j = 0; j < n_keys; ++j) {
-    for (Size i = 0; i < n_queries; i += X::lanes) {
-      const Size n = n_queries - i < X::lanes ? n_queries - i : X::lanes;
-      const unsigned all = (1u << n) - 1u;
-      const unsigned bits = X::bits(X::is_minus_infinity(X::load(added + j * panel + i))) & all;
-      some_masked |= bits != 0;
-      some_kept |= bits != all;
-    }
+  Census census;
+  for (Size i = 0; i < panel; i += X::lanes) {
+    const unsigned all = query_lanes<X>(i, n_queries);
+    for (Size at = i; at < n_keys * panel; at += panel) census.add(X::bits(X::is_minus_infinity(X::load(added + at))), all);
   }
-  return (some_masked ? 1 : 0) | (some_kept ? 2 : 0);
+  return census.code();
 }
 
-// s[j][i] = -inf unless low[i] <= j < high[i] (skipped when low is null); top[i] = max(top[i], s[.][i]).
+// s[j][i] = -inf unless low[i] <= j < high[i]; top[i] = max(top[i], s[.][i]).
 template <class X>
 void bound(Size n_keys, Size panel, Size first, Size count, const typename X::Scalar* low, const typename X::Scalar* high,
            typename X::Scalar* s, typename X::Scalar* top) {
@@ -92,18 +115,14 @@ void bound(Size n_keys, Size panel, Size first, Size count, const typename X::Sc
   const V masked = X::set(-__builtin_inff());
   for (Size u = first; u < first + count; ++u) {
     const Size shift = u * X::lanes;
+    const V from = X::load(low + shift), to = X::load(high + shift);
     V best = X::load(top + shift);
-    if (low == nullptr) {
-      for (Size j = 0; j < n_keys; ++j) best = X::max(X::load(s + j * panel + shift), best);
-    } else {
-      const V from = X::load(low + shift), to = X::load(high + shift);
-      for (Size j = 0; j < n_keys; ++j) {
-        const V position = X::set(static_cast<typename X::Scalar>(j));
-        const V x = X::load(s + j * panel + shift);
-        const V kept = X::select(X::less(position, from), masked, X::select(X::less(position, to), x, masked));
-        X::store(s + j * panel + shift, kept);
-        best = X::max(kept, best);
-      }
+    for (Size j = 0; j < n_keys; ++j) {
+      const V position = X::set(static_cast<typename X::Scalar>(j));
+      const V x = X::load(s + j * panel + shift);
+      const V kept = X::select(X::less(position, from), masked, X::select(X::less(position, to), x, masked));
+      X::store(s + j * panel + shift, kept);
+      best = X::max(kept, best);
     }
     X::store(top + shift, best);
   }

@@ -32,16 +32,35 @@ HEED_INLINE inline void store_first(typename X::Scalar* p, typename X::V x, Size
   for (Size i = 0; i < n; ++i) p[i] = lane[i];
 }
 
+// One whole block: to[c * to_stride + i] = factor * rows[i][c] for lanes rows and lanes columns.
+template <class X, class S>
+HEED_INLINE inline void transpose_block(const S* const* rows, Size column, typename X::Scalar* to, Size to_stride, typename X::V factor) {
+  typename X::V block[X::lanes];
+#pragma GCC unroll 16
+  for (Size i = 0; i < X::lanes; ++i) block[i] = X::mul(X::load_as(rows[i] + column), factor);
+  X::transpose(block);
+#pragma GCC unroll 16
+  for (Size c = 0; c < X::lanes; ++c, to += to_stride) X::store(to, block[c]);
+}
+
 // to[c * to_stride + i] = factor * from(row i, column c). Rows beyond `n_rows` up to whole vectors are written as 0 when
 // `pad` (to has room for them) and left alone otherwise. `row_list`, `column_list` name rows and columns; null: 0, 1, 2, ...
 template <class X, class S>
-void transpose(const S* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
-                                        const Size* column_list, Size n_columns, typename X::Scalar* to, Size to_stride,
-                                        typename X::Scalar factor, bool pad) {
+void transpose(const S* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows, const Size* column_list,
+               Size n_columns, typename X::Scalar* to, Size to_stride, typename X::Scalar factor, bool pad) {
   using T = typename X::Scalar;
   constexpr Size W = X::lanes;
   const typename X::V scale = X::set(factor);
-  for (Size i0 = 0; i0 < n_rows; i0 += W) {
+  if (row_stride == 1 && row_list == nullptr) {  // already transposed
+    for (Size c = 0; c < n_columns; ++c, to += to_stride) {
+      const S* column = from + (column_list == nullptr ? c : column_list[c]) * column_stride;
+      Size i = 0;
+      for (; i + W <= n_rows; i += W) X::store(to + i, X::mul(X::load_as(column + i), scale));
+      if (i < n_rows) store_first<X>(to + i, X::mul(load_first<X, S>(column + i, n_rows - i), scale), pad ? W : n_rows - i);
+    }
+    return;
+  }
+  for (Size i0 = 0; i0 < n_rows; i0 += W, to += W) {
     const Size rows = n_rows - i0 < W ? n_rows - i0 : W;
     const Size written = pad ? W : rows;
     const S* start[W];
@@ -49,39 +68,20 @@ void transpose(const S* from, Size row_stride, Size column_stride, const Size* r
       const Size row = i0 + (i < rows ? i : 0);
       start[i] = from + (row_list == nullptr ? row : row_list[row]) * row_stride;
     }
-    if (row_stride == 1 && row_list == nullptr) {
-      for (Size c = 0; c < n_columns; ++c) {
-        const Size column = column_list == nullptr ? c : column_list[c];
-        const typename X::V x = load_first<X, S>(start[0] + column * column_stride, rows);
-        store_first<X>(to + c * to_stride + i0, X::mul(x, scale), written);
+    Size c = 0;
+    if (sizeof(S) >= 4 && column_stride == 1) {  // rows far apart come from far caches: ask for all their lines at once
+      for (Size at = 0; at < n_columns; at += 64 / static_cast<Size>(sizeof(S))) {
+        for (Size i = 0; i < rows; ++i) __builtin_prefetch(start[i] + at);
       }
-    } else if (column_stride == 1 && column_list == nullptr) {
-      for (Size c0 = 0; c0 < n_columns; c0 += W) {
-        const Size columns = n_columns - c0 < W ? n_columns - c0 : W;
-        typename X::V block[W];
-        const bool whole = rows == W && columns == W;
-        if (whole) {
-#pragma GCC unroll 16
-          for (Size i = 0; i < W; ++i) block[i] = X::mul(X::load_as(start[i] + c0), scale);
-        } else {
-          for (Size i = 0; i < W; ++i) block[i] = i < rows ? X::mul(load_first<X, S>(start[i] + c0, columns), scale) : X::zero();
-        }
-        X::transpose(block);
-        T* at = to + c0 * to_stride + i0;
-        if (whole) {
-#pragma GCC unroll 16
-          for (Size c = 0; c < W; ++c, at += to_stride) X::store(at, block[c]);
-        } else {
-          for (Size c = 0; c < columns; ++c, at += to_stride) store_first<X>(at, block[c], written);
-        }
-      }
-    } else {
-      for (Size c = 0; c < n_columns; ++c) {
-        const Size column = column_list == nullptr ? c : column_list[c];
-        T* at = to + c * to_stride + i0;
-        for (Size i = 0; i < rows; ++i) at[i] = static_cast<T>(scalar_of(start[i] + column * column_stride)) * factor;
-        for (Size i = rows; i < written; ++i) at[i] = 0;
-      }
+    }
+    if (rows == W && column_stride == 1 && column_list == nullptr) {
+      for (; c + W <= n_columns; c += W) transpose_block<X, S>(start, c, to + c * to_stride, to_stride, scale);
+    }
+    for (; c < n_columns; ++c) {
+      const Size column = column_list == nullptr ? c : column_list[c];
+      T* at = to + c * to_stride;
+      for (Size i = 0; i < rows; ++i) at[i] = static_cast<T>(scalar_of(start[i] + column * column_stride)) * factor;
+      for (Size i = rows; i < written; ++i) at[i] = 0;
     }
   }
 }

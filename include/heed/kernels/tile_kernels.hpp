@@ -19,8 +19,8 @@ struct TileKernels {
   void (*values)(const T* v, Size v_stride, Size block_stride, Size n_keys, const T* w, Size d_v, Size panel, Size first, Size count,
                  const T* correction, T* out);
   void (*adjust)(Size n_keys, Size panel, Size first, Size count, T scale, T cap, T unit, const T* added, T slope,
-                 const T* query_position, const T* key_position, T* s);
-  void (*forbid)(Size n_keys, Size panel, const T* allowed, T* added);
+                 const T* query_position, const T* key_position, T* s, T* top);
+  int (*forbid)(Size n_keys, Size panel, Size n_queries, const T* allowed, const T* bias, T* added);
   int (*census)(Size n_keys, Size panel, Size n_queries, const T* added);
   void (*bound)(Size n_keys, Size panel, Size first, Size count, const T* low, const T* high, T* s, T* top);
   bool (*all_finite)(const T* tile, Size stride, Size n_rows, Size n_columns);

@@ -13,7 +13,7 @@
 #include "heed/io/detail/shape.hpp"
 #include "heed/io/tensor_dtype.hpp"
 
-namespace heed {
+namespace heed::detail {
 
 /// What a .safetensors header says of one tensor; its bytes lie at [begin, end) behind the header.
 struct TensorInfo {
@@ -22,8 +22,6 @@ struct TensorInfo {
   std::uint64_t begin = 0;
   std::uint64_t end = 0;
 };
-
-namespace detail {
 
 inline TensorInfo parse_tensor_info(HeaderText& header, const std::string& name) {
   const std::string who = "tensor " + in_quotes(name);
@@ -69,6 +67,7 @@ inline TensorInfo parse_tensor_info(HeaderText& header, const std::string& name)
 inline void check_layout(const std::string& path, const std::map<std::string, TensorInfo>& tensors,
                          std::uint64_t data_bytes) {
   std::vector<std::pair<std::string_view, const TensorInfo*>> order;
+  order.reserve(tensors.size());
   for (const auto& [name, info] : tensors) order.emplace_back(name, &info);
   std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
     return std::pair(a.second->begin, a.second->end) < std::pair(b.second->begin, b.second->end);
@@ -91,6 +90,4 @@ inline void check_layout(const std::string& path, const std::map<std::string, Te
   }
 }
 
-}  // namespace detail
-
-}  // namespace heed
+}  // namespace heed::detail
