@@ -12,6 +12,13 @@ HEED_INLINE inline double scalar_of(const S* p) {
   }
 }
 
+// Asks for all lines of a row at once: rows of packed heads lie on different pages, where the hardware does not look ahead.
+template <class S>
+HEED_INLINE inline void fetch_row(const S* row, Size n_columns) {
+  for (Size c = 0; c < n_columns; c += 64 / static_cast<Size>(sizeof(S))) __builtin_prefetch(row + c);
+}
+constexpr Size rows_ahead = 12;
+
 // First `n` of `lanes` entries converted, the rest 0.
 template <class X, class S>
 HEED_INLINE inline typename X::V load_first(const S* p, Size n) {
@@ -69,11 +76,7 @@ void transpose(const S* from, Size row_stride, Size column_stride, const Size* r
       start[i] = from + (row_list == nullptr ? row : row_list[row]) * row_stride;
     }
     Size c = 0;
-    if (sizeof(S) >= 4 && column_stride == 1) {  // rows far apart come from far caches: ask for all their lines at once
-      for (Size at = 0; at < n_columns; at += 64 / static_cast<Size>(sizeof(S))) {
-        for (Size i = 0; i < rows; ++i) __builtin_prefetch(start[i] + at);
-      }
-    }
+    for (Size i = 0; i < rows && column_stride == 1; ++i) fetch_row(start[i], n_columns);
     if (rows == W && column_stride == 1 && column_list == nullptr) {
       for (; c + W <= n_columns; c += W) transpose_block<X, S>(start, c, to + c * to_stride, to_stride, scale);
     }
@@ -96,6 +99,7 @@ void gather(const S* from, Size row_stride, Size column_stride, const Size* row_
   }
   for (Size j = 0; j < n_rows; ++j) {
     const S* row = from + (row_list == nullptr ? j : row_list[j]) * row_stride;
+    if (j + rows_ahead < n_rows) fetch_row(from + (row_list == nullptr ? j + rows_ahead : row_list[j + rows_ahead]) * row_stride, n_columns);
     typename X::Scalar* at = to + j * to_stride;
     Size c = 0;
     for (; c + X::lanes <= n_columns; c += X::lanes) X::store(at + c, X::load_as(row + c));
@@ -112,6 +116,7 @@ void pack_values(const S* from, Size row_stride, const Size* row_list, Size n_ro
   constexpr Size R = X::rows;
   for (Size j = 0; j < n_rows; ++j) {
     const S* source = from + (row_list == nullptr ? j : row_list[j]) * row_stride;
+    if (j + rows_ahead < n_rows) fetch_row(from + (row_list == nullptr ? j + rows_ahead : row_list[j + rows_ahead]) * row_stride, n_columns);
     const T* ready = row;
     if constexpr (sizeof(S) == sizeof(T)) {
       ready = reinterpret_cast<const T*>(source);
