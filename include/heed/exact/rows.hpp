@@ -23,7 +23,7 @@ namespace heed::detail {
 template <class T, class Call, class ScoreMod>
 class Rows {
  public:
-  static constexpr Index tile_keys = 256;
+  static constexpr Index tile_keys = 1024;
   static constexpr Index max_heads = 4;
 
   Rows(Scratch& frame, Index d, Index d_v, Isa isa)

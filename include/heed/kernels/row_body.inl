@@ -1,11 +1,25 @@
 // Kernels for few queries against many keys, vector lanes along features; included inside each instance's target region.
-// Every key and value row is read once for up to four queries: the work is bound by memory.
+// Every key and value row is read once for up to four queries: the work is bound by memory, so rows are asked for ahead.
+// How far, in entries: about 4 KiB of rows. Asking beyond the last row does no harm.
+template <class S>
+HEED_INLINE inline Size entries_ahead(Size stride, Size n_columns) {
+  const Size rows = 4096 / (n_columns * static_cast<Size>(sizeof(S)) + 1) + 1;
+  return rows * stride;
+}
+
+template <class S>
+HEED_INLINE inline void fetch_ahead(const S* row, Size ahead, Size n_columns) {
+  const char* at = reinterpret_cast<const char*>(row) + ahead * static_cast<Size>(sizeof(S));
+  for (Size b = 0; b < n_columns * static_cast<Size>(sizeof(S)); b += 64) __builtin_prefetch(at + b, 0, 2);
+}
 
 template <class X, class S, int Q>
 HEED_INLINE inline void row_scores_typed(const S* k, Size k_stride, Size n_keys, const typename X::Scalar* q, Size q_stride, Size d,
                                          typename X::Scalar* s, Size s_stride) {
+  const Size ahead = entries_ahead<S>(k_stride, d);
   for (Size j = 0; j < n_keys; ++j) {
     const S* key = k + j * k_stride;
+    fetch_ahead(key, ahead, d);
     typename X::V even[Q], odd[Q];
 #pragma GCC unroll 4
     for (int g = 0; g < Q; ++g) even[g] = odd[g] = X::zero();
@@ -72,8 +86,10 @@ HEED_INLINE inline void row_values_block(const S* v, Size v_stride, Size n_keys,
 #pragma GCC unroll 4
     for (int u = 0; u < C; ++u) sum[g][u] = X::mul(X::set(correction[g]), X::load(out + g * out_stride + u * X::lanes));
   }
+  const Size ahead = entries_ahead<S>(v_stride, columns);
   for (Size j = 0; j < n_keys; ++j) {
     typename X::V value[C];
+    fetch_ahead(v + j * v_stride, ahead, columns);
 #pragma GCC unroll 4
     for (int u = 0; u < C; ++u) value[u] = load_first<X, S>(v + j * v_stride + u * X::lanes, columns - u * X::lanes);
 #pragma GCC unroll 4
