@@ -3,7 +3,7 @@
 #
 #   cmake [-D COMPILERS=<list>] [-D EIGEN=<folder>] [-D SCRATCH=<folder>] -P include_cost.cmake
 include("${CMAKE_CURRENT_LIST_DIR}/gate_tools.cmake")
-set(repeats 5)
+set(repeats 3)
 set(scratch "${SCRATCH}/include_cost")
 
 file(WRITE "${scratch}/eigen.cpp" "#include <Eigen/Core>\n")

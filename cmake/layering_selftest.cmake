@@ -3,9 +3,10 @@
 #   cmake -D SCRATCH=<folder to write in> -P layering_selftest.cmake
 cmake_minimum_required(VERSION 3.21)
 
+set(once "#pragma once\n")
+
 function(house)  # a small sound house in SCRATCH/house
   file(REMOVE_RECURSE "${SCRATCH}/house")
-  set(once "#pragma once\n")
   put(version.hpp "${once}")
   put(core/types.hpp "${once}#include <Eigen/Core>\n#include \"heed/version.hpp\"\n")
   put(core/detail/bits.hpp "${once}")
@@ -62,7 +63,9 @@ string(REPEAT "int a[3];  // ]; [\n" 400 long)
 put(core/types.hpp "#pragma once\n${long}")
 expect("too long" "core/types.hpp: has 401 lines")
 house()
-put(core/more.hpp "#pragma once\n")
+put(core/inner.hpp "${once}namespace heed::detail {}\n")
+expect("an unlisted header of internals" "")
+put(core/more.hpp "${once}namespace heed {}\n")
 expect("not listed" "heed.hpp: does not list heed/core/more.hpp")
 house()
 put(core/types.hpp "#pragma once\n#include \"heed/core/gone.hpp\"\n")

@@ -19,7 +19,7 @@ struct Sweep {
   std::vector<heed::Index> d{64};
   std::vector<int> threads{1, 2};
   heed::Index n_heads = 4;
-  heed::AttentionOptions options;  ///< the method's and exact attention's alike
+  heed::AttentionOptions options{};  ///< the method's and exact attention's alike
 };
 
 /// Relative error of each head, |got - want| / |want| (Frobenius), sorted.

@@ -93,7 +93,7 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   app.add_option("--window", arguments.window, "keys to the left (and right) of the sliding window, default 64")
       ->check(CLI::NonNegativeNumber);
   app.add_option("--seed", arguments.seed, "of random inputs and of methods that draw, default 7");
-  app.add_option("--threads", arguments.threads, "default: as many as OpenMP gives")->check(CLI::Range(0, 1024));
+  app.add_option("--threads", arguments.threads, "default 1; 0: as many as OpenMP gives")->check(CLI::Range(0, 1024));
   app.add_option("--repeats", arguments.repeats, "timed rounds; default: as many as fit about three seconds")
       ->check(CLI::Range(1, 1000000));
   app.add_option("--json", arguments.json, "write every number here")->type_name("FILE");

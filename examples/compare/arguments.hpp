@@ -26,7 +26,7 @@ struct Arguments {
   std::vector<std::string> methods;       ///< names; empty: all that the data allow
   long window = 64;                       ///< keys the sliding window sees to the left
   std::uint64_t seed = 7;                 ///< of generated inputs and of methods that draw
-  int threads = 0;                        ///< 0: as many as OpenMP gives
+  int threads = 1;                        ///< 0: as many as OpenMP gives
   int repeats = 0;                        ///< timed rounds; 0: as many as fit about three seconds
   std::string json, svg;                  ///< files to write
   bool progress = false;                  ///< also where stderr is no terminal

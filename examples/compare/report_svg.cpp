@@ -122,7 +122,8 @@ std::string svg_text(const Comparison& comparison) {
       "<style>text{font-family:'DejaVu "
       "Sans',Helvetica,Arial,sans-serif;fill:#222}.title{font-size:17px;font-weight:bold}"
       ".sub{font-size:11.5px;fill:#555}.loud{font-size:13px;font-weight:bold;fill:#c00}.tick{font-size:12px}"
-      ".name{font-size:13.5px}.label{font-size:13px;paint-order:stroke;stroke:#fff;stroke-width:4px}.grid{stroke:#e4e4e4}.axis{stroke:#222;fill:none}"
+      ".name{font-size:13.5px}.label{font-size:13px;paint-order:stroke;stroke:#fff;stroke-width:4px}.grid{stroke:#"
+      "e4e4e4}.axis{stroke:#222;fill:none}"
       ".leader{stroke:#999;stroke-width:.8}.mark{stroke:#888;stroke-dasharray:5 "
       "4}.note{font-size:11.5px;fill:#777}</style>\n"
       "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n";

@@ -13,8 +13,13 @@ template <class S>
 void expect_told_apart() {
   using detail::is_finite;
   using detail::is_minus_infinity;
-  const S numbers[] = {S(0), -S(0), S(1), std::numeric_limits<S>::lowest(), std::numeric_limits<S>::max(),
-                       std::numeric_limits<S>::denorm_min(), -std::numeric_limits<S>::denorm_min()};
+  const S numbers[] = {S(0),
+                       -S(0),
+                       S(1),
+                       std::numeric_limits<S>::lowest(),
+                       std::numeric_limits<S>::max(),
+                       std::numeric_limits<S>::denorm_min(),
+                       -std::numeric_limits<S>::denorm_min()};
   for (const S x : numbers) {
     EXPECT_FALSE(is_minus_infinity(x)) << x;
     EXPECT_TRUE(is_finite(x)) << x;

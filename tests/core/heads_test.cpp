@@ -28,8 +28,10 @@ TEST(SplitHeads, WorksInEveryStorage) {
   const Eigen::MatrixXd by_columns = test::random_matrix<double>(8, 9, 2);
   EXPECT_EQ(&split_heads(by_columns, 3)[1].coeffRef(4, 2), &by_columns(4, 5));
   EXPECT_EQ(&split_heads(by_columns.block(1, 2, 5, 6), 2)[1].coeffRef(3, 1), &by_columns(4, 6));
-  EXPECT_EQ(&split_heads(by_columns.transpose(), 4)[3].coeffRef(8, 1), &by_columns(7, 8)) << "KataGo's layout: features by tokens";
-  const Eigen::Map<const Eigen::MatrixXd, 0, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>> spread(by_columns.data(), 2, 4, {8, 3});
+  EXPECT_EQ(&split_heads(by_columns.transpose(), 4)[3].coeffRef(8, 1), &by_columns(7, 8))
+      << "KataGo's layout: features by tokens";
+  const Eigen::Map<const Eigen::MatrixXd, 0, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>> spread(by_columns.data(), 2,
+                                                                                                   4, {8, 3});
   EXPECT_EQ(&split_heads(spread, 2)[1].coeffRef(1, 1), by_columns.data() + 3 * 8 + 1 * 3);
 }
 

@@ -18,7 +18,8 @@ void expect_ranges(const Mask& mask, Index n_q, Index n_k) {
     const detail::KeyRange range = bounds.of(i);
     for (Index j = 0; j < n_k; ++j) {
       const bool kept = detail::reference_pair(mask, i, j, n_q, n_k, 0).kept;
-      EXPECT_EQ(range.low <= j && j < range.high, kept) << "query " << i << ", key " << j << " of " << n_q << " x " << n_k;
+      EXPECT_EQ(range.low <= j && j < range.high, kept)
+          << "query " << i << ", key " << j << " of " << n_q << " x " << n_k;
       all = all && kept;
     }
     EXPECT_LE(range.low, range.high);

@@ -1,6 +1,6 @@
 #include "heed/exact/exact_attention.hpp"
 
-#include <cmath>
+#include <thread>
 #include <vector>
 
 #include <Eigen/Core>
@@ -19,7 +19,9 @@ constexpr auto exact_attention = [](const auto&) { return ExactAttention{}; };
 INSTANTIATE_METHOD_SUITE(ExactAttention, {.make = exact_attention, .exact_when = exact_attention});
 
 /// A score functor that changes nothing must not change the answer: the path with a functor passes the same checks.
-constexpr auto with_idle_functor = [](const Inputs<float>&) { return ExactAttention{[](float s, Index, Index) { return s; }}; };
+constexpr auto with_idle_functor = [](const Inputs<float>&) {
+  return ExactAttention{[](float s, Index, Index) { return s; }};
+};
 
 INSTANTIATE_METHOD_SUITE(ExactAttentionWithFunctor, {.make = with_idle_functor, .exact_when = with_idle_functor});
 
@@ -46,7 +48,9 @@ TEST(ExactAttention, AppliesItsFunctorAfterBiasAndBeforeTheMask) {
 
 TEST(ExactAttention, AppliesItsFunctorWhenDecodingToo) {
   const auto in = random_inputs<float>({.n_q = 1, .n_k = 3000, .d = 8, .d_v = 5});
-  const auto mod = [](auto s, Index i, Index j) { return j % 3 == 0 ? decltype(s)(minus_infinity_of<float>()) : s + decltype(s)(0.001) * decltype(s)(i + j); };
+  const auto mod = [](auto s, Index i, Index j) {
+    return j % 3 == 0 ? decltype(s)(minus_infinity_of<float>()) : s + decltype(s)(0.001) * decltype(s)(i + j);
+  };
   const auto exact = in.cast<double>();
   const auto want = reference_attention(exact.q, exact.k, exact.v, {}, mod);
   const auto got = attend(in.q, in.k, in.v, {}, heed::ExactAttention{mod});
@@ -110,7 +114,8 @@ TEST(ExactAttention, BiasMayHaveAnyScalarAndStorage) {
 TEST(ExactAttention, AMatrixOfBooleansMayHaveAnyNonzeroByteForTrue) {
   const auto in = random_inputs<float>({.n_q = 3, .n_k = 5, .d = 4});
   const Matrix<bool> all = Matrix<bool>::Constant(3, 5, true);
-  EXPECT_MATRIX_NEAR(attend(in.q, in.k, in.v, {.mask = {.allowed = all}}).out, attend(in.q, in.k, in.v).out, rounding_of(in).out);
+  EXPECT_MATRIX_NEAR(attend(in.q, in.k, in.v, {.mask = {.allowed = all}}).out, attend(in.q, in.k, in.v).out,
+                     rounding_of(in).out);
 }
 
 TEST(ExactAttention, AlibiFollowsPositionsOfTheTokensOwnSequence) {
@@ -125,6 +130,25 @@ TEST(ExactAttention, AlibiFollowsPositionsOfTheTokensOwnSequence) {
     EXPECT_MATRIX_NEAR(packed.out.topRows(17), first.out, 2.0 * rounding_of(in).out);
     EXPECT_MATRIX_NEAR(packed.out.bottomRows(43), second.out, 2.0 * rounding_of(in).out);
   }
+}
+
+TEST(ExactAttention, ConcurrentCallsShareNothing) {
+  const auto in = random_inputs<float>({.n_q = 150, .n_k = 200, .d = 8, .d_v = 5});
+  const auto want = attend(in.q, in.k, in.v);
+  std::vector<AttentionResult<float>> results(4);
+  std::vector<std::thread> callers;
+  for (AttentionResult<float>& result : results) {
+    callers.emplace_back([&] { result = attend(in.q, in.k, in.v, {}, heed::ExactAttention{}, {.threads = 2}); });
+  }
+  for (std::thread& caller : callers) caller.join();
+  for (const AttentionResult<float>& result : results) EXPECT_SAME_BITS(result.out, want.out);
+}
+
+TEST(ExactAttention, LeavesEigensThreadsAlone) {
+  const auto in = random_inputs<float>({.n_q = 150, .n_k = 200, .d = 8, .d_v = 5});
+  const int before = Eigen::nbThreads();
+  attend(in.q, in.k, in.v, {}, heed::ExactAttention{}, {.threads = 2});
+  EXPECT_EQ(Eigen::nbThreads(), before);
 }
 
 TEST(ExactAttention, LongContextsLoseNoAccuracy) {

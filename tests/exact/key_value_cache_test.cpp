@@ -17,18 +17,18 @@ namespace heed::test {
 namespace {
 
 /// 4 query heads over 2 key/value heads, d = 6, d_v = 5.
-struct Tokens {
+struct CachedTokens {
   Index n;
   Matrix<float> q = random_matrix<float>(n, 24, 1);
   Matrix<float> k = random_matrix<float>(n, 12, 2);
   Matrix<float> v = random_matrix<float>(n, 10, 3);
 };
-constexpr HeadOptions heads{.n_heads = 4, .n_kv_heads = 2};
-constexpr AttentionOptions decoding{.mask = {.causal = Causal::bottom_right}};
+constexpr HeadOptions grouped_heads{.n_heads = 4, .n_kv_heads = 2};
+constexpr AttentionOptions newest_sees_all{.mask = {.causal = Causal::bottom_right}};
 
 TEST(KeyValueCache, OneTokenAtATimeEqualsTheFullCausalPass) {
-  const Tokens tokens{150};
-  const auto full = multi_head_attend(tokens.q, tokens.k, tokens.v, heads, decoding);
+  const CachedTokens tokens{150};
+  const auto full = multi_head_attend(tokens.q, tokens.k, tokens.v, grouped_heads, newest_sees_all);
   KeyValueCache<float> cache(6, 5, 2);
   Matrix<float> out(150, 20), lse(150, 4);
   for (Index i = 0; i < 150; ++i) {
@@ -44,19 +44,19 @@ TEST(KeyValueCache, OneTokenAtATimeEqualsTheFullCausalPass) {
 }
 
 TEST(KeyValueCache, SeveralTokensAtATimeEqualTheFullCausalPass) {
-  const Tokens tokens{150};
-  const auto full = multi_head_attend(tokens.q, tokens.k, tokens.v, heads, decoding);
+  const CachedTokens tokens{150};
+  const auto full = multi_head_attend(tokens.q, tokens.k, tokens.v, grouped_heads, newest_sees_all);
   const double rounding = rounding_of(random_inputs<float>({.n_q = 150, .n_k = 150, .d = 6, .d_v = 5})).out;
   KeyValueCache<float> cache(6, 5, 2, 7);
   for (Index i = 0, step = 1; i < 150; i += step, step = std::min<Index>(step + 3, 150 - i)) {
     cache.append(tokens.k.middleRows(i, step), tokens.v.middleRows(i, step));
-    const auto some = attend(tokens.q.middleRows(i, step), cache, decoding);
+    const auto some = attend(tokens.q.middleRows(i, step), cache, newest_sees_all);
     EXPECT_MATRIX_NEAR(some.out, full.out.middleRows(i, step).eval(), 2.0 * rounding);
   }
 }
 
 TEST(KeyValueCache, GrowingKeepsWhatIsThere) {
-  const Tokens tokens{300};
+  const CachedTokens tokens{300};
   KeyValueCache<float> at_once(6, 5, 2, 300), one_by_one(6, 5, 2);
   at_once.append(tokens.k, tokens.v);
   Index growths = 0, capacity = one_by_one.capacity();
@@ -69,20 +69,22 @@ TEST(KeyValueCache, GrowingKeepsWhatIsThere) {
   const auto want = attend(tokens.q, at_once), got = attend(tokens.q, one_by_one);
   EXPECT_SAME_BITS(got.out, want.out);
   EXPECT_SAME_BITS(got.lse, want.lse);
-  EXPECT_SAME_BITS(got.out, multi_head_attend(tokens.q, tokens.k, tokens.v, heads).out);
+  EXPECT_SAME_BITS(got.out, multi_head_attend(tokens.q, tokens.k, tokens.v, grouped_heads).out);
 }
 
 template <class Stored>
 void expect_cache_rounds_to() {
-  const Tokens tokens{500};
+  const CachedTokens tokens{500};
   KeyValueCache<Stored> cache(6, 5, 2);
   cache.append(tokens.k, tokens.v);
   for (const Index n_q : {1, 2, 70}) {
     // Float queries over stored keys: exact for the keys as they were rounded.
-    const Matrix<float> k = tokens.k.cast<Stored>().template cast<float>(), v = tokens.v.cast<Stored>().template cast<float>();
+    const Matrix<float> k = tokens.k.cast<Stored>().template cast<float>(),
+                        v = tokens.v.cast<Stored>().template cast<float>();
     const auto got = attend(tokens.q.topRows(n_q), cache);
     for (Index h = 0; h < 4; ++h) {
-      const Inputs<float> in{tokens.q.block(0, 6 * h, n_q, 6), k.middleCols(6 * (h / 2), 6), v.middleCols(5 * (h / 2), 5)};
+      const Inputs<float> in{tokens.q.block(0, 6 * h, n_q, 6), k.middleCols(6 * (h / 2), 6),
+                             v.middleCols(5 * (h / 2), 5)};
       const auto exact = in.cast<double>();
       const auto want = reference_attention(exact.q, exact.k, exact.v);
       EXPECT_MATRIX_NEAR(got.out.middleCols(5 * h, 5).eval(), want.out, rounding_against<float>(want, in).out);
@@ -107,25 +109,27 @@ TEST(KeyValueCache, MayStoreSixteenBits) {
 }
 
 TEST(KeyValueCache, LongOnesAreSplitOverKeysWithoutChangingABit) {
-  const Matrix<float> q = random_matrix<float>(1, 24, 1), k = random_matrix<float>(9000, 12, 2), v = random_matrix<float>(9000, 10, 3);
+  const Matrix<float> q = random_matrix<float>(1, 24, 1), k = random_matrix<float>(9000, 12, 2),
+                      v = random_matrix<float>(9000, 10, 3);
   KeyValueCache<Eigen::half> halves(6, 5, 2);
   KeyValueCache<float> floats(6, 5, 2);
   halves.append(k, v);
   floats.append(k, v);
-  for (const AttentionOptions& options : {AttentionOptions{}, AttentionOptions{.mask = {.causal = Causal::bottom_right, .window_left = 5000}},
-                                          AttentionOptions{.sinks = 3.0}}) {
+  for (const AttentionOptions& options :
+       {AttentionOptions{}, AttentionOptions{.mask = {.causal = Causal::bottom_right, .window_left = 5000}},
+        AttentionOptions{.sinks = 3.0}}) {
     const auto want = attend(q, floats, options, {.threads = 1});
     const auto want_half = attend(q, halves, options, {.threads = 1});
     for (const Index threads : {2, 3, 5, 0}) {
       EXPECT_SAME_BITS(attend(q, floats, options, {.threads = threads}).out, want.out);
       EXPECT_SAME_BITS(attend(q, halves, options, {.threads = threads}).out, want_half.out);
     }
-    EXPECT_SAME_BITS(multi_head_attend(q, k, v, heads, options).out, want.out);
+    EXPECT_SAME_BITS(multi_head_attend(q, k, v, grouped_heads, options).out, want.out);
   }
 }
 
 TEST(KeyValueCache, HeadsAreTheSameAloneAndInCompany) {
-  const Tokens tokens{700};
+  const CachedTokens tokens{700};
   KeyValueCache<float> all(6, 5, 2), second(6, 5, 1);
   all.append(tokens.k, tokens.v);
   second.append(tokens.k.rightCols(6), tokens.v.rightCols(5));
@@ -138,7 +142,7 @@ TEST(KeyValueCache, HeadsAreTheSameAloneAndInCompany) {
 
 TEST(KeyValueCache, AttendIntoAllocatesNothingTheSecondTime) {
   if (!counts_allocations()) GTEST_SKIP() << "allocations cannot be counted here";
-  const Tokens tokens{3000};
+  const CachedTokens tokens{3000};
   KeyValueCache<float> cache(6, 5, 2, 3000);
   cache.append(tokens.k, tokens.v);
   Matrix<float> out(1, 20), lse(1, 4);
@@ -147,7 +151,7 @@ TEST(KeyValueCache, AttendIntoAllocatesNothingTheSecondTime) {
     std::uint64_t before = 0;
     for (int turn = 0; turn < 2; ++turn) {
       before = allocations();
-      attend_into(out, lse, tokens.q.row(0), cache, decoding, {.workspace = &workspace, .threads = threads});
+      attend_into(out, lse, tokens.q.row(0), cache, newest_sees_all, {.workspace = &workspace, .threads = threads});
     }
     EXPECT_EQ(allocations(), before) << "threads = " << threads;
   }
@@ -155,7 +159,7 @@ TEST(KeyValueCache, AttendIntoAllocatesNothingTheSecondTime) {
 
 TEST(KeyValueCache, AppendingWithinItsCapacityAllocatesNothing) {
   if (!counts_allocations()) GTEST_SKIP() << "allocations cannot be counted here";
-  const Tokens tokens{10};
+  const CachedTokens tokens{10};
   KeyValueCache<Eigen::bfloat16> cache(6, 5, 2, 20);
   const std::uint64_t before = allocations();
   cache.append(tokens.k, tokens.v);
@@ -164,7 +168,7 @@ TEST(KeyValueCache, AppendingWithinItsCapacityAllocatesNothing) {
 }
 
 TEST(KeyValueCache, ForgetsWhatIsTruncated) {
-  const Tokens tokens{30};
+  const CachedTokens tokens{30};
   KeyValueCache<float> cache(6, 5, 2), fresh(6, 5, 2);
   cache.append(tokens.k, tokens.v);
   cache.truncate(10);
@@ -178,7 +182,7 @@ TEST(KeyValueCache, ForgetsWhatIsTruncated) {
 }
 
 TEST(KeyValueCache, RefusesWrongShapesAndStaysAsItWas) {
-  const Tokens tokens{3};
+  const CachedTokens tokens{3};
   KeyValueCache<float> cache(6, 5, 2);
   cache.append(tokens.k, tokens.v);
   const auto said = [](const auto& wrong) {
@@ -191,7 +195,8 @@ TEST(KeyValueCache, RefusesWrongShapesAndStaysAsItWas) {
   };
   const auto expect_said = [&](const auto& wrong, std::initializer_list<const char*> parts) {
     const std::string text = said(wrong);
-    for (const char* part : parts) EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' is not in: " << text;
+    for (const char* part : parts)
+      EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' is not in: " << text;
     EXPECT_EQ(cache.size(), 3);
   };
   expect_said([&] { cache.append(tokens.k.leftCols(11), tokens.v); }, {"cols(k_new) = 11", "12"});

@@ -1,6 +1,8 @@
 #include "heed/exact/multi_head.hpp"
 
 #include <cmath>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include <Eigen/Core>
@@ -15,7 +17,8 @@ namespace heed::test {
 namespace {
 
 TEST(MultiHeadAttend, QueryHeadsShareKeyHeadsInOrder) {
-  const Matrix<float> q = random_matrix<float>(20, 6 * 4, 1), k = random_matrix<float>(30, 2 * 4, 2), v = random_matrix<float>(30, 2 * 5, 3);
+  const Matrix<float> q = random_matrix<float>(20, 6 * 4, 1), k = random_matrix<float>(30, 2 * 4, 2),
+                      v = random_matrix<float>(30, 2 * 5, 3);
   const auto all = multi_head_attend(q, k, v, {.n_heads = 6, .n_kv_heads = 2});
   ASSERT_EQ(all.out.cols(), 6 * 5);
   ASSERT_EQ(all.lse.cols(), 6);
@@ -30,17 +33,20 @@ TEST(MultiHeadAttend, QueryHeadsShareKeyHeadsInOrder) {
 
 TEST(MultiHeadAttend, WorksOnFeaturesByTokens) {
   // (heads * d) x n, column-major: one token after the other, as convolution libraries keep them.
-  const Matrix<float> q = random_matrix<float>(20, 12, 1), k = random_matrix<float>(30, 12, 2), v = random_matrix<float>(30, 12, 3);
+  const Matrix<float> q = random_matrix<float>(20, 12, 1), k = random_matrix<float>(30, 12, 2),
+                      v = random_matrix<float>(30, 12, 3);
   const Matrix<float> q_t = q.transpose(), k_t = k.transpose(), v_t = v.transpose();
   Matrix<float> out_t(12, 20), lse_t(3, 20);
-  multi_head_attend_into(out_t.transpose(), lse_t.transpose(), q_t.transpose(), k_t.transpose(), v_t.transpose(), {.n_heads = 3});
+  multi_head_attend_into(out_t.transpose(), lse_t.transpose(), q_t.transpose(), k_t.transpose(), v_t.transpose(),
+                         {.n_heads = 3});
   const auto want = multi_head_attend(q, k, v, {.n_heads = 3});
   EXPECT_SAME_BITS(out_t.transpose().eval(), want.out);
   EXPECT_SAME_BITS(lse_t.transpose().eval(), want.lse);
 }
 
 TEST(MultiHeadAttend, TakesOneMethodPerHead) {
-  const Matrix<float> q = random_matrix<float>(20, 8, 1), k = random_matrix<float>(30, 8, 2), v = random_matrix<float>(30, 8, 3);
+  const Matrix<float> q = random_matrix<float>(20, 8, 1), k = random_matrix<float>(30, 8, 2),
+                      v = random_matrix<float>(30, 8, 3);
   struct Slope {
     float slope;
     float operator()(float s, Index i, Index j) const { return s - slope * static_cast<float>(std::abs(i - j)); }
@@ -48,7 +54,8 @@ TEST(MultiHeadAttend, TakesOneMethodPerHead) {
   const std::vector<ExactAttention<Slope>> methods{{Slope{0.5f}}, {Slope{0.1f}}};
   const auto all = multi_head_attend(q, k, v, {.n_heads = 2}, {}, methods);
   for (Index h = 0; h < 2; ++h) {
-    const auto one = attend(q.middleCols(4 * h, 4), k.middleCols(4 * h, 4), v.middleCols(4 * h, 4), {}, methods[static_cast<std::size_t>(h)]);
+    const auto one = attend(q.middleCols(4 * h, 4), k.middleCols(4 * h, 4), v.middleCols(4 * h, 4), {},
+                            methods[static_cast<std::size_t>(h)]);
     EXPECT_SAME_BITS(all.out.middleCols(4 * h, 4).eval(), one.out);
   }
   EXPECT_THROW(multi_head_attend(q, k, v, {.n_heads = 4}, {}, methods), OptionError);
@@ -67,6 +74,31 @@ TEST(MultiHeadAttend, NanInAKeyThatOnlyOtherHeadsSeeGoesNowhere) {
     EXPECT_SAME_BITS(got.out.middleCols(4, 4).eval(), clean.out.middleCols(4, 4).eval());
     for (const Index h : {0, 2, 3}) EXPECT_TRUE(is_nan(got.out(0, 4 * h)));
   }
+}
+
+TEST(MultiHeadAttend, OutputsOfTheWrongShapeAreRefusedAndUntouched) {
+  const Matrix<float> q = random_matrix<float>(20, 8, 1), k = random_matrix<float>(30, 8, 2),
+                      v = random_matrix<float>(30, 6, 3);
+  const auto said = [&](Matrix<float> out, Matrix<float> lse, const AttentionOptions& options = {}) {
+    out.setConstant(7.0f);
+    lse.setConstant(7.0f);
+    std::string text = "nothing";
+    try {
+      multi_head_attend_into(out, lse, q, k, v, {.n_heads = 2}, options);
+    } catch (const std::invalid_argument& error) {
+      text = error.what();
+    }
+    return (out.array() == 7.0f).all() && (lse.array() == 7.0f).all() ? text : "outputs were written: " + text;
+  };
+  const std::vector<float> slopes{0.5f, 0.25f, 0.125f};
+  EXPECT_EQ(said(Matrix<float>(20, 6), Matrix<float>(20, 2)), "outputs were written: nothing");
+  EXPECT_EQ(said(Matrix<float>(20, 5), Matrix<float>(20, 2)).find("heed: out is 20 x 5"), 0u);
+  EXPECT_EQ(said(Matrix<float>(19, 6), Matrix<float>(20, 2)).find("heed: out is 19 x 6"), 0u);
+  EXPECT_EQ(said(Matrix<float>(20, 6), Matrix<float>(20, 3)).find("heed: lse is 20 x 3"), 0u);
+  EXPECT_EQ(said(Matrix<float>(20, 6), Matrix<float>(2, 20)).find("heed: lse is 2 x 20"), 0u);
+  EXPECT_NE(
+      said(Matrix<float>(20, 6), Matrix<float>(20, 2), {.mask = {.alibi_slope = slopes}}).find("one per head (2)"),
+      std::string::npos);
 }
 
 TEST(MultiHeadAttend, NoTokensNoResult) {

@@ -110,7 +110,7 @@ TEST(Npy, FilesThatAreNoFilesAreRefused) {
 TEST(Npy, WrongMagicVersionAndHeaderLengthAreNamed) {
   const TemporaryFolder folder;
   const std::string good = npy_bytes(two_by_three, floats({1, 2, 3, 4, 5, 6}));
-  const auto refused = [&](std::string bytes, const std::string& part) {
+  const auto refused = [&](const std::string& bytes, const std::string& part) {
     const auto path = folder.file("bad.npy", bytes);
     EXPECT_TRUE(complains(read_error(path), path, part));
   };

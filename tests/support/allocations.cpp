@@ -40,11 +40,11 @@ void note_allocation() { heed::test::allocation_count.fetch_add(1, std::memory_o
 #if defined(__GLIBC__)
 // glibc lets a program define malloc itself and keeps the originals under these names.
 extern "C" {
-void* __libc_malloc(std::size_t) noexcept;               // NOLINT(bugprone-reserved-identifier)
-void* __libc_calloc(std::size_t, std::size_t) noexcept;  // NOLINT(bugprone-reserved-identifier)
-void* __libc_realloc(void*, std::size_t) noexcept;       // NOLINT(bugprone-reserved-identifier)
+void* __libc_malloc(std::size_t) noexcept;                 // NOLINT(bugprone-reserved-identifier)
+void* __libc_calloc(std::size_t, std::size_t) noexcept;    // NOLINT(bugprone-reserved-identifier)
+void* __libc_realloc(void*, std::size_t) noexcept;         // NOLINT(bugprone-reserved-identifier)
 void* __libc_memalign(std::size_t, std::size_t) noexcept;  // NOLINT(bugprone-reserved-identifier)
-void __libc_free(void*) noexcept;                        // NOLINT(bugprone-reserved-identifier)
+void __libc_free(void*) noexcept;                          // NOLINT(bugprone-reserved-identifier)
 
 void* malloc(std::size_t size) noexcept {
   note_allocation();

@@ -24,7 +24,9 @@ namespace heed::test {
 struct ConformanceParam {
   MethodCase method;
   Dtype dtype;
-  friend void PrintTo(const ConformanceParam& param, std::ostream* stream) { *stream << "dtype " << static_cast<int>(param.dtype); }
+  friend void PrintTo(const ConformanceParam& param, std::ostream* stream) {
+    *stream << "dtype " << static_cast<int>(param.dtype);
+  }
 };
 
 inline std::vector<ConformanceParam> conformance_params(const MethodCase& method) {
@@ -143,7 +145,7 @@ PairMatrix kept_pairs(const MethodCase& method, const Inputs<S>& in, const Atten
 
 /// INSTANTIATE_METHOD_SUITE(TfAttention, {.make = trained_small_tree, .exact_when = depth_zero, .flops = tf_flops});
 /// .make and .exact_when are generic callables: [](const auto& in) { return a_method; }.
-#define INSTANTIATE_METHOD_SUITE(Name, ...)                                                                     \
-  INSTANTIATE_TEST_SUITE_P(Name, MethodConformance,                                                             \
+#define INSTANTIATE_METHOD_SUITE(Name, ...)                                                                       \
+  INSTANTIATE_TEST_SUITE_P(Name, MethodConformance,                                                               \
                            testing::ValuesIn(heed::test::conformance_params(heed::test::MethodCase __VA_ARGS__)), \
                            heed::test::conformance_name)

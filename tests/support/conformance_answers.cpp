@@ -79,7 +79,8 @@ TEST_P(MethodConformance, StorageOrderAndStridesChangeNoBit) {
     const Layout layouts[] = {Layout::rows, Layout::columns, Layout::both, Layout::spread};
     for (const Layout layout : layouts) {
       for (const Layout other : layouts) {
-        SCOPED_TRACE("layouts " + std::to_string(static_cast<int>(layout)) + " and " + std::to_string(static_cast<int>(other)));
+        SCOPED_TRACE("layouts " + std::to_string(static_cast<int>(layout)) + " and " +
+                     std::to_string(static_cast<int>(other)));
         const Strided<S> q(in.q, layout), k(in.k, other), v(in.v, layout);
         Strided<S> out(in.q.rows(), in.v.cols(), other);
         Strided<A> lse(in.q.rows(), 1, layout);
@@ -107,9 +108,10 @@ TEST_P(MethodConformance, LseMayBeLeftOut) {
 
 TEST_P(MethodConformance, EveryOptionAndEveryPairOfOptionsGivesTheExpectedAnswer) {
   with_scalar([&]<class S>(S) {
-    for (const Sizes& sizes : {Sizes{.n_q = 65, .n_k = 113, .d = 9, .d_v = 7}, Sizes{.n_q = 80, .n_k = 80, .d = 8, .d_v = 10},
-                               Sizes{.n_q = 70, .n_k = 33, .d = 8, .d_v = 8}, Sizes{.n_q = 1, .n_k = 70, .d = 8, .d_v = 8},
-                               Sizes{.n_q = 3, .n_k = 3, .d = 8, .d_v = 8}}) {
+    for (const Sizes& sizes :
+         {Sizes{.n_q = 65, .n_k = 113, .d = 9, .d_v = 7}, Sizes{.n_q = 80, .n_k = 80, .d = 8, .d_v = 10},
+          Sizes{.n_q = 70, .n_k = 33, .d = 8, .d_v = 8}, Sizes{.n_q = 1, .n_k = 70, .d = 8, .d_v = 8},
+          Sizes{.n_q = 3, .n_k = 3, .d = 8, .d_v = 8}}) {
       const Inputs<S> in = random_inputs<S>(sizes);
       const AnyMethod<S> method = method_case().make(in);
       const OptionStore store(in.q.rows(), in.k.rows());

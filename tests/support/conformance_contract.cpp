@@ -19,8 +19,9 @@ void expect_same(const AttentionResult<S>& got, const AttentionResult<S>& want) 
 
 TEST_P(MethodConformance, ThreadsCallsAndWorkspacesChangeNoBit) {
   with_scalar([&]<class S>(S) {
-    for (const Sizes& sizes : {Sizes{.n_q = 213, .n_k = 333, .d = 8, .d_v = 5}, Sizes{.n_q = 1, .n_k = 3001, .d = 8, .d_v = 5},
-                               Sizes{.n_q = 4, .n_k = 1777, .d = 7, .d_v = 3}}) {
+    for (const Sizes& sizes :
+         {Sizes{.n_q = 213, .n_k = 333, .d = 8, .d_v = 5}, Sizes{.n_q = 1, .n_k = 3001, .d = 8, .d_v = 5},
+          Sizes{.n_q = 4, .n_k = 1777, .d = 7, .d_v = 3}}) {
       const Inputs<S> in = random_inputs<S>(sizes);
       const AnyMethod<S> method = method_case().make(in);
       const OptionStore store(in.q.rows(), in.k.rows());
@@ -60,17 +61,19 @@ TEST_P(MethodConformance, CountedWorkEqualsTheFormula) {
     }
     for (const AttentionOptions& options : all_options) {
       const PairMatrix kept = kept_pairs(method_case(), in, options);
-      const FlopCounter want = method_case().flops({.n_q = 65,
-                                                    .n_k = 113,
-                                                    .d = 9,
-                                                    .d_v = 7,
-                                                    .kept_pairs = static_cast<double>(kept.count()),
-                                                    .real_keys = static_cast<double>(std::min<Index>(113, options.mask.n_real_keys))});
+      const FlopCounter want =
+          method_case().flops({.n_q = 65,
+                               .n_k = 113,
+                               .d = 9,
+                               .d_v = 7,
+                               .kept_pairs = static_cast<double>(kept.count()),
+                               .real_keys = static_cast<double>(std::min<Index>(113, options.mask.n_real_keys))});
       FlopCounter got;
       for (const Index threads : {1, 2}) {
         got.reset();
         call(method, in, options, {.flops = &got, .threads = threads});
-        for (const Phase phase : {Phase::route, Phase::project, Phase::sample, Phase::scores, Phase::values, Phase::far_field}) {
+        for (const Phase phase :
+             {Phase::route, Phase::project, Phase::sample, Phase::scores, Phase::values, Phase::far_field}) {
           EXPECT_EQ(got.products(phase), want.products(phase)) << "phase " << static_cast<int>(phase);
         }
         EXPECT_EQ(got.exponentials(), want.exponentials());
@@ -97,7 +100,8 @@ TEST_P(MethodConformance, TheSecondCallWithAWorkspaceAllocatesNothing) {
   if (!counts_allocations() || !method_case().reuses_workspace) GTEST_SKIP() << "allocations are not counted here";
   with_scalar([&]<class S>(S) {
     using A = Accumulator<S>;
-    for (const Sizes& sizes : {Sizes{.n_q = 213, .n_k = 333, .d = 8, .d_v = 5}, Sizes{.n_q = 1, .n_k = 3001, .d = 8, .d_v = 5}}) {
+    for (const Sizes& sizes :
+         {Sizes{.n_q = 213, .n_k = 333, .d = 8, .d_v = 5}, Sizes{.n_q = 1, .n_k = 3001, .d = 8, .d_v = 5}}) {
       const Inputs<S> in = random_inputs<S>(sizes);
       const AnyMethod<S> method = method_case().make(in);
       const OptionStore store(in.q.rows(), in.k.rows());
@@ -115,7 +119,8 @@ TEST_P(MethodConformance, TheSecondCallWithAWorkspaceAllocatesNothing) {
           std::uint64_t before = 0;
           for (int turn = 0; turn < 2; ++turn) {
             before = allocations();
-            method.attend_into(out_map(out), LseSpan<A>(lse), in_map(in.q), in_map(in.k), in_map(in.v), options, context);
+            method.attend_into(out_map(out), LseSpan<A>(lse), in_map(in.q), in_map(in.k), in_map(in.v), options,
+                               context);
           }
           EXPECT_EQ(allocations() - before, 0u) << "threads = " << threads;
         }
@@ -129,7 +134,7 @@ template <class S>
 struct PackedCase {
   static constexpr Index n_heads = 4, n_q = 37, n_k = 70, d = 6, d_v = 5;
   Index n_kv_heads;
-  Inputs<S> packed{random_matrix<S>(n_q, n_heads * d, 21), random_matrix<S>(n_k, n_kv_heads * d, 22),
+  Inputs<S> packed{random_matrix<S>(n_q, n_heads* d, 21), random_matrix<S>(n_k, n_kv_heads* d, 22),
                    random_matrix<S>(n_k, n_kv_heads* d_v, 23)};
   Inputs<S> head(Index h) const {
     const Index kv = h / (n_heads / n_kv_heads);
@@ -160,7 +165,8 @@ TEST_P(MethodConformance, PackedHeadsEqualOneCallAHeadBitForBit) {
                                         options_of(store, kind), {.flops = &flops, .threads = threads});
           for (Index h = 0; h < heads.n_heads; ++h) {
             const OptionStore own = store.head(h);
-            const AttentionResult<S> one = call(method, heads.head(h), options_of(own, kind), {.flops = &flops_by_head});
+            const AttentionResult<S> one =
+                call(method, heads.head(h), options_of(own, kind), {.flops = &flops_by_head});
             EXPECT_SAME_BITS(out.middleCols(h * heads.d_v, heads.d_v).eval(), one.out);
             if (method_case().has_softmax) {
               EXPECT_SAME_BITS(lse.col(h).eval(), one.lse);

@@ -43,15 +43,21 @@ std::vector<ErrorCase<S>> error_cases() {
   return {
       {shape, {"cols(q) = 4", "cols(k) = 5"}, [](W& w) { w.in.k = random_matrix<S>(9, 5, 1); }},
       {shape, {"rows(k) = 9", "rows(v) = 8"}, [](W& w) { w.in.v = random_matrix<S>(8, 3, 1); }},
-      {shape, {"out is 5 x 3", "rows(q) x cols(v) = 6 x 3"}, [](W& w) { w.out = Matrix<S>::Constant(5, 3, nan_of<S>()); }},
-      {shape, {"out is 6 x 4", "rows(q) x cols(v) = 6 x 3"}, [](W& w) { w.out = Matrix<S>::Constant(6, 4, nan_of<S>()); }},
+      {shape,
+       {"out is 5 x 3", "rows(q) x cols(v) = 6 x 3"},
+       [](W& w) { w.out = Matrix<S>::Constant(5, 3, nan_of<S>()); }},
+      {shape,
+       {"out is 6 x 4", "rows(q) x cols(v) = 6 x 3"},
+       [](W& w) { w.out = Matrix<S>::Constant(6, 4, nan_of<S>()); }},
       {shape, {"lse has 7", "rows(q) = 6"}, [](W& w) { w.lse.setConstant(7, nan_of<Accumulator<S>>()); }},
       {option, {"scale", "must be finite"}, [](W& w) { w.options.scale = nan_of<double>(); }},
       {option, {"scale", "must be finite"}, [](W& w) { w.options.scale = minus_infinity_of<double>(); }},
       {option, {"softcap = 0", "must be > 0"}, [](W& w) { w.options.softcap = 0.0; }},
       {option, {"softcap = -2.5", "must be > 0"}, [](W& w) { w.options.softcap = -2.5; }},
       {option, {"softcap", "must be > 0"}, [](W& w) { w.options.softcap = infinity_of<double>(); }},
-      {option, {"Causal::square", "6", "9", "top_left", "bottom_right"}, [](W& w) { w.options.mask.causal = Causal::square; }},
+      {option,
+       {"Causal::square", "6", "9", "top_left", "bottom_right"},
+       [](W& w) { w.options.mask.causal = Causal::square; }},
       {option, {"window_left = -1", "must be >= 0"}, [](W& w) { w.options.mask.window_left = -1; }},
       {option, {"window_right = -3", "must be >= 0"}, [](W& w) { w.options.mask.window_right = -3; }},
       {option, {"n_real_keys = -1", "must be >= 0"}, [](W& w) { w.options.mask.n_real_keys = -1; }},
@@ -62,34 +68,62 @@ std::vector<ErrorCase<S>> error_cases() {
       {shape,
        {"cols(", "allowed) = 8", "rows(k) = 9"},
        [](W& w) { w.options.mask.allowed = w.allowed = PairMatrix::Constant(6, 8, true); }},
-      {shape, {"rows(", "bias) = 9", "rows(q) = 6"}, [](W& w) { w.options.mask.bias = w.bias = random_matrix<float>(9, 9, 1); }},
-      {shape, {"cols(", "bias) = 6", "rows(k) = 9"}, [](W& w) { w.options.mask.bias = w.bias = random_matrix<float>(6, 6, 1); }},
-      {option, {"alibi_slope has 2", "must"}, [](W& w) { w.options.mask.alibi_slope = w.numbers = {0.5, 0.25}; }},
+      {shape,
+       {"rows(", "bias) = 9", "rows(q) = 6"},
+       [](W& w) { w.options.mask.bias = w.bias = random_matrix<float>(9, 9, 1); }},
+      {shape,
+       {"cols(", "bias) = 6", "rows(k) = 9"},
+       [](W& w) { w.options.mask.bias = w.bias = random_matrix<float>(6, 6, 1); }},
+      {option,
+       {"alibi_slope has 2", "must"},
+       [](W& w) {
+         w.options.mask.alibi_slope = w.numbers = {0.5, 0.25};
+       }},
       {option, {"alibi_slope", "must be finite"}, [](W& w) { w.options.mask.alibi_slope = nan_of<double>(); }},
-      {option, {"sinks has 3", "must"}, [](W& w) { w.options.sinks = w.numbers = {0.5, 0.25, 1.0}; }},
+      {option,
+       {"sinks has 3", "must"},
+       [](W& w) {
+         w.options.sinks = w.numbers = {0.5, 0.25, 1.0};
+       }},
       {option, {"sinks", "must be finite"}, [](W& w) { w.options.sinks = infinity_of<float>(); }},
-      {option, {"sequence_offsets", "2"}, [](W& w) { w.options.mask.sequence_offsets = w.offsets = {0}; }},
-      {option, {"sequence_offsets[0] = 1", "must be 0"}, [](W& w) {
+      {option, {"sequence_offsets has 1", "at least 2"}, [](W& w) { w.options.mask.sequence_offsets = w.offsets = {0}; }},
+      {option,
+       {"sequence_offsets[0] = 1", "must be 0"},
+       [](W& w) {
          w.options.mask.sequence_offsets = w.offsets = {1, 6};
          w.options.mask.key_sequence_offsets = w.key_offsets = {0, 9};
        }},
-      {option, {"sequence_offsets[2] = 2", "must be >="}, [](W& w) {
+      {option,
+       {"sequence_offsets[2] = 2", "must be >="},
+       [](W& w) {
          w.options.mask.sequence_offsets = w.offsets = {0, 4, 2, 6};
          w.options.mask.key_sequence_offsets = w.key_offsets = {0, 3, 4, 9};
        }},
-      {option, {"sequence_offsets[1] = 7", "rows(q) = 6"}, [](W& w) {
+      {option,
+       {"sequence_offsets[1] = 7", "rows(q) = 6"},
+       [](W& w) {
          w.options.mask.sequence_offsets = w.offsets = {0, 7};
          w.options.mask.key_sequence_offsets = w.key_offsets = {0, 9};
        }},
-      {option, {"sequence_offsets[1] = 6", "rows(k) = 9"}, [](W& w) { w.options.mask.sequence_offsets = w.offsets = {0, 6}; }},
-      {option, {"key_sequence_offsets has 3", "2"}, [](W& w) {
+      {option,
+       {"sequence_offsets[1] = 6", "rows(k) = 9"},
+       [](W& w) {
+         w.options.mask.sequence_offsets = w.offsets = {0, 6};
+       }},
+      {option,
+       {"key_sequence_offsets has 3", "2"},
+       [](W& w) {
          w.options.mask.sequence_offsets = w.offsets = {0, 6};
          w.options.mask.key_sequence_offsets = w.key_offsets = {0, 4, 9};
        }},
-      {option, {"key_sequence_offsets", "sequence_offsets"}, [](W& w) {
+      {option,
+       {"key_sequence_offsets", "sequence_offsets"},
+       [](W& w) {
          w.options.mask.key_sequence_offsets = w.key_offsets = {0, 4, 9};
        }},
-      {option, {"Causal::square", "sequence 1", "2", "6"}, [](W& w) {
+      {option,
+       {"Causal::square", "sequence 1", "2", "6"},
+       [](W& w) {
          w.options.mask.causal = Causal::square;
          w.options.mask.sequence_offsets = w.offsets = {0, 3, 5, 6};
          w.options.mask.key_sequence_offsets = w.key_offsets = {0, 3, 9, 9};
@@ -115,8 +149,8 @@ TEST_P(MethodConformance, EveryWrongCallNamesItsArgumentAndLeavesTheOutputsAlone
       error.make_wrong(wrong);
       std::string said = "nothing";
       try {
-        method.attend_into(out_map(wrong.out), LseSpan<Accumulator<S>>(wrong.lse), in_map(wrong.in.q), in_map(wrong.in.k),
-                           in_map(wrong.in.v), wrong.options, {});
+        method.attend_into(out_map(wrong.out), LseSpan<Accumulator<S>>(wrong.lse), in_map(wrong.in.q),
+                           in_map(wrong.in.k), in_map(wrong.in.v), wrong.options, {});
       } catch (const ShapeError& thrown) {
         EXPECT_EQ(error.thrown, Thrown::shape);
         said = thrown.what();
@@ -161,8 +195,7 @@ TEST_P(MethodConformance, EveryWrongCallOverPackedHeadsNamesItsArgument) {
       Matrix<Accumulator<S>> lse = Matrix<Accumulator<S>>::Constant(6, 2, nan_of<Accumulator<S>>());
       std::string said = "nothing";
       try {
-        method.multi_head_attend_into(out_map(out), out_map(lse), in_map(q), in_map(k), in_map(v), error.heads,
-                                      {}, {});
+        method.multi_head_attend_into(out_map(out), out_map(lse), in_map(q), in_map(k), in_map(v), error.heads, {}, {});
       } catch (const std::invalid_argument& thrown) {
         said = thrown.what();
       }

@@ -23,7 +23,8 @@ std::vector<Index> shuffled(Index n, std::uint64_t seed) {
   std::vector<Index> order(static_cast<std::size_t>(n));
   std::iota(order.begin(), order.end(), Index{0});
   NumberStream numbers(seed);
-  for (Index t = n - 1; t > 0; --t) std::swap(order[static_cast<std::size_t>(t)], order[static_cast<std::size_t>(numbers.below(t + 1))]);
+  for (Index t = n - 1; t > 0; --t)
+    std::swap(order[static_cast<std::size_t>(t)], order[static_cast<std::size_t>(numbers.below(t + 1))]);
   return order;
 }
 
@@ -66,7 +67,8 @@ TEST_P(MethodConformance, MaskingKeysForEveryQueryEqualsDeletingThem) {
       AttentionOptions by_allowed, by_bias;
       by_allowed.mask.allowed = allowed;
       by_bias.mask.bias = bias;
-      const AttentionResult<S> deleted = call(method, Inputs<S>{in.q, rows_of(in.k, kept), rows_of(in.v, kept), in.made_from});
+      const AttentionResult<S> deleted =
+          call(method, Inputs<S>{in.q, rows_of(in.k, kept), rows_of(in.v, kept), in.made_from});
       for (const AttentionOptions& options : {by_allowed, by_bias}) {
         const AttentionResult<S> masked = call(method, in, options);
         const Rounding rounding = expected_of(method_case(), in, options).rounding;
@@ -89,22 +91,29 @@ TEST_P(MethodConformance, ResultsOfTwoSetsOfKeysMergeByTheirLse) {
     const Rounding rounding = expected_of(method_case(), in).rounding;
     for (const Index n_first : {0, 1, 64, 100, 202, 203}) {
       const Index n_rest = 203 - n_first;
-      const AttentionResult<S> first = call(method, Inputs<S>{in.q, in.k.topRows(n_first), in.v.topRows(n_first), in.made_from});
-      const AttentionResult<S> rest = call(method, Inputs<S>{in.q, in.k.bottomRows(n_rest), in.v.bottomRows(n_rest), in.made_from});
+      const AttentionResult<S> first =
+          call(method, Inputs<S>{in.q, in.k.topRows(n_first), in.v.topRows(n_first), in.made_from});
+      const AttentionResult<S> rest =
+          call(method, Inputs<S>{in.q, in.k.bottomRows(n_rest), in.v.bottomRows(n_rest), in.made_from});
       Matrix<double> out(65, 9);
       Vector<A> lse(65);
       double worst_rounding = 0.0;  // parts may hold larger values than the whole
       for (Index i = 0; i < 65; ++i) {
         const double a = static_cast<double>(first.lse(i)), b = static_cast<double>(rest.lse(i));
         const double larger = std::max(a, b);
-        const double sum = heed::detail::is_minus_infinity(larger) ? larger : larger + std::log(std::exp(a - larger) + std::exp(b - larger));
+        const double sum = heed::detail::is_minus_infinity(larger)
+                               ? larger
+                               : larger + std::log(std::exp(a - larger) + std::exp(b - larger));
         lse(i) = static_cast<A>(sum);
         for (Index c = 0; c < 9; ++c) {
-          out(i, c) = heed::detail::is_minus_infinity(sum) ? 0.0 : std::exp(a - sum) * static_cast<double>(first.out(i, c)) +
-                                                                       std::exp(b - sum) * static_cast<double>(rest.out(i, c));
+          out(i, c) = heed::detail::is_minus_infinity(sum)
+                          ? 0.0
+                          : std::exp(a - sum) * static_cast<double>(first.out(i, c)) +
+                                std::exp(b - sum) * static_cast<double>(rest.out(i, c));
         }
       }
-      worst_rounding = rounding.out + static_cast<double>(Eigen::NumTraits<S>::epsilon()) * largest_finite(in.v) * (n_first < 8 || n_rest < 8 ? 2.0 : 1.0);
+      worst_rounding = rounding.out + static_cast<double>(Eigen::NumTraits<S>::epsilon()) * largest_finite(in.v) *
+                                          (n_first < 8 || n_rest < 8 ? 2.0 : 1.0);
       EXPECT_MATRIX_NEAR(whole.out, out, 2.0 * worst_rounding);
       EXPECT_MATRIX_NEAR(whole.lse, lse, 3.0 * rounding.lse);
     }
@@ -117,7 +126,8 @@ TEST_P(MethodConformance, PermutingKeysChangesNothing) {
     const Inputs<S> in = random_inputs<S>({.n_q = 65, .n_k = 113, .d = 8, .d_v = 9});
     const AnyMethod<S> method = method_case().make(in);
     const std::vector<Index> order = shuffled(113, 9);
-    const AttentionResult<S> got = call(method, Inputs<S>{in.q, rows_of(in.k, order), rows_of(in.v, order), in.made_from});
+    const AttentionResult<S> got =
+        call(method, Inputs<S>{in.q, rows_of(in.k, order), rows_of(in.v, order), in.made_from});
     const AttentionResult<S> want = call(method, in);
     const Rounding rounding = expected_of(method_case(), in).rounding;
     EXPECT_MATRIX_NEAR(got.out, want.out, of_two(rounding, rounding).out);
@@ -138,7 +148,8 @@ TEST_P(MethodConformance, PermutingQueriesPermutesTheAnswer) {
     const Rounding rounding = expected_of(method_case(), in).rounding;
     EXPECT_MATRIX_NEAR(got.out, rows_of(want.out, order), of_two(rounding, rounding).out);
     for (Index i = 0; method_case().has_softmax && i < 113; ++i) {
-      EXPECT_NEAR(static_cast<double>(got.lse(i)), static_cast<double>(want.lse(order[static_cast<std::size_t>(i)])), 2.0 * rounding.lse);
+      EXPECT_NEAR(static_cast<double>(got.lse(i)), static_cast<double>(want.lse(order[static_cast<std::size_t>(i)])),
+                  2.0 * rounding.lse);
     }
   });
 }
@@ -160,7 +171,8 @@ TEST_P(MethodConformance, TheAnswerIsLinearInV) {
     }
     const AttentionResult<S> of_v = call(method, with_v), of_w = call(method, with_w), of_sum = call(method, with_sum);
     const Matrix<double> want = 2.0 * of_v.out.template cast<double>() + of_w.out.template cast<double>();
-    const double rounding = expected_of(method_case(), with_v).rounding.out * 2.0 + expected_of(method_case(), with_w).rounding.out +
+    const double rounding = expected_of(method_case(), with_v).rounding.out * 2.0 +
+                            expected_of(method_case(), with_w).rounding.out +
                             expected_of(method_case(), with_sum).rounding.out;
     EXPECT_MATRIX_NEAR(of_sum.out, want, rounding);
     EXPECT_SAME_BITS(of_sum.lse, of_v.lse);

@@ -94,8 +94,9 @@ std::ostream& operator<<(std::ostream& stream, const Inputs<S>& in) {
 template <class S>
 Inputs<S> random_inputs(const Sizes& sizes) {
   const Index n_k = sizes.n_k.value_or(sizes.n_q), d_v = sizes.d_v.value_or(sizes.d);
-  const Inputs<S> in{random_matrix<S>(sizes.n_q, sizes.d, 3 * sizes.seed), random_matrix<S>(n_k, sizes.d, 3 * sizes.seed + 1),
-                     random_matrix<S>(n_k, d_v, 3 * sizes.seed + 2), sizes};
+  const Inputs<S> in{random_matrix<S>(sizes.n_q, sizes.d, 3 * sizes.seed),
+                     random_matrix<S>(n_k, sizes.d, 3 * sizes.seed + 1), random_matrix<S>(n_k, d_v, 3 * sizes.seed + 2),
+                     sizes};
   std::ostringstream text;
   text << in;
   last_inputs() = text.str();

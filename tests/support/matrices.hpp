@@ -51,14 +51,14 @@ bool same_bits(const S& a, const S& b) {
 
 inline testing::AssertionResult same_shape(Index got_rows, Index got_cols, Index want_rows, Index want_cols) {
   if (got_rows == want_rows && got_cols == want_cols) return testing::AssertionSuccess();
-  return testing::AssertionFailure() << "shape is " << got_rows << " x " << got_cols << " but must be " << want_rows << " x "
-                                     << want_cols << "; last inputs: " << last_inputs();
+  return testing::AssertionFailure() << "shape is " << got_rows << " x " << got_cols << " but must be " << want_rows
+                                     << " x " << want_cols << "; last inputs: " << last_inputs();
 }
 
 /// Every entry within `tolerance`; -inf only where -inf is wanted; anything else that is not finite fails.
 template <class Got, class Want>
-testing::AssertionResult matrix_near(const char* got_text, const char* want_text, const char* tolerance_text, const Got& got,
-                                     const Want& want, double tolerance) {
+testing::AssertionResult matrix_near(const char* got_text, const char* want_text, const char* tolerance_text,
+                                     const Got& got, const Want& want, double tolerance) {
   if (const auto shape = same_shape(got.rows(), got.cols(), want.rows(), want.cols()); !shape) return shape;
   double worst = -1.0;
   Index at_i = 0, at_j = 0;
@@ -75,15 +75,16 @@ testing::AssertionResult matrix_near(const char* got_text, const char* want_text
     }
   }
   if (worst <= tolerance) return testing::AssertionSuccess();
-  return testing::AssertionFailure() << got_text << " and " << want_text << " differ by " << worst << " at (" << at_i << ", " << at_j
-                                     << "): " << static_cast<double>(got(at_i, at_j)) << " against "
-                                     << static_cast<double>(want(at_i, at_j)) << "; allowed: " << tolerance << " = " << tolerance_text
-                                     << "; last inputs: " << last_inputs();
+  return testing::AssertionFailure() << got_text << " and " << want_text << " differ by " << worst << " at (" << at_i
+                                     << ", " << at_j << "): " << static_cast<double>(got(at_i, at_j)) << " against "
+                                     << static_cast<double>(want(at_i, at_j)) << "; allowed: " << tolerance << " = "
+                                     << tolerance_text << "; last inputs: " << last_inputs();
 }
 
 /// Every entry equal bit for bit, NaN included.
 template <class Got, class Want>
-testing::AssertionResult matrix_same_bits(const char* got_text, const char* want_text, const Got& got, const Want& want) {
+testing::AssertionResult matrix_same_bits(const char* got_text, const char* want_text, const Got& got,
+                                          const Want& want) {
   if (const auto shape = same_shape(got.rows(), got.cols(), want.rows(), want.cols()); !shape) return shape;
   for (Index i = 0; i < got.rows(); ++i) {
     for (Index j = 0; j < got.cols(); ++j) {

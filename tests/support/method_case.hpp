@@ -47,7 +47,8 @@ AnyMethod<S> erased(Method&& method_to_keep) {
   constexpr bool adapter = requires(const M& m, typename Any::Output o, Lse l, const typename Any::Input& i) {
     m.attend_into(o, l, i, i, i, AttentionOptions{}, Context{});
   };
-  constexpr bool adapter_of_heads = requires(const M& m, typename Any::Output o, typename Any::Lse l, const typename Any::Input& i) {
+  constexpr bool adapter_of_heads =
+      requires(const M& m, typename Any::Output o, typename Any::Lse l, const typename Any::Input& i) {
     m.multi_head_attend_into(o, l, i, i, i, HeadOptions{}, AttentionOptions{}, Context{});
   };
   any.attend_into = [method](auto out, auto lse, const auto& q, const auto& k, const auto& v, const auto& options,
@@ -59,13 +60,13 @@ AnyMethod<S> erased(Method&& method_to_keep) {
     }
   };
   if constexpr (adapter_of_heads) {
-    any.multi_head_attend_into = [method](auto out, auto lse, const auto& q, const auto& k, const auto& v, const auto& heads,
-                                          const auto& options, const auto& context) {
+    any.multi_head_attend_into = [method](auto out, auto lse, const auto& q, const auto& k, const auto& v,
+                                          const auto& heads, const auto& options, const auto& context) {
       method->multi_head_attend_into(out, lse, q, k, v, heads, options, context);
     };
   } else if constexpr (!adapter) {
-    any.multi_head_attend_into = [method](auto out, auto lse, const auto& q, const auto& k, const auto& v, const auto& heads,
-                                          const auto& options, const auto& context) {
+    any.multi_head_attend_into = [method](auto out, auto lse, const auto& q, const auto& k, const auto& v,
+                                          const auto& heads, const auto& options, const auto& context) {
       heed::multi_head_attend_into(out, lse, q, k, v, heads, options, *method, context);
     };
   }
@@ -146,14 +147,15 @@ inline bool supports_everything(std::string_view) { return true; }
 
 /// All the conformance suite needs to know of a method.
 struct MethodCase {
-  PerScalar<AnyMethod> make;              ///< (in) -> the method, for tokens like those of `in`
-  PerScalar<AnyMethod> exact_when{};      ///< (in) -> the method where it must equal exact attention; default: none
+  PerScalar<AnyMethod> make;          ///< (in) -> the method, for tokens like those of `in`
+  PerScalar<AnyMethod> exact_when{};  ///< (in) -> the method where it must equal exact attention; default: none
   PerScalar<PairMatrixOf, AttentionOptions> keeps{};  ///< (in, options) -> pairs the method itself sees; default: all
-  PerScalar<ResultInDouble, AttentionOptions> expected{};  ///< (in, options) -> the answer, where no set of pairs gives it
-  std::function<FlopCounter(const FlopCase&)> flops = exact_flops;     ///< arithmetic of one head
+  PerScalar<ResultInDouble, AttentionOptions>
+      expected{};  ///< (in, options) -> the answer, where no set of pairs gives it
+  std::function<FlopCounter(const FlopCase&)> flops = exact_flops;       ///< arithmetic of one head
   std::function<bool(std::string_view)> supports = supports_everything;  ///< by name of OptionKind
-  bool has_softmax = true;  ///< returns lse, and results of two sets of keys merge by it
-  bool positional = false;  ///< moving a key or a query among the others changes what it sees
+  bool has_softmax = true;            ///< returns lse, and results of two sets of keys merge by it
+  bool positional = false;            ///< moving a key or a query among the others changes what it sees
   bool reads_keys_to_choose = false;  ///< which pairs it sees depends on what the keys hold (routing)
   bool linear_in_v = true;
   bool reuses_workspace = true;  ///< allocates nothing from the second call on

@@ -99,7 +99,8 @@ inline std::vector<OptionKind> option_kinds(const OptionStore& store) {
   };
   if (store.n_q == store.n_k) {
     kinds.push_back({"square", "causal", [](O& o, const Store&) { o.mask.causal = Causal::square; }});
-    kinds.push_back({"same_sequences", "sequences", [](O& o, const Store& s) { o.mask.sequence_offsets = s.query_offsets; }});
+    kinds.push_back(
+        {"same_sequences", "sequences", [](O& o, const Store& s) { o.mask.sequence_offsets = s.query_offsets; }});
   }
   return kinds;
 }
@@ -117,7 +118,9 @@ inline AttentionOptions options_of(const OptionStore& store, const OptionKind& f
 }
 /// "square" cannot be combined with sequences of differing lengths.
 inline bool fit_together(const OptionKind& a, const OptionKind& b) {
-  const auto clash = [](const OptionKind& x, const OptionKind& y) { return x.name == "square" && y.name == "sequences"; };
+  const auto clash = [](const OptionKind& x, const OptionKind& y) {
+    return x.name == "square" && y.name == "sequences";
+  };
   return a.group != b.group && !clash(a, b) && !clash(b, a);
 }
 

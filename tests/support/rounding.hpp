@@ -53,8 +53,8 @@ double largest_difference(const A& a, const B& b) {
 /// Tolerance for inputs `in` whose exact answer is `want`.
 /// The naive run sums in the accumulator and keeps its scores in S, as three matrix expressions would.
 template <class S, class ScoreMod = NoScoreMod>
-Rounding rounding_against(const AttentionResult<Exact<S>>& want, const Inputs<S>& in, const AttentionOptions& options = {},
-                          const ScoreMod& score_mod = {}, Index head = 0) {
+Rounding rounding_against(const AttentionResult<Exact<S>>& want, const Inputs<S>& in,
+                          const AttentionOptions& options = {}, const ScoreMod& score_mod = {}, Index head = 0) {
   using A = Accumulator<S>;
   const auto stored_score = [&](A score, Index i, Index j) {
     if constexpr (!std::is_same_v<ScoreMod, NoScoreMod>) score = static_cast<A>(score_mod(score, i, j));
@@ -67,9 +67,9 @@ Rounding rounding_against(const AttentionResult<Exact<S>>& want, const Inputs<S>
   if constexpr (!std::is_same_v<S, A>) {
     floor += 0.5 * static_cast<double>(Eigen::NumTraits<S>::epsilon()) * largest_finite(want.out);
   }
-  return {std::max(floor, 2.0 * largest_difference(naive.out, want.out)),
-          std::max(4.0 * epsilon * std::max(1.0, largest_finite(want.lse)),
-                   2.0 * largest_difference(naive.lse, want.lse))};
+  return {
+      std::max(floor, 2.0 * largest_difference(naive.out, want.out)),
+      std::max(4.0 * epsilon * std::max(1.0, largest_finite(want.lse)), 2.0 * largest_difference(naive.lse, want.lse))};
 }
 
 template <class S>

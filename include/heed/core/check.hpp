@@ -20,7 +20,7 @@ struct CallShape {
   Index n_heads = 1;
 };
 
-inline void check_offsets(std::span<const Index> offsets, const std::string& name, const std::string& rows, Index n) {
+inline void check_offsets(std::span<const Index> offsets, const char* name, const char* rows, Index n) {
   if (offsets.size() < 2) {
     throw OptionError(message(name, " has ", offsets.size(), " entries but must have one per sequence and one more (at least 2)"));
   }
@@ -35,7 +35,7 @@ inline void check_offsets(std::span<const Index> offsets, const std::string& nam
   }
 }
 
-inline void check_pairs(const PairView& pairs, const std::string& name, const CallShape& shape) {
+inline void check_pairs(const PairView& pairs, const char* name, const CallShape& shape) {
   if (!pairs.given()) return;
   if (pairs.cols() != shape.n_k) throw ShapeError(message("cols(", name, ") = ", pairs.cols(), " must be rows(k) = ", shape.n_k));
   if (pairs.rows() != shape.n_q && pairs.rows() != shape.n_heads * shape.n_q) {
@@ -44,7 +44,7 @@ inline void check_pairs(const PairView& pairs, const std::string& name, const Ca
   }
 }
 
-inline void check_per_head(const PerHead& numbers, const std::string& name, Index n_heads, bool allow_minus_infinity) {
+inline void check_per_head(const PerHead& numbers, const char* name, Index n_heads, bool allow_minus_infinity) {
   if (!numbers.given()) return;
   if (numbers.size() != PerHead::every_head && numbers.size() != n_heads) {
     throw OptionError(message(name, " has ", numbers.size(), " values but must have one, or one per head (", n_heads, ")"));
@@ -57,7 +57,7 @@ inline void check_per_head(const PerHead& numbers, const std::string& name, Inde
   }
 }
 
-inline void check_bound(Index value, const std::string& name) {
+inline void check_bound(Index value, const char* name) {
   if (value < 0) throw OptionError(message(name, " = ", value, " must be >= 0 (or Mask::unlimited)"));
 }
 

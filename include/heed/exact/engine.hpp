@@ -198,9 +198,14 @@ void run_engine(const Pattern& pattern, std::span<const Call> calls, Index heads
   if (calls.empty()) return;
   std::optional<Workspace> own;
   Workspace& workspace = context.workspace != nullptr ? *context.workspace : own.emplace();
-  Engine<Call, Pattern, ScoreMod>(pattern, calls, heads_per_kv, options, mod, workspace, thread_count(context.threads)).run();
+  const Call& one = calls.front();
+  // A thread is worth waking for about ten microseconds of arithmetic: small calls run on fewer than they may.
+  constexpr double least_work = 5e5;
+  const double work = static_cast<double>(calls.size()) * static_cast<double>(one.q.rows) * static_cast<double>(one.k.rows) *
+                      static_cast<double>(one.k.cols + one.v.cols);
+  const int threads = static_cast<int>(std::clamp(work / least_work, 1.0, static_cast<double>(thread_count(context.threads))));
+  Engine<Call, Pattern, ScoreMod>(pattern, calls, heads_per_kv, options, mod, workspace, threads).run();
   if (context.flops != nullptr) {
-    const Call& one = calls.front();
     count_attention(*context.flops, pattern, options.mask, one.q.rows, one.k.rows, one.k.cols, one.v.cols, one.head,
                     static_cast<Index>(calls.size()));
   }

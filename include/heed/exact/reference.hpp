@@ -66,8 +66,10 @@ inline ReferencePair reference_pair(const Mask& mask, Index i, Index j, Index n_
 /// Heads that the options name: as many as have a number or rows of their own, and at least `head` + 1.
 inline Index reference_heads(const AttentionOptions& options, Index n_q, Index head) {
   Index n_heads = head + 1;
-  for (const PerHead* numbers : {&options.sinks, &options.mask.alibi_slope}) n_heads = std::max(n_heads, numbers->size());
-  for (const PairView* pairs : {static_cast<const PairView*>(&options.mask.allowed), static_cast<const PairView*>(&options.mask.bias)}) {
+  for (const PerHead* numbers : {&options.sinks, &options.mask.alibi_slope})
+    n_heads = std::max(n_heads, numbers->size());
+  for (const PairView* pairs :
+       {static_cast<const PairView*>(&options.mask.allowed), static_cast<const PairView*>(&options.mask.bias)}) {
     if (n_q > 0 && pairs->rows() % n_q == 0) n_heads = std::max(n_heads, pairs->rows() / n_q);
   }
   return n_heads;
@@ -85,8 +87,8 @@ bool reference_masks(const A& score) {
 
 /// The score of a kept pair, in the order of AttentionOptions.
 template <class A, class S, class ScoreMod>
-A reference_score(const ConstView<S>& q, const ConstView<S>& k, const AttentionOptions& options, A scale, Index i, Index j,
-                  Index ahead, const ScoreMod& score_mod, Index head) {
+A reference_score(const ConstView<S>& q, const ConstView<S>& k, const AttentionOptions& options, A scale, Index i,
+                  Index j, Index ahead, const ScoreMod& score_mod, Index head) {
   using std::tanh;
   A score = A(0);
   for (Index c = 0; c < q.cols; ++c) score += static_cast<A>(q(i, c)) * static_cast<A>(k(j, c));
@@ -104,11 +106,13 @@ A reference_score(const ConstView<S>& q, const ConstView<S>& k, const AttentionO
 }  // namespace detail
 
 /// The oracle: softmax attention in plain loops, one pair at a time, to judge every engine by.
-/// s_ij = score_mod(softcap(scale * q_i . k_j) + bias_ij - slope * |i + s - j|), out_i = sum_j softmax_j(s_ij) v_j over kept j.
+/// s_ij = score_mod(softcap(scale * q_i . k_j) + bias_ij - slope * |i + s - j|), out_i = sum_j softmax_j(s_ij) v_j over
+/// the kept keys j.
 ///
 /// Shapes  q: n_q x d, k: n_k x d, v: n_k x d_v; returns out: n_q x d_v, lse: n_q (natural log).
 ///         Any scalar: half and bfloat16 are summed in float, any other type with arithmetic, exp, log and tanh in itself.
-/// Options all of AttentionOptions, for head `head`; `score_mod` (s, i, j) -> s masks a pair by returning -inf.
+/// Options all of AttentionOptions, as they are for head `head`; `score_mod` (s, i, j) -> s gets rows of the call and masks
+///         a pair by returning -inf.
 /// Empty   a query with no kept key gets out = 0 and lse = -inf; with a sink, out = 0 and lse = the sink's logit.
 /// Errors  ShapeError if cols(q) != cols(k) or rows(k) != rows(v), OptionError for options no method could run with. NaN
 ///         in a masked row of k or v is never read; NaN in a kept row stays in the rows that see it.
@@ -117,8 +121,8 @@ A reference_score(const ConstView<S>& q, const ConstView<S>& k, const AttentionO
 /// Source  Vaswani et al. 2017, section 3.2.1.
 template <TokenMatrix Q, TokenMatrix K, TokenMatrix V, class ScoreMod = NoScoreMod>
 AttentionResult<typename Q::Scalar> reference_attention(const Q& q_rows, const K& k_rows, const V& v_rows,
-                                                        const AttentionOptions& options = {}, const ScoreMod& score_mod = {},
-                                                        Index head = 0) {
+                                                        const AttentionOptions& options = {},
+                                                        const ScoreMod& score_mod = {}, Index head = 0) {
   using std::exp;
   using std::log;
   using std::sqrt;
