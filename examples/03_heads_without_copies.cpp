@@ -1,4 +1,5 @@
-// Heads without copies: packed rows (n x heads*d) as a linear layer leaves them, grouped heads, and other people's memory.
+// Heads without copies: packed rows (n x heads*d) as a linear layer leaves them, grouped heads, and memory that is
+// not Eigen's.
 #include <cstddef>
 #include <cstdio>
 #include <vector>

@@ -16,9 +16,10 @@ constexpr int skipped = 77;  // what ctest's SKIP_RETURN_CODE expects
 bool machine_has(std::string_view isa) {
 #if defined(__x86_64__)
   if (isa == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (isa == "avx512") {
+  if (isa == "avx512" || isa == "avx512_bf16") {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           (isa == "avx512" || __builtin_cpu_supports("avx512bf16"));
   }
 #endif
   return isa == "baseline";
@@ -39,13 +40,13 @@ int main(int argc, char** argv) {
     std::cout << "FAILED: HEED_ISA=" << wanted << " was asked for and this machine has it" << std::endl;
     return 1;
   }
-  if (wanted == "avx2" || wanted == "avx512" || wanted == "baseline") {
+  if (wanted == "avx2" || wanted == "avx512" || wanted == "avx512_bf16" || wanted == "baseline") {
     if (wanted != active) {
       std::cout << "skipped: this machine has no " << wanted << std::endl;
       return skipped;
     }
   } else {
-    std::cout << "FAILED: HEED_ISA=" << wanted << " must be baseline, avx2 or avx512" << std::endl;
+    std::cout << "FAILED: HEED_ISA=" << wanted << " must be baseline, avx2, avx512 or avx512_bf16" << std::endl;
     return 1;
   }
 

@@ -19,6 +19,7 @@
 #include "heed/core/result.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/types.hpp"
+#include "heed/core/values.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 
@@ -28,6 +29,7 @@
 
 // exact/ (floor 2): the oracle, the streaming engine, exact attention, decoding
 #include "heed/exact/attend.hpp"
+#include "heed/exact/attend_over.hpp"
 #include "heed/exact/exact_attention.hpp"
 #include "heed/exact/key_value_cache.hpp"
 #include "heed/exact/multi_head.hpp"

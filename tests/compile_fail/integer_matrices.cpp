@@ -1,5 +1,4 @@
-// expect: heed: 
-// expect: float, double
+// expect: heed: attention runs on float, double, Eigen::half or Eigen::bfloat16 matrices; cast others first
 #include "heed/heed.hpp"
 
 int main() {

@@ -1,5 +1,4 @@
-// expect: heed: 
-// expect: same scalar
+// expect: heed: q, k and v must have one scalar type: cast them to the same (for example k.cast<float>().eval())
 #include "heed/heed.hpp"
 
 int main() {

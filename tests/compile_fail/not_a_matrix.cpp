@@ -1,5 +1,4 @@
-// expect: heed: 
-// expect: dense Eigen matrices
+// expect: heed: q, k, v and out must be dense Eigen matrices (one row per token)
 #include <vector>
 
 #include "heed/heed.hpp"

@@ -1,4 +1,5 @@
-// Rule 8: scores of any finite size work; NaN in a kept row stays in the rows that see it. Also compiled with -ffast-math.
+// Rule 8: scores of any finite size work; NaN in a kept row stays in the rows that see it.
+// Also compiled with -ffast-math.
 #include <algorithm>
 #include <cmath>
 #include <limits>

@@ -10,12 +10,12 @@ namespace {
 
 TEST(Isa, IsTheOneAskedForOrTheBestThatTheMachineHas) {
   const char* asked = std::getenv("HEED_ISA");
-  EXPECT_LE(active_isa(), detail::best_isa());
+  EXPECT_TRUE(detail::has_isa(active_isa()));
   if (asked == nullptr) {
     EXPECT_EQ(active_isa(), detail::best_isa());
   }
-  for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
-    if (asked != nullptr && isa_name(isa) == asked && isa <= detail::best_isa()) {
+  for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512, Isa::avx512_bf16}) {
+    if (asked != nullptr && isa_name(isa) == asked && detail::has_isa(isa)) {
       EXPECT_EQ(active_isa(), isa);
     }
   }
@@ -25,6 +25,7 @@ TEST(Isa, NamesAreThoseOfTheEnvironmentVariable) {
   EXPECT_EQ(isa_name(Isa::baseline), "baseline");
   EXPECT_EQ(isa_name(Isa::avx2), "avx2");
   EXPECT_EQ(isa_name(Isa::avx512), "avx512");
+  EXPECT_EQ(isa_name(Isa::avx512_bf16), "avx512_bf16");
 }
 
 }  // namespace

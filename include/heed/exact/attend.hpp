@@ -9,6 +9,7 @@
 #include "heed/core/options.hpp"
 #include "heed/core/result.hpp"
 #include "heed/core/types.hpp"
+#include "heed/core/values.hpp"
 #include "heed/core/view.hpp"
 #include "heed/exact/exact_attention.hpp"
 #include "heed/exact/head_call.hpp"
@@ -26,6 +27,16 @@ constexpr void require_operands() {
   static_assert(RealScalar<S>, "heed: attention runs on float, double, Eigen::half or Eigen::bfloat16 matrices; cast others first");
   static_assert(std::is_same_v<S, typename K::Scalar> && std::is_same_v<S, typename V::Scalar>,
                 "heed: q, k and v must have one scalar type: cast them to the same (for example k.cast<float>().eval())");
+}
+
+/// Rows of a value source, or of a matrix.
+template <class V>
+auto value_view(const V& v) {
+  if constexpr (ValueSource<V>) {
+    return v.view();
+  } else {
+    return view_of(v);
+  }
 }
 
 /// Writable view of `out` for queries in scalar S.
@@ -61,12 +72,13 @@ void require_method() {
 template <class Out, class Q, class K, class V, class Method = ExactAttention<>>
 void attend_into(Out&& out, LseSpan<Accumulator<typename Q::Scalar>> lse, const Q& q, const K& k, const V& v,
                  const AttentionOptions& options = {}, const Method& method = {}, const Context& context = {}) {
-  detail::require_operands<Q, K, V>();
+  const auto rows = detail::value_view(v);
+  detail::require_operands<Q, K, std::remove_cvref_t<decltype(rows)>>();
   using S = typename Q::Scalar;
   auto to = detail::output_of<S>(std::forward<Out>(out));
   using Call = detail::HeadCall<S, S, typename decltype(to)::Scalar>;
   detail::require_method<Method, Call>();
-  Call call{view_of(q), view_of(k), view_of(v), to, lse.data(), lse.stride()};
+  Call call{view_of(q), view_of(k), rows, to, lse.data(), lse.stride()};
   detail::check_attention(call.q.cols, call.k.rows, call.k.cols, call.v.rows, {call.q.rows, call.k.rows, call.k.cols, call.v.cols},
                           options);
   detail::check_output(to.rows, to.cols, call.q.rows, call.v.cols);
@@ -79,7 +91,7 @@ void attend_into(Out&& out, LseSpan<Accumulator<typename Q::Scalar>> lse, const 
 /// Attention of one head: out_i = sum_j softmax_j(scale * q_i . k_j) v_j over the pairs `options.mask` keeps, or whatever
 /// `method` defines.
 ///
-/// Shapes  q: n_q x d, k: n_k x d, v: n_k x d_v, one row per token, either storage order, any strides; out: n_q x d_v,
+/// Shapes  q: n_q x d, k: n_k x d, v: n_k x d_v (or a ValueSource), one row per token, either storage order, any strides; out: n_q x d_v,
 ///         lse: n_q, natural log.
 /// Empty   a query with no kept key gets out = 0 and lse = -inf; n_q = 0 an empty result.
 /// Errors  ShapeError if cols(q) != cols(k) or rows(k) != rows(v) or a mask does not fit; OptionError for an option outside its
@@ -89,10 +101,11 @@ void attend_into(Out&& out, LseSpan<Accumulator<typename Q::Scalar>> lse, const 
 template <class Q, class K, class V, class Method = ExactAttention<>>
 auto attend(const Q& q, const K& k, const V& v, const AttentionOptions& options = {}, const Method& method = {}, const Context& context = {})
     -> AttentionResult<typename Q::Scalar> {
-  detail::require_operands<Q, K, V>();
+  const auto rows = detail::value_view(v);
+  detail::require_operands<Q, K, std::remove_cvref_t<decltype(rows)>>();
   using S = typename Q::Scalar;
   AttentionResult<S> result;
-  result.out.resize(q.rows(), v.cols());
+  result.out.resize(q.rows(), rows.cols);
   if constexpr (Method::has_softmax) result.lse.resize(q.rows());
   attend_into(result.out, LseSpan<Accumulator<S>>(result.lse), q, k, v, options, method, context);
   return result;

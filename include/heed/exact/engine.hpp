@@ -15,6 +15,8 @@
 #include "heed/exact/panel.hpp"
 #include "heed/exact/rows.hpp"
 #include "heed/exact/softmax_state.hpp"
+#include "heed/exact/twin_operands.hpp"
+#include "heed/exact/widened_operands.hpp"
 #include "heed/exact/write_out.hpp"
 #include "heed/kernels/select.hpp"
 
@@ -41,13 +43,18 @@ class Engine {
     if (n_q == 1 && pattern_.n_groups() == 1 && pattern_.n_segments(0) == 1 && pattern_.keys(0, 0).list == nullptr &&
         pattern_.keys(0, 0).size == n_k) {
       run_rows(n_k);
-    } else {
-      run_panels();
+      return;
     }
+    if constexpr (TwinOperands<Call>::serves) {
+      if (twin_kernels(isa_) != nullptr) {
+        run_panels<TwinOperands<Call>>();
+        return;
+      }
+    }
+    run_panels<WidenedOperands<Call>>();
   }
 
  private:
-  using PanelRun = Panel<T, Call, ScoreMod>;
   using RowRun = Rows<T, Call, ScoreMod>;
   static constexpr Index row_chunk = 2048;
   static constexpr Index panel_chunk = 4096;
@@ -82,6 +89,7 @@ class Engine {
 
   // Task: head x a few panels of queries that share tiles of keys, last panels first (the longest under a causal mask), x chunk of
   // keys where there is one panel only.
+  template <class Operands>
   void run_panels() {
     const Index n_calls = static_cast<Index>(calls_.size()), n_groups = pattern_.n_groups();
     const Index width = tile_kernels<T>(isa_).lanes * tile_kernels<T>(isa_).vectors;
@@ -98,11 +106,11 @@ class Engine {
     const Index share = std::clamp<Index>(n_calls * n_panels / (4 * threads_), 1, max_share);
     const Index n_tasks = (n_panels + share - 1) / share;
     Scratch measure;
-    Worker(measure, share, width, d_, d_v_, isa_);
+    Worker<Operands>(measure, share, width, d_, d_v_, isa_);
     std::byte* memory = frame_.template take<std::byte>(measure.used() * static_cast<std::size_t>(threads_));
     parallel_tasks(n_calls * n_tasks * n_chunks, threads_, [&](int thread) {
       Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
-      return [=, this, worker = Worker(scratch, share, width, d_, d_v_, isa_)](Index task) mutable {
+      return [=, this, worker = Worker<Operands>(scratch, share, width, d_, d_v_, isa_)](Index task) mutable {
         const Index chunk = task % n_chunks, c = task / n_chunks / n_tasks;
         const Index last = n_panels - task / n_chunks % n_tasks * share, first = std::max<Index>(0, last - share);
         for (Index at = first; at < last;) {  // panels of one group at a time
@@ -120,22 +128,24 @@ class Engine {
   }
 
   // What one thread owns: a tile of keys and the panels that visit it.
+  template <class Operands>
   struct Worker {
     Worker(Scratch& scratch, Index share, Index width, Index d, Index d_v, Isa isa) : tile(scratch, d, d_v, isa), shared(scratch, width) {
       for (Index p = 0; p < share; ++p) panels[static_cast<std::size_t>(p)].emplace(scratch, shared, d, d_v, isa);
     }
-    KeyTile<T, typename Call::Key> tile;
+    typename Operands::Tile tile;
     PanelScratch<T> shared;
-    std::array<std::optional<PanelRun>, max_share> panels;
+    std::array<std::optional<Panel<Operands, Call, ScoreMod>>, max_share> panels;
   };
 
   // Panels first .. first + n - 1 of one group, over one chunk of keys (`partial` takes its sums) or all of them.
-  void visit(Worker& worker, const Call& call, Index group, Index first, Index n, Index width, Index chunk, Index n_chunks,
+  template <class Operands>
+  void visit(Worker<Operands>& worker, const Call& call, Index group, Index first, Index n, Index width, Index chunk, Index n_chunks,
              SoftmaxState<T>* partial) {
     const TokenSet all = pattern_.queries(group);
     Index low = call.k.rows, high = 0;
     for (Index p = 0; p < n; ++p) {
-      PanelRun& panel = *worker.panels[static_cast<std::size_t>(p)];
+      auto& panel = *worker.panels[static_cast<std::size_t>(p)];
       const Index from = (first + p) * width;
       panel.begin(call, all.part(from, std::min(width, all.size - from)), bounds_, options_, mod_);
       low = std::min(low, panel.low());
@@ -152,7 +162,7 @@ class Engine {
       }
     }
     for (Index p = 0; p < n; ++p) {
-      const PanelRun& panel = *worker.panels[static_cast<std::size_t>(p)];
+      const auto& panel = *worker.panels[static_cast<std::size_t>(p)];
       if (partial != nullptr) {
         partial->copy(panel.state());
       } else {

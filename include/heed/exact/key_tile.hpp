@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "heed/core/floating.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
@@ -65,15 +66,23 @@ class KeyTile {
   Index k_stride() const { return k_stride_; }
   Index v_stride() const { return v_stride_; }
   Index v_block() const { return v_block_; }
+  Index d_v() const { return d_v_; }
   /// True when the values of keys [j, j + n) hold no NaN or Inf. The whole tile is looked at first, once.
   bool finite(Index j, Index n) {
     if (finite_ == Finite::unknown) finite_ = finite_rows(0, size_) ? Finite::all : Finite::some;
     return finite_ == Finite::all || finite_rows(j, n);
   }
-  /// Offset of value column c from v(j).
-  Index column(Index c) const { return c / rows_ * v_block_ + c % rows_; }
+  /// Value (j, c).
+  T value(Index j, Index c) const { return v(j)[column(c)]; }
+  /// The values of key j with 0 for NaN and Inf, columns in order. Lives until the next call.
+  const T* finite_row(Index j) {
+    for (Index c = 0; c < d_v_; ++c) v_rows_[c] = is_finite(value(j, c)) ? value(j, c) : T(0);
+    return v_rows_;
+  }
 
  private:
+  // Offset of value column c from v(j).
+  Index column(Index c) const { return c / rows_ * v_block_ + c % rows_; }
   // One vector more than a block of columns holds: blocks a power of two apart would fall on the same cache lines.
   Index block_stride() const { return capacity * rows_ + 16; }
 

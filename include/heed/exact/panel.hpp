@@ -14,6 +14,7 @@
 #include "heed/exact/pair_tile.hpp"
 #include "heed/exact/score_rule.hpp"
 #include "heed/exact/softmax_state.hpp"
+#include "heed/exact/strip.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {
@@ -37,15 +38,16 @@ struct PanelScratch {
 /// The keys of a tile go in *strips*. Keys every query of the panel sees form one wide strip; keys at the edge of a causal or
 /// windowed range form strips one vector of keys long that only touch the query vectors which see some of them, so that a
 /// diagonal costs little more than its kept half. Then: new maximum, weights, values (`flush`).
-template <class T, class Call, class ScoreMod>
+/// `Operands` are how products read queries, keys, values and weights (WidenedOperands, TwinOperands); all else is in their Sum.
+template <class Operands, class Call, class ScoreMod>
 class Panel {
  public:
-  using Tile = KeyTile<T, typename Call::Key>;
+  using T = typename Operands::Sum;
+  using Tile = typename Operands::Tile;
 
   Panel(Scratch& scratch, const PanelScratch<T>& shared, Index d, Index d_v, Isa isa)
-      : tiles_(tile_kernels<T>(isa)), queries_(storage_kernels<T, KernelScalar<typename Call::Query>>(isa)), isa_(isa), shared_(shared) {
+      : tiles_(tile_kernels<T>(isa)), isa_(isa), shared_(shared), operands_(scratch, tiles_.lanes * tiles_.vectors, d, isa) {
     const Index width = tiles_.lanes * tiles_.vectors;
-    q_ = scratch.take<T>(static_cast<std::size_t>(width * d));
     query_position_ = scratch.take<T>(static_cast<std::size_t>(width));
     range_low_ = scratch.take<Index>(static_cast<std::size_t>(width));
     range_high_ = scratch.take<Index>(static_cast<std::size_t>(width));
@@ -63,9 +65,7 @@ class Panel {
     state_.clear();
     rule_.emplace(options, call.k.cols, call.head, has_functor);
     pairs_.emplace(options.mask, call.q.rows, call.head, isa_);
-    const auto* q = kernel_pointer(call.q.data) + (queries.list == nullptr ? queries.first * call.q.row_stride : 0);
-    queries_.transpose(q, call.q.row_stride, call.q.col_stride, queries.list, queries.size, nullptr, call.q.cols, q_, width_,
-                       rule_->query_factor, true);
+    operands_.pack(call.q, queries, width_, rule_->query_factor);
     for (Index i = 0; i < width_; ++i) {  // lanes behind the last query repeat it; their results are not written
       const KeyRange range = bounds.of(queries[std::min(i, queries.size - 1)]);
       range_low_[i] = range.low;
@@ -98,6 +98,11 @@ class Panel {
     }
     if (low_least >= high_most) return;
     std::fill(shared_.top, shared_.top + width_, minus_infinity<T>);
+    // Strips begin at whole granules: a granule with a key that some query does not see belongs to an edge.
+    constexpr Index granule = Operands::granule;
+    low_least -= low_least % granule;
+    low_most += low_most % granule;
+    if (high_least < keys.size) high_least -= high_least % granule;
     if (low_most < high_least) {
       add_strip(low_most, high_least - low_most, 0, vectors_, false);
       add_edge(low_least, low_most);
@@ -111,14 +116,6 @@ class Panel {
  private:
   static constexpr bool has_functor = !std::is_same_v<ScoreMod, NoScoreMod>;
   static constexpr Index max_strips = Tile::capacity / 2 + 1;
-
-  struct Strip {
-    Index at;      // first key of the tile, and first row of scores
-    Index n_keys;
-    Index first;   // query vectors it touches
-    Index count;
-    bool partial;  // some pair is masked: value rows may hold NaN that must not spread
-  };
 
   // Number of keys of the tile below position `key`.
   Index offset_of(Index key) const {
@@ -158,8 +155,8 @@ class Panel {
     // The maximum counts only once the scores are final; until then it goes where nobody looks.
     const bool bounded = edge || has_functor;
     std::fill(shared_.base, shared_.base + width_, minus_infinity<T>);
-    tiles_.scores(tile_->k(at), tile_->k_stride(), n, q_, call_->k.cols, width_, first, count, s,
-                  adjusts || bounded ? shared_.base : shared_.top);
+    const Strip strip{at, n, first, count, edge || some_masked};
+    operands_.scores(*tile_, strip, width_, s, adjusts || bounded ? shared_.base : shared_.top);
     if (adjusts) adjust(keys, first, count, s, added, bounded ? shared_.base : shared_.top);
     if (bounded) {
       for (Index i = 0; i < width_; ++i) {  // bounds relative to the strip
@@ -168,7 +165,7 @@ class Panel {
       }
       tiles_.bound(n, width_, first, count, shared_.base, shared_.correction, s, shared_.top);
     }
-    strips_[static_cast<std::size_t>(n_strips_++)] = {at, n, first, count, edge || some_masked};
+    strips_[static_cast<std::size_t>(n_strips_++)] = strip;
   }
 
   void adjust(const TokenSet& keys, Index first, Index count, T* s, const T* added, T* top) {
@@ -201,36 +198,55 @@ class Panel {
       const Strip& strip = strips_[static_cast<std::size_t>(t)];
       T* w = shared_.s + strip.at * width_;
       if (strip.count < vectors_) correct_now(w);
-      tiles_.weigh(strip.n_keys, width_, strip.first, strip.count, rule_->softmax_factor, shared_.base, w, state_.l);
+      operands_.weigh(strip, width_, rule_->softmax_factor, shared_.base, w, state_.l);
       if (strip.partial && !tile_->finite(strip.at, strip.n_keys)) {
         correct_now(w);
         add_kept_values(strip, w);
       } else {
-        tiles_.values(tile_->v(strip.at), tile_->v_stride(), tile_->v_block(), strip.n_keys, w, d_v, width_, strip.first, strip.count,
-                      correction, state_.out);
+        operands_.values(*tile_, strip, width_, w, correction, state_.out);
       }
       correction = shared_.ones;
     }
     n_strips_ = 0;
   }
 
-  // Value products of a strip with masked pairs over rows that hold NaN or Inf: masked pairs (weight 0) are skipped.
-  void add_kept_values(const Strip& strip, const T* w) const {
-    for (Index j = 0; j < strip.n_keys; ++j) {
+  // Value products of a strip with masked pairs over rows that hold NaN or Inf: 0 stands in for them, so that every other number
+  // keeps its bits, and then they reach the queries that give their key a weight.
+  void add_kept_values(const Strip& strip, const T* w) {
+    Strip part = strip;
+    const auto row_of = [&](Index at) { return w + (at - strip.at) / Operands::granule * width_; };
+    const auto add_finite = [&](Index end) {
+      part.n_keys = end - part.at;
+      if (part.n_keys > 0) operands_.values(*tile_, part, width_, row_of(part.at), shared_.ones, state_.out);
+      part.at = end;
+    };
+    const Index end = strip.at + strip.n_keys;
+    for (Index at = strip.at; at < end; at += Operands::granule) {
+      if (tile_->finite(at, Operands::granule)) continue;
+      add_finite(at);
+      operands_.finite_values(*tile_, part, width_, row_of(at), shared_.ones, state_.out);
+      part.at = std::min(at + Operands::granule, end);
+      for (Index j = at; j < part.at; ++j) add_spoiled(strip, j, w);
+    }
+    add_finite(end);
+  }
+
+  void add_spoiled(const Strip& strip, Index j, const T* w) {
+    for (Index c = 0; c < call_->v.cols; ++c) {
+      const T value = tile_->value(j, c);
+      if (is_finite(value)) continue;
       for (Index i = strip.first * tiles_.lanes; i < (strip.first + strip.count) * tiles_.lanes; ++i) {
-        const T weight = w[j * width_ + i];
-        if (weight == 0) continue;
-        const T* v = tile_->v(strip.at + j);
-        for (Index c = 0; c < call_->v.cols; ++c) state_.out[c * width_ + i] += weight * v[tile_->column(c)];
+        const T weight = Operands::weight(w, width_, j - strip.at, i);
+        if (weight != 0) state_.out[c * width_ + i] += weight * value;
       }
     }
   }
 
   const TileKernels<T>& tiles_;
-  const StorageKernels<T, KernelScalar<typename Call::Query>>& queries_;
   Isa isa_;
   PanelScratch<T> shared_;
-  T *q_, *query_position_;
+  Operands operands_;
+  T* query_position_;
   Index *range_low_, *range_high_;
 
   const Call* call_ = nullptr;

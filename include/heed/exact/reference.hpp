@@ -27,7 +27,7 @@ struct ReferencePair {
   Index ahead = 0;  ///< positions that key j lies after the aligned diagonal j = i + s; negative: before
 };
 
-/// First row and length of the sequence that holds `row`; all rows without offsets; length 0 where no sequence holds it.
+/// First row and length of the sequence that holds `row`: all rows without offsets, none where no sequence holds it.
 struct ReferenceSequence {
   Index number = 0;
   Index first = 0;
@@ -110,12 +110,12 @@ A reference_score(const ConstView<S>& q, const ConstView<S>& k, const AttentionO
 /// the kept keys j.
 ///
 /// Shapes  q: n_q x d, k: n_k x d, v: n_k x d_v; returns out: n_q x d_v, lse: n_q (natural log).
-///         Any scalar: half and bfloat16 are summed in float, any other type with arithmetic, exp, log and tanh in itself.
-/// Options all of AttentionOptions, as they are for head `head`; `score_mod` (s, i, j) -> s gets rows of the call and masks
-///         a pair by returning -inf.
+///         Any scalar: half and bfloat16 are summed in float, any other type with arithmetic, exp, log, tanh in itself.
+/// Options all of AttentionOptions, as they are for head `head`; `score_mod` (s, i, j) -> s gets rows of the call and
+///         masks a pair by returning -inf.
 /// Empty   a query with no kept key gets out = 0 and lse = -inf; with a sink, out = 0 and lse = the sink's logit.
-/// Errors  ShapeError if cols(q) != cols(k) or rows(k) != rows(v), OptionError for options no method could run with. NaN
-///         in a masked row of k or v is never read; NaN in a kept row stays in the rows that see it.
+/// Errors  ShapeError if cols(q) != cols(k) or rows(k) != rows(v), OptionError for options no method could run with.
+///         NaN in a masked row of k or v is never read; NaN in a kept row stays in the rows that see it.
 /// Cost    2 (d + d_v) flops and one exp per kept pair, slowly; memory n_k.
 /// Threads const and re-entrant; runs on the caller's thread.
 /// Source  Vaswani et al. 2017, section 3.2.1.

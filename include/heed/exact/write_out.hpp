@@ -40,6 +40,13 @@ void write_out(const Call& call, const TokenSet& queries, const SoftmaxState<T>&
       return;
     }
   }
+  if constexpr (std::is_same_v<typename Call::Out, Eigen::bfloat16> && std::is_same_v<T, float>) {
+    if (const TwinKernels* twins = twin_kernels(isa); twins != nullptr) {
+      auto* to = reinterpret_cast<Bfloat*>(out.data) + (queries.list == nullptr ? queries.first * out.row_stride : 0);
+      twins->store(state.out, state.width, queries.size, state.d_v, to, out.row_stride, out.col_stride, queries.list);
+      return;
+    }
+  }
   for (Index i = 0; i < queries.size; ++i) {
     for (Index c = 0; c < state.d_v; ++c) out(queries[i], c) = static_cast<typename Call::Out>(state.out[c * state.width + i]);
   }

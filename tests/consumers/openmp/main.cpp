@@ -9,11 +9,11 @@ int main() {
   check::fill(k, 11);
   check::fill(v, 12);
   const int eigen_threads = Eigen::nbThreads();
-  const Eigen::MatrixXf alone = heed::attend(q, k, v, {}, {.threads = 1}).out;
+  const Eigen::MatrixXf alone = heed::attend(q, k, v, {}, heed::ExactAttention{}, {.threads = 1}).out;
   int wrong = main_program("openmp") | check::attention("one thread", q, k, v, alone);
 
   for (const heed::Index threads : {0, 2, 3, 7}) {
-    const Eigen::MatrixXf together = heed::attend(q, k, v, {}, {.threads = threads}).out;
+    const Eigen::MatrixXf together = heed::attend(q, k, v, {}, heed::ExactAttention{}, {.threads = threads}).out;
     if (together != alone) {
       std::cerr << threads << " threads returned other bits than one\n";
       wrong = 1;

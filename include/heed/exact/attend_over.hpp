@@ -1,0 +1,71 @@
+#pragma once
+#include <span>
+#include <type_traits>
+#include <utility>
+
+#include "heed/core/check.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/floating.hpp"
+#include "heed/core/options.hpp"
+#include "heed/core/pattern.hpp"
+#include "heed/core/result.hpp"
+#include "heed/core/score_mod.hpp"
+#include "heed/core/values.hpp"
+#include "heed/core/view.hpp"
+#include "heed/exact/attend.hpp"
+#include "heed/exact/engine.hpp"
+#include "heed/exact/head_call.hpp"
+
+namespace heed {
+
+namespace detail {
+
+inline void check_tokens(const TokenSet& tokens, Index n, const char* name, Index group) {
+  if (tokens.size < 0) throw OptionError(message("pattern.", name, "(", group, ").size = ", tokens.size, " must be >= 0"));
+  for (Index t = 0; t < tokens.size; t += std::max<Index>(1, tokens.size - 1)) {  // ascending: the ends tell
+    if (tokens[t] < 0 || tokens[t] >= n) {
+      throw OptionError(message("pattern.", name, "(", group, ") names token ", tokens[t], " but must stay in 0 .. ", n - 1));
+    }
+  }
+}
+
+template <KeyPattern Pattern>
+void check_pattern(const Pattern& pattern, Index n_q, Index n_k) {
+  for (Index g = 0; g < pattern.n_groups(); ++g) {
+    check_tokens(pattern.queries(g), n_q, "queries", g);
+    for (Index s = 0; s < pattern.n_segments(g); ++s) check_tokens(pattern.keys(g, s), n_k, "keys", g);
+  }
+}
+
+}  // namespace detail
+
+/// Softmax attention over the pairs of `pattern` that `options.mask` keeps:
+/// out_i = sum_j softmax_j(score(i, j)) v_j, j over the keys of the group query i stands in.
+///
+/// Shapes  q: n_q x d, k: n_k x d, values: a TokenMatrix or a ValueSource of n_k rows of d_v; returns out: n_q x d_v, lse: n_q.
+/// Empty   a query in no group, or with no kept key, gets out = 0 and lse = -inf.
+/// Errors  as attend; OptionError when the pattern names a token outside q or k.
+/// Cost    2 (d + d_v) flops and one exponential per kept pair; memory O(n_q d_v) and a tile per thread. Tiles the mask
+///         empties are skipped.
+/// Threads const and re-entrant; the same bits for any context.threads.
+/// Source  Milakov and Gimelshein 2018 (running softmax); Rabe and Staats 2021; Dao et al. 2022 (tiles).
+template <KeyPattern Pattern, class Q, class K, class Values, class ScoreMod = NoScoreMod>
+auto attend_over(const Pattern& pattern, const Q& q, const K& k, const Values& values, const AttentionOptions& options = {},
+                 const Context& context = {}, const ScoreMod& score_mod = {}) -> AttentionResult<typename Q::Scalar> {
+  const auto v = detail::value_view(values);
+  detail::require_operands<Q, K, std::remove_cvref_t<decltype(v)>>();
+  using S = typename Q::Scalar;
+  using Call = detail::HeadCall<S, S, S>;
+  AttentionResult<S> result;
+  Call call{view_of(q), view_of(k), v, {}};
+  detail::check_attention(call.q.cols, call.k.rows, call.k.cols, v.rows, {call.q.rows, call.k.rows, call.k.cols, v.cols}, options);
+  detail::check_pattern(pattern, call.q.rows, call.k.rows);
+  result.out.setZero(call.q.rows, v.cols);
+  result.lse.setConstant(call.q.rows, detail::minus_infinity<Accumulator<S>>);
+  call.out = output_view_of(result.out);
+  call.lse = result.lse.data();
+  detail::run_engine(pattern, std::span<const Call>(&call, 1), Index(1), options, score_mod, context);
+  return result;
+}
+
+}  // namespace heed
