@@ -10,7 +10,7 @@
 # compile_fail  programs that must not compile, with every compiler found
 # format, tidy, docs
 # include_cost  what heed.hpp costs to include; recorded, not judged
-# clang         the same as `test` with clang, plus the benchmarks, each test file on its own
+# clang         tests, examples, consumers with clang, plus the benchmarks, each test file on its own
 # asan, tsan    tests under sanitizers, after programs with deliberate mistakes have been caught
 cmake_minimum_required(VERSION 3.25)
 set(gates layering format headers compile_fail docs tidy include_cost test clang asan tsan)

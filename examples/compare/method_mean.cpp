@@ -26,7 +26,7 @@ class MeanAttempt : public Attempt {
       if (n_seen == 0) {
         out_.row(i).setZero();
       } else {
-        out_.row(i) = sum_ / static_cast<float>(n_seen);
+        out_.row(i) = sum_ * (1.0F / static_cast<float>(n_seen));
       }
     }
     if (flops == nullptr) return;

@@ -133,7 +133,7 @@ TEST(ExactAttention, AlibiFollowsPositionsOfTheTokensOwnSequence) {
 }
 
 TEST(ExactAttention, ConcurrentCallsShareNothing) {
-  const auto in = random_inputs<float>({.n_q = 150, .n_k = 200, .d = 8, .d_v = 5});
+  const auto in = random_inputs<float>({.n_q = 150, .n_k = 200, .d = 40, .d_v = 24});
   const auto want = attend(in.q, in.k, in.v);
   std::vector<AttentionResult<float>> results(4);
   std::vector<std::thread> callers;
@@ -145,7 +145,7 @@ TEST(ExactAttention, ConcurrentCallsShareNothing) {
 }
 
 TEST(ExactAttention, LeavesEigensThreadsAlone) {
-  const auto in = random_inputs<float>({.n_q = 150, .n_k = 200, .d = 8, .d_v = 5});
+  const auto in = random_inputs<float>({.n_q = 150, .n_k = 200, .d = 40, .d_v = 24});
   const int before = Eigen::nbThreads();
   attend(in.q, in.k, in.v, {}, heed::ExactAttention{}, {.threads = 2});
   EXPECT_EQ(Eigen::nbThreads(), before);

@@ -109,14 +109,14 @@ TEST(KeyValueCache, MayStoreSixteenBits) {
 }
 
 TEST(KeyValueCache, LongOnesAreSplitOverKeysWithoutChangingABit) {
-  const Matrix<float> q = random_matrix<float>(1, 24, 1), k = random_matrix<float>(9000, 12, 2),
-                      v = random_matrix<float>(9000, 10, 3);
+  const Matrix<float> q = random_matrix<float>(1, 24, 1), k = random_matrix<float>(40000, 12, 2),
+                      v = random_matrix<float>(40000, 10, 3);
   KeyValueCache<Eigen::half> halves(6, 5, 2);
   KeyValueCache<float> floats(6, 5, 2);
   halves.append(k, v);
   floats.append(k, v);
   for (const AttentionOptions& options :
-       {AttentionOptions{}, AttentionOptions{.mask = {.causal = Causal::bottom_right, .window_left = 5000}},
+       {AttentionOptions{}, AttentionOptions{.mask = {.causal = Causal::bottom_right, .window_left = 33000}},
         AttentionOptions{.sinks = 3.0}}) {
     const auto want = attend(q, floats, options, {.threads = 1});
     const auto want_half = attend(q, halves, options, {.threads = 1});
@@ -142,8 +142,8 @@ TEST(KeyValueCache, HeadsAreTheSameAloneAndInCompany) {
 
 TEST(KeyValueCache, AttendIntoAllocatesNothingTheSecondTime) {
   if (!counts_allocations()) GTEST_SKIP() << "allocations cannot be counted here";
-  const CachedTokens tokens{3000};
-  KeyValueCache<float> cache(6, 5, 2, 3000);
+  const CachedTokens tokens{40000};
+  KeyValueCache<float> cache(6, 5, 2, 40000);
   cache.append(tokens.k, tokens.v);
   Matrix<float> out(1, 20), lse(1, 4);
   for (const Index threads : {1, 2}) {

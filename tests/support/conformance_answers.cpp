@@ -10,7 +10,7 @@
 namespace heed::test {
 namespace {
 
-// Off the tile grid on purpose; the last ones pass several blocks of keys and several panels of queries.
+// Off the tile grid on purpose; the last ones pass several panels of queries, and several chunks of keys.
 const Sizes shapes[] = {
     {.n_q = 1, .n_k = 1},
     {.n_q = 1, .n_k = 203, .d = 64},
@@ -27,6 +27,8 @@ const Sizes shapes[] = {
     {.n_q = 16, .n_k = 48, .d = 129, .d_v = 257},
     {.n_q = 5, .n_k = 1031, .d = 20, .d_v = 12},
     {.n_q = 301, .n_k = 10, .d = 4, .d_v = 3},
+    {.n_q = 1, .n_k = 5003, .d = 4, .d_v = 3},
+    {.n_q = 3, .n_k = 9001, .d = 3, .d_v = 2},
 };
 
 TEST_P(MethodConformance, EveryShapeGivesTheExpectedAnswer) {

@@ -10,6 +10,11 @@
 namespace heed::test {
 namespace {
 
+// Large enough that a method which keeps small calls on one thread runs these on several.
+constexpr Sizes many_queries{.n_q = 213, .n_k = 333, .d = 40, .d_v = 24};
+constexpr Sizes one_query{.n_q = 1, .n_k = 20011, .d = 40, .d_v = 40};
+constexpr Sizes few_queries{.n_q = 4, .n_k = 9001, .d = 37, .d_v = 23};
+
 /// Two calls that share a result bit for bit.
 template <class S>
 void expect_same(const AttentionResult<S>& got, const AttentionResult<S>& want) {
@@ -19,9 +24,7 @@ void expect_same(const AttentionResult<S>& got, const AttentionResult<S>& want) 
 
 TEST_P(MethodConformance, ThreadsCallsAndWorkspacesChangeNoBit) {
   with_scalar([&]<class S>(S) {
-    for (const Sizes& sizes :
-         {Sizes{.n_q = 213, .n_k = 333, .d = 8, .d_v = 5}, Sizes{.n_q = 1, .n_k = 3001, .d = 8, .d_v = 5},
-          Sizes{.n_q = 4, .n_k = 1777, .d = 7, .d_v = 3}}) {
+    for (const Sizes& sizes : {many_queries, one_query, few_queries}) {
       const Inputs<S> in = random_inputs<S>(sizes);
       const AnyMethod<S> method = method_case().make(in);
       const OptionStore store(in.q.rows(), in.k.rows());
@@ -100,8 +103,7 @@ TEST_P(MethodConformance, TheSecondCallWithAWorkspaceAllocatesNothing) {
   if (!counts_allocations() || !method_case().reuses_workspace) GTEST_SKIP() << "allocations are not counted here";
   with_scalar([&]<class S>(S) {
     using A = Accumulator<S>;
-    for (const Sizes& sizes :
-         {Sizes{.n_q = 213, .n_k = 333, .d = 8, .d_v = 5}, Sizes{.n_q = 1, .n_k = 3001, .d = 8, .d_v = 5}}) {
+    for (const Sizes& sizes : {many_queries, one_query}) {
       const Inputs<S> in = random_inputs<S>(sizes);
       const AnyMethod<S> method = method_case().make(in);
       const OptionStore store(in.q.rows(), in.k.rows());
@@ -132,7 +134,7 @@ TEST_P(MethodConformance, TheSecondCallWithAWorkspaceAllocatesNothing) {
 /// Packed rows of 4 query heads over 2 or 1 key/value heads.
 template <class S>
 struct PackedCase {
-  static constexpr Index n_heads = 4, n_q = 37, n_k = 70, d = 6, d_v = 5;
+  static constexpr Index n_heads = 4, n_q = 137, n_k = 170, d = 10, d_v = 13;
   Index n_kv_heads;
   Inputs<S> packed{random_matrix<S>(n_q, n_heads* d, 21), random_matrix<S>(n_k, n_kv_heads* d, 22),
                    random_matrix<S>(n_k, n_kv_heads* d_v, 23)};

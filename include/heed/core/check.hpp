@@ -39,7 +39,7 @@ inline void check_pairs(const PairView& pairs, const char* name, const CallShape
   if (!pairs.given()) return;
   if (pairs.cols() != shape.n_k) throw ShapeError(message("cols(", name, ") = ", pairs.cols(), " must be rows(k) = ", shape.n_k));
   if (pairs.rows() != shape.n_q && pairs.rows() != shape.n_heads * shape.n_q) {
-    const std::string or_heads = shape.n_heads > 1 ? joined(" or n_heads * rows(q) = ", shape.n_heads * shape.n_q) : std::string();
+    const std::string or_heads = shape.n_heads > 1 ? joined({" or n_heads * rows(q) = ", shape.n_heads * shape.n_q}) : std::string();
     throw ShapeError(message("rows(", name, ") = ", pairs.rows(), " must be rows(q) = ", shape.n_q, or_heads));
   }
 }

@@ -1,4 +1,5 @@
 #pragma once
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -22,28 +23,43 @@ class FormatError : public std::runtime_error {
 
 namespace detail {
 
-inline std::string text_of(const std::string& part) { return part; }
-template <class T>
-  requires std::is_arithmetic_v<T>
-std::string text_of(T part) {
-  std::string text = std::to_string(part);
-  if constexpr (std::is_floating_point_v<T>) {
-    text.erase(text.find_last_not_of('0') + 1);
-    if (!text.empty() && text.back() == '.') text.pop_back();
+/// A piece of a message: text, or a number written plainly. Views its text.
+struct Piece {
+  Piece(const char* part) : text(part) {}
+  Piece(const std::string& part) : text(part.c_str()) {}
+  template <class T>
+    requires std::is_integral_v<T>
+  Piece(T part) : number(static_cast<long long>(part)) {}
+  Piece(double part) : real(part), is_real(true) {}
+
+  const char* text = nullptr;
+  long long number = 0;
+  double real = 0.0;
+  bool is_real = false;
+};
+
+/// The pieces one after the other. One function for all messages: they are many, and each would be compiled anew.
+[[gnu::noinline]] inline std::string joined(std::initializer_list<Piece> pieces) {
+  std::string text;
+  for (const Piece& piece : pieces) {
+    if (piece.text != nullptr) {
+      text += piece.text;
+      continue;
+    }
+    std::string digits = piece.is_real ? std::to_string(piece.real) : std::to_string(piece.number);
+    if (digits.find('.') != std::string::npos) {
+      digits.erase(digits.find_last_not_of('0') + 1);
+      if (digits.back() == '.') digits.pop_back();
+    }
+    text += digits;
   }
   return text;
-}
-
-/// The parts one after the other, numbers written plainly.
-template <class... Parts>
-std::string joined(const Parts&... parts) {
-  return (std::string() + ... + text_of(parts));
 }
 
 /// "heed: " and the parts: message("cols(q) = ", 16, " but cols(k) = ", 15).
 template <class... Parts>
 std::string message(const Parts&... parts) {
-  return joined("heed: ", parts...);
+  return joined({Piece("heed: "), Piece(parts)...});
 }
 
 }  // namespace detail

@@ -20,33 +20,48 @@ class PairTile {
 
   bool given() const { return bias_.given() || allowed_.given(); }
 
-  /// Fills `added`; `scratch` is as large. Returns the census of the tile: bit 0 some pair is masked, bit 1 some is kept.
-  int load(const TokenSet& queries, const TokenSet& keys, Index panel, T unit, T* added, T* scratch) const {
+  /// Fills `added`; `allowed` and `rows` are scratch of its size. Returns the census of the tile: bit 0 some pair is masked,
+  /// bit 1 some is kept.
+  int load(const TokenSet& queries, const TokenSet& keys, Index panel, T unit, T* added, T* allowed, T* rows) const {
+    const StorageKernels<T, T>& same = storage_kernels<T, T>(isa_);
     if (bias_.given()) {
       if (bias_.dtype() == dtype_of<T>()) {
-        transposed(static_cast<const T*>(bias_.data()), bias_, bias_row_, queries, keys, panel, unit, added);
+        const T* from = origin<T>(bias_, bias_row_, queries, keys);
+        same.transpose(from, bias_.row_stride(), bias_.col_stride(), queries.list, queries.size, keys.list, keys.size, added, panel, unit,
+                       true);
       } else {
-        for (Index j = 0; j < keys.size; ++j) {
-          for (Index i = 0; i < panel; ++i) {
-            added[j * panel + i] = i < queries.size ? static_cast<T>(bias_.at(bias_row_ + queries[i], keys[j])) * unit : T(0);
-          }
-        }
+        load_each(bias_, bias_row_, queries, keys, panel, unit, added);
       }
       if (!allowed_.given()) return tiles_.census(keys.size, panel, queries.size, added);
     }
-    transposed(static_cast<const Bool*>(allowed_.data()), allowed_, allowed_row_, queries, keys, panel, T(1), scratch);
-    return tiles_.forbid(keys.size, panel, queries.size, scratch, bias_.given() ? added : nullptr, added);
+    const StorageKernels<T, Bool>& bools = storage_kernels<T, Bool>(isa_);
+    const Bool* from = origin<Bool>(allowed_, allowed_row_, queries, keys);
+    if (allowed_.col_stride() == 1 && keys.list == nullptr) {
+      bools.gather(from, allowed_.row_stride(), 1, queries.list, queries.size, keys.size, rows, keys.size);
+      same.transpose(rows, keys.size, 1, nullptr, queries.size, nullptr, keys.size, allowed, panel, T(1), true);
+    } else if (allowed_.row_stride() == 1 && queries.list == nullptr && queries.size == panel) {
+      bools.gather(from, allowed_.col_stride(), 1, keys.list, keys.size, panel, allowed, panel);
+    } else {
+      load_each(allowed_, allowed_row_, queries, keys, panel, T(1), allowed);
+    }
+    return tiles_.forbid(keys.size, panel, queries.size, allowed, bias_.given() ? added : nullptr, added);
   }
 
  private:
+  // First entry of the tile.
   template <class S>
-  void transposed(const S* data, const PairView& pairs, Index first_row, const TokenSet& queries, const TokenSet& keys, Index panel,
-                  T factor, T* to) const {
-    const S* from = data + first_row * pairs.row_stride();
-    if (queries.list == nullptr) from += queries.first * pairs.row_stride();
-    if (keys.list == nullptr) from += keys.first * pairs.col_stride();
-    storage_kernels<T, S>(isa_).transpose(from, pairs.row_stride(), pairs.col_stride(), queries.list, queries.size, keys.list, keys.size,
-                                          to, panel, factor, true);
+  static const S* origin(const PairView& pairs, Index first_row, const TokenSet& queries, const TokenSet& keys) {
+    const Index row = first_row + (queries.list == nullptr ? queries.first : 0), column = keys.list == nullptr ? keys.first : 0;
+    return static_cast<const S*>(pairs.data()) + row * pairs.row_stride() + column * pairs.col_stride();
+  }
+
+  static void load_each(const PairView& pairs, Index first_row, const TokenSet& queries, const TokenSet& keys, Index panel, T factor,
+                        T* to) {
+    for (Index j = 0; j < keys.size; ++j) {
+      for (Index i = 0; i < panel; ++i) {
+        to[j * panel + i] = i < queries.size ? static_cast<T>(pairs.at(first_row + queries[i], keys[j])) * factor : T(0);
+      }
+    }
   }
 
   const BiasView& bias_;

@@ -24,11 +24,11 @@ template <class T>
 struct PanelScratch {
   PanelScratch(Scratch& scratch, Index width) {
     const auto lanes = static_cast<std::size_t>(width), rows = static_cast<std::size_t>(KeyTile<T, T>::capacity);
-    for (T** tile : {&s, &added, &allowed}) *tile = scratch.take<T>(lanes * rows);
+    for (T** tile : {&s, &added, &allowed, &pairs}) *tile = scratch.take<T>(lanes * rows);
     for (T** row : {&top, &base, &correction, &low, &high, &ones}) *row = scratch.take<T>(lanes);
     key_position = scratch.take<T>(rows);
   }
-  T *s, *added, *allowed;                            // capacity x width
+  T *s, *added, *allowed, *pairs;                    // capacity x width
   T *top, *base, *correction, *low, *high, *ones;    // width
   T* key_position;                                   // capacity
 };
@@ -66,13 +66,17 @@ class Panel {
     rule_.emplace(options, call.k.cols, call.head, has_functor);
     pairs_.emplace(options.mask, call.q.rows, call.head, isa_);
     operands_.pack(call.q, queries, width_, rule_->query_factor);
+    const bool alike = bounds.unlimited() && rule_->slope == 0;  // then no query needs its own range
+    KeyRange range = bounds.of(queries[0]);
     for (Index i = 0; i < width_; ++i) {  // lanes behind the last query repeat it; their results are not written
-      const KeyRange range = bounds.of(queries[std::min(i, queries.size - 1)]);
+      if (!alike) range = bounds.of(queries[std::min(i, queries.size - 1)]);
       range_low_[i] = range.low;
       range_high_[i] = range.high;
       query_position_[i] = static_cast<T>(range.diagonal);
     }
     low_least_ = *std::min_element(range_low_, range_low_ + width_);
+    low_most_ = *std::max_element(range_low_, range_low_ + width_);
+    high_least_ = *std::min_element(range_high_, range_high_ + width_);
     high_most_ = *std::max_element(range_high_, range_high_ + width_);
   }
 
@@ -86,15 +90,28 @@ class Panel {
   void add_keys(Tile& tile, const TokenSet& keys) {
     tile_ = &tile;
     keys_ = keys;
+    if (!has_functor && keys[0] >= low_most_ && keys[keys.size - 1] < high_least_) {  // every query sees every key
+      std::fill(shared_.top, shared_.top + width_, minus_infinity<T>);
+      add_strip(0, keys.size, 0, vectors_, false);
+      flush();
+      return;
+    }
     Index low_most = 0, low_least = keys.size, high_most = 0, high_least = keys.size;
-    for (Index i = 0; i < width_; ++i) {
-      const Index low = offset_of(range_low_[i]), high = std::max(low, offset_of(range_high_[i]));
-      shared_.low[i] = static_cast<T>(low);
-      shared_.high[i] = static_cast<T>(high);
-      low_most = std::max(low_most, low);
-      low_least = std::min(low_least, low);
-      high_most = std::max(high_most, high);
-      high_least = std::min(high_least, high);
+    for (Index u = 0; u < vectors_; ++u) {
+      Index& vector_low = vector_low_[u] = keys.size;
+      Index& vector_high = vector_high_[u] = 0;
+      for (Index i = u * tiles_.lanes; i < (u + 1) * tiles_.lanes; ++i) {
+        const Index low = offset_of(range_low_[i]), high = std::max(low, offset_of(range_high_[i]));
+        shared_.low[i] = static_cast<T>(low);
+        shared_.high[i] = static_cast<T>(high);
+        low_most = std::max(low_most, low);
+        high_least = std::min(high_least, high);
+        if (low == high) continue;
+        vector_low = std::min(vector_low, low);
+        vector_high = std::max(vector_high, high);
+      }
+      low_least = std::min(low_least, vector_low);
+      high_most = std::max(high_most, vector_high);
     }
     if (low_least >= high_most) return;
     std::fill(shared_.top, shared_.top + width_, minus_infinity<T>);
@@ -115,6 +132,7 @@ class Panel {
 
  private:
   static constexpr bool has_functor = !std::is_same_v<ScoreMod, NoScoreMod>;
+  static constexpr Index max_vectors = 3;
   static constexpr Index max_strips = Tile::capacity / 2 + 1;
 
   // Number of keys of the tile below position `key`.
@@ -128,12 +146,11 @@ class Panel {
     const Index step = tiles_.lanes;
     for (Index at = from; at < to; at += step) {
       const Index n = std::min(step, to - at);
-      const T begin = static_cast<T>(at), end = static_cast<T>(at + n);
       Index first = vectors_, last = -1;
-      for (Index i = 0; i < width_; ++i) {
-        if (shared_.low[i] < end && begin < shared_.high[i] && shared_.low[i] < shared_.high[i]) {
-          first = std::min(first, i / tiles_.lanes);
-          last = i / tiles_.lanes;
+      for (Index u = 0; u < vectors_; ++u) {
+        if (vector_low_[u] < at + n && at < vector_high_[u]) {
+          first = std::min(first, u);
+          last = u;
         }
       }
       if (last >= 0) add_strip(at, n, first, last - first + 1, true);
@@ -147,7 +164,7 @@ class Panel {
     bool some_masked = false;
     if (pairs_->given()) {
       added = shared_.added + at * width_;
-      const int census = pairs_->load(set_, keys, width_, rule_->unit, added, shared_.allowed);
+      const int census = pairs_->load(set_, keys, width_, rule_->unit, added, shared_.allowed, shared_.pairs);
       if (census == 1) return;  // no pair of the strip is kept
       some_masked = census == 3;
     }
@@ -256,7 +273,8 @@ class Panel {
   SoftmaxState<T> state_;
   Tile* tile_ = nullptr;
   TokenSet set_, keys_;
-  Index vectors_ = 0, width_ = 0, n_strips_ = 0, low_least_ = 0, high_most_ = 0;
+  Index vectors_ = 0, width_ = 0, n_strips_ = 0, low_least_ = 0, low_most_ = 0, high_least_ = 0, high_most_ = 0;
+  Index vector_low_[max_vectors] = {}, vector_high_[max_vectors] = {};  // of the tile's keys, those some query of a vector sees
   std::array<Strip, static_cast<std::size_t>(max_strips)> strips_;
 };
 

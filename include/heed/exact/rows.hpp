@@ -36,6 +36,7 @@ class Rows {
     v_tile_ = frame.take<T>(static_cast<std::size_t>(tile_keys * d_v));
     added_ = frame.take<T>(static_cast<std::size_t>(tile_keys * tiles_.lanes));
     scratch_ = frame.take<T>(static_cast<std::size_t>(tile_keys * tiles_.lanes));
+    pair_row_ = frame.take<T>(static_cast<std::size_t>(tile_keys));
   }
 
   /// Adds keys [from, to) of query 0 of each of `calls` to `states` (width 1). The calls share k and v.
@@ -90,7 +91,7 @@ class Rows {
               Index at, Index n, T* s) {
     const PairTile<T> pairs(options.mask, call.q.rows, call.head, isa_);
     const Index lanes = tiles_.lanes;
-    if (pairs.given()) pairs.load({0, 1}, {at, n}, lanes, rule.unit, added_, scratch_);
+    if (pairs.given()) pairs.load({0, 1}, {at, n}, lanes, rule.unit, added_, scratch_, pair_row_);
     T query_position[max_lanes] = {}, key_position[tile_keys];
     query_position[0] = static_cast<T>(range.diagonal);
     for (Index j = 0; j < n; ++j) {
@@ -156,7 +157,7 @@ class Rows {
   const StorageKernels<T, KernelScalar<typename Call::Key>>& keys_;
   Isa isa_;
   Index d_padded_, v_padded_;
-  T *q_, *s_, *out_, *k_tile_, *v_tile_, *added_, *scratch_;
+  T *q_, *s_, *out_, *k_tile_, *v_tile_, *added_, *scratch_, *pair_row_;
 };
 
 }  // namespace heed::detail

@@ -10,7 +10,7 @@
 #pragma float_control(precise, on)
 #else
 #pragma GCC push_options
-#pragma GCC optimize("O3", "no-fast-math")
+#pragma GCC optimize("O2", "no-fast-math")
 #pragma GCC target("avx2,fma,f16c")
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"  // g++ 12 warns inside its own AVX-512 intrinsics

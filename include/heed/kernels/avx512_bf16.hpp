@@ -12,7 +12,7 @@
 #pragma float_control(precise, on)
 #else
 #pragma GCC push_options
-#pragma GCC optimize("O3", "no-fast-math")
+#pragma GCC optimize("O2", "no-fast-math")
 #pragma GCC target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"  // g++ 12 warns inside its own AVX-512 intrinsics

@@ -93,9 +93,11 @@ void transpose(const S* from, Size row_stride, Size column_stride, const Size* r
 template <class X, class S>
 void gather(const S* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows, Size n_columns,
             typename X::Scalar* to, Size to_stride) {
-  if (column_stride != 1) {  // a transpose whose rows are the features
-    transpose<X, S>(from, column_stride, row_stride, nullptr, n_columns, row_list, n_rows, to, to_stride, 1, false);
-    return;
+  if constexpr (sizeof(S) > 1) {  // boolean rows are only gathered where they are contiguous
+    if (column_stride != 1) {     // a transpose whose rows are the features
+      transpose<X, S>(from, column_stride, row_stride, nullptr, n_columns, row_list, n_rows, to, to_stride, 1, false);
+      return;
+    }
   }
   for (Size j = 0; j < n_rows; ++j) {
     const S* row = from + (row_list == nullptr ? j : row_list[j]) * row_stride;

@@ -6,7 +6,7 @@
 #pragma float_control(precise, on)
 #elif defined(__GNUC__)
 #pragma GCC push_options
-#pragma GCC optimize("O3", "no-fast-math")
+#pragma GCC optimize("O2", "no-fast-math")
 #endif
 
 namespace heed::detail::portable {

@@ -49,7 +49,7 @@ struct Portable {
   HEED_INLINE static V load_as(const T* p) { return load(p); }
   template <class S>
   HEED_INLINE static V load_as(const S* p) {
-    V x;
+    V x = {};
     for (int i = 0; i < W; ++i) x[i] = widened(p[i]);
     return x;
   }

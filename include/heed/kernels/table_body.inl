@@ -15,7 +15,6 @@ inline constexpr StorageKernels<typename X::Scalar, S> storage_table = {
     &row_values<X, S>,
 };
 
-// Boolean pairs are only ever transposed.
+// Boolean rows are only ever widened.
 template <class X>
-inline constexpr StorageKernels<typename X::Scalar, Bool> storage_table<X, Bool> = {&transpose<X, Bool>, nullptr, nullptr, nullptr,
-                                                                                 nullptr};
+inline constexpr StorageKernels<typename X::Scalar, Bool> storage_table<X, Bool> = {nullptr, &gather<X, Bool>, nullptr, nullptr, nullptr};
