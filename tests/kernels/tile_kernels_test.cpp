@@ -182,10 +182,15 @@ void expect_adjusted_scores() {
       for (const double slope : {0.0, 0.25}) {
         for (const bool with_added : {false, true}) {
           const double unit = with_added ? 1.4426950408889634 : 1.0;
-          std::vector<T> s = raw;
+          std::vector<T> s = raw, top(static_cast<std::size_t>(panel), minus_infinity_of<T>());
           kernels.adjust(n_keys, panel, 0, kernels.vectors, static_cast<T>(scale), static_cast<T>(cap),
                          static_cast<T>(unit), with_added ? added.data() : nullptr, static_cast<T>(slope),
-                         query_position.data(), key_position.data(), s.data());
+                         query_position.data(), key_position.data(), s.data(), top.data());
+          for (Size i = 0; i < panel; ++i) {
+            T largest = minus_infinity_of<T>();
+            for (Size j = 0; j < n_keys; ++j) largest = std::max(largest, at(s, j * panel + i));
+            ASSERT_EQ(at(top, i), largest) << "query " << i;
+          }
           for (Size j = 0; j < n_keys; ++j) {
             for (Size i = 0; i < panel; ++i) {
               const Size entry = j * panel + i;
@@ -244,14 +249,14 @@ void expect_masks_are_applied() {
   std::vector<T> added(static_cast<std::size_t>(n_keys * panel), T(0.5)), allowed(added.size(), T(1));
   EXPECT_EQ(kernels.census(n_keys, panel, panel, added.data()), 2) << "every pair is kept";
   at(allowed, 3 * panel + panel - 1) = T(0);
-  kernels.forbid(n_keys, panel, allowed.data(), added.data());
+  EXPECT_EQ(kernels.forbid(n_keys, panel, panel, allowed.data(), added.data(), added.data()), 3);
   for (Size t = 0; t < n_keys * panel; ++t) {
     ASSERT_EQ(heed::detail::is_minus_infinity(at(added, t)), t == 3 * panel + panel - 1);
   }
   EXPECT_EQ(kernels.census(n_keys, panel, panel, added.data()), 3);
   EXPECT_EQ(kernels.census(n_keys, panel, panel - 1, added.data()), 2) << "the last query is not looked at";
   std::fill(allowed.begin(), allowed.end(), T(0));
-  kernels.forbid(n_keys, panel, allowed.data(), added.data());
+  EXPECT_EQ(kernels.forbid(n_keys, panel, panel, allowed.data(), nullptr, added.data()), 1);
   EXPECT_EQ(kernels.census(n_keys, panel, panel, added.data()), 1);
 }
 
