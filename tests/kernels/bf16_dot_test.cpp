@@ -16,7 +16,7 @@
 #include "support/matrices.hpp"
 #include "support/strided.hpp"
 
-namespace heed::test {
+namespace heed::test::bf16_dot {
 namespace {
 
 using heed::detail::Bfloat;
@@ -335,4 +335,4 @@ TEST_F(BfloatDot, OutputsAreRoundedIntoTheCallersLayout) {
 }
 
 }  // namespace
-}  // namespace heed::test
+}  // namespace heed::test::bf16_dot
