@@ -34,3 +34,9 @@
 #include "heed/exact/key_value_cache.hpp"
 #include "heed/exact/multi_head.hpp"
 #include "heed/exact/reference.hpp"
+
+// io/ (floor 6): .npy and .safetensors; include by name, so that who reads no files does not parse file streams
+//   #include "heed/io/npy.hpp"
+//   #include "heed/io/safetensors.hpp"
+//   #include "heed/io/tensor.hpp"
+//   #include "heed/io/tensor_dtype.hpp"

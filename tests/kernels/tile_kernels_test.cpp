@@ -181,10 +181,9 @@ void expect_adjusted_scores() {
     for (const double cap : {0.0, 0.5, 20.0}) {
       for (const double slope : {0.0, 0.25}) {
         for (const bool with_added : {false, true}) {
-          const double unit = with_added ? 1.4426950408889634 : 1.0;
           std::vector<T> s = raw, top(static_cast<std::size_t>(panel), minus_infinity_of<T>());
           kernels.adjust(n_keys, panel, 0, kernels.vectors, static_cast<T>(scale), static_cast<T>(cap),
-                         static_cast<T>(unit), with_added ? added.data() : nullptr, static_cast<T>(slope),
+                         with_added ? added.data() : nullptr, static_cast<T>(slope),
                          query_position.data(), key_position.data(), s.data(), top.data());
           for (Size i = 0; i < panel; ++i) {
             T largest = minus_infinity_of<T>();
@@ -196,7 +195,6 @@ void expect_adjusted_scores() {
               const Size entry = j * panel + i;
               double want = scale * static_cast<double>(raw[static_cast<std::size_t>(entry)]);
               if (cap > 0.0) want = cap * std::tanh(want / cap);
-              want *= unit;
               const double fall = slope * std::abs(static_cast<double>(at(key_position, j)) -
                                                    static_cast<double>(at(query_position, i)));
               want -= fall;

@@ -1,4 +1,5 @@
 #pragma once
+#include <cstdio>
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
@@ -46,10 +47,11 @@ struct Piece {
       text += piece.text;
       continue;
     }
-    std::string digits = piece.is_real ? std::to_string(piece.real) : std::to_string(piece.number);
-    if (digits.find('.') != std::string::npos) {
-      digits.erase(digits.find_last_not_of('0') + 1);
-      if (digits.back() == '.') digits.pop_back();
+    char digits[32];
+    if (piece.is_real) {
+      std::snprintf(digits, sizeof digits, "%g", piece.real);
+    } else {
+      std::snprintf(digits, sizeof digits, "%lld", piece.number);
     }
     text += digits;
   }

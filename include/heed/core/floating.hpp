@@ -15,6 +15,10 @@ inline constexpr S minus_infinity = -std::numeric_limits<S>::infinity();
 inline bool is_minus_infinity(float x) { return std::bit_cast<std::uint32_t>(x) == 0xff800000u; }
 inline bool is_minus_infinity(double x) { return std::bit_cast<std::uint64_t>(x) == 0xfff0000000000000u; }
 
+/// True for 0 and -0 but not for NaN, which -ffinite-math-only lets compare equal to anything.
+inline bool is_zero(float x) { return (std::bit_cast<std::uint32_t>(x) & 0x7fffffffu) == 0; }
+inline bool is_zero(double x) { return (std::bit_cast<std::uint64_t>(x) & 0x7fffffffffffffffu) == 0; }
+
 /// True unless x is NaN or infinite, decided on the bits for the same reason.
 inline bool is_finite(float x) { return (std::bit_cast<std::uint32_t>(x) & 0x7f800000u) != 0x7f800000u; }
 inline bool is_finite(double x) {

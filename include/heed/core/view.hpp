@@ -82,6 +82,23 @@ constexpr void require_token_matrix() {
 
 }  // namespace detail
 
+namespace detail {
+
+/// Scalar of an operand; float for what is none, so that the message about it is reached.
+template <class T>
+struct ScalarOf {
+  using type = float;
+};
+template <class T>
+  requires requires { typename T::Scalar; }
+struct ScalarOf<T> {
+  using type = typename T::Scalar;
+};
+template <class T>
+using OperandScalar = typename ScalarOf<T>::type;
+
+}  // namespace detail
+
 /// View of any TokenMatrix, without a copy.
 template <class T>
 auto view_of(const T& m) {

@@ -23,9 +23,9 @@ constexpr void require_operands() {
   require_token_matrix<Q>();
   require_token_matrix<K>();
   require_token_matrix<V>();
-  using S = typename Q::Scalar;
+  using S = OperandScalar<Q>;
   static_assert(RealScalar<S>, "heed: attention runs on float, double, Eigen::half or Eigen::bfloat16 matrices; cast others first");
-  static_assert(std::is_same_v<S, typename K::Scalar> && std::is_same_v<S, typename V::Scalar>,
+  static_assert(std::is_same_v<S, OperandScalar<K>> && std::is_same_v<S, OperandScalar<V>>,
                 "heed: q, k and v must have one scalar type: cast them to the same (for example k.cast<float>().eval())");
 }
 
@@ -70,11 +70,11 @@ void require_method() {
 ///         empty. Neither may overlap q, k or v.
 /// Errors  as attend; out and lse are untouched when it throws.
 template <class Out, class Q, class K, class V, class Method = ExactAttention<>>
-void attend_into(Out&& out, LseSpan<Accumulator<typename Q::Scalar>> lse, const Q& q, const K& k, const V& v,
+void attend_into(Out&& out, LseSpan<Accumulator<detail::OperandScalar<Q>>> lse, const Q& q, const K& k, const V& v,
                  const AttentionOptions& options = {}, const Method& method = {}, const Context& context = {}) {
   const auto rows = detail::value_view(v);
   detail::require_operands<Q, K, std::remove_cvref_t<decltype(rows)>>();
-  using S = typename Q::Scalar;
+  using S = detail::OperandScalar<Q>;
   auto to = detail::output_of<S>(std::forward<Out>(out));
   using Call = detail::HeadCall<S, S, typename decltype(to)::Scalar>;
   detail::require_method<Method, Call>();
@@ -100,10 +100,10 @@ void attend_into(Out&& out, LseSpan<Accumulator<typename Q::Scalar>> lse, const 
 /// Threads re-entrant; the result is the same bits for any context.threads.
 template <class Q, class K, class V, class Method = ExactAttention<>>
 auto attend(const Q& q, const K& k, const V& v, const AttentionOptions& options = {}, const Method& method = {}, const Context& context = {})
-    -> AttentionResult<typename Q::Scalar> {
+    -> AttentionResult<detail::OperandScalar<Q>> {
   const auto rows = detail::value_view(v);
   detail::require_operands<Q, K, std::remove_cvref_t<decltype(rows)>>();
-  using S = typename Q::Scalar;
+  using S = detail::OperandScalar<Q>;
   AttentionResult<S> result;
   result.out.resize(q.rows(), rows.cols);
   if constexpr (Method::has_softmax) result.lse.resize(q.rows());

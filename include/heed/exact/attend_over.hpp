@@ -51,10 +51,10 @@ void check_pattern(const Pattern& pattern, Index n_q, Index n_k) {
 /// Source  Milakov and Gimelshein 2018 (running softmax); Rabe and Staats 2021; Dao et al. 2022 (tiles).
 template <KeyPattern Pattern, class Q, class K, class Values, class ScoreMod = NoScoreMod>
 auto attend_over(const Pattern& pattern, const Q& q, const K& k, const Values& values, const AttentionOptions& options = {},
-                 const Context& context = {}, const ScoreMod& score_mod = {}) -> AttentionResult<typename Q::Scalar> {
+                 const Context& context = {}, const ScoreMod& score_mod = {}) -> AttentionResult<detail::OperandScalar<Q>> {
   const auto v = detail::value_view(values);
   detail::require_operands<Q, K, std::remove_cvref_t<decltype(v)>>();
-  using S = typename Q::Scalar;
+  using S = detail::OperandScalar<Q>;
   using Call = detail::HeadCall<S, S, S>;
   AttentionResult<S> result;
   Call call{view_of(q), view_of(k), v, {}};

@@ -82,6 +82,7 @@ class Engine {
         for (Index h = 0; h < n; ++h) mine[h] = states[(first + h) * n_chunks + chunk];
         rows.run(calls_.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)), chunk * row_chunk,
                  std::min(n_k, (chunk + 1) * row_chunk), bounds_, options_, mod_, {mine, static_cast<std::size_t>(n)});
+        for (Index h = 0; h < n; ++h) states[(first + h) * n_chunks + chunk] = mine[h];
       };
     });
     for (Index c = 0; c < n_calls; ++c) finish(calls_[static_cast<std::size_t>(c)], {0, 1}, states + c * n_chunks, n_chunks);

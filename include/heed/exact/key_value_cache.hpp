@@ -149,9 +149,9 @@ void attend_into(Out&& out, Lse&& lse, const Q& q, const KeyValueCache<S>& cache
 /// Threads over heads and chunks of keys, merged in order: the same bits for any context.threads.
 template <class Q, class S, class Method = ExactAttention<>>
 auto attend(const Q& q, const KeyValueCache<S>& cache, const AttentionOptions& options = {}, const Context& context = {},
-            const Method& method = {}) -> MultiHeadResult<typename Q::Scalar> {
+            const Method& method = {}) -> MultiHeadResult<detail::OperandScalar<Q>> {
   detail::require_token_matrix<Q>();
-  MultiHeadResult<typename Q::Scalar> result;
+  MultiHeadResult<detail::OperandScalar<Q>> result;
   const Index n_heads = detail::heads_over(q, cache);
   result.out.resize(q.rows(), n_heads * cache.d_v());
   result.lse.resize(q.rows(), n_heads);

@@ -85,7 +85,7 @@ template <class Out, class Lse, class Q, class K, class V, class Method = ExactA
 void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const V& v, const HeadOptions& heads,
                             const AttentionOptions& options = {}, const Method& method = {}, const Context& context = {}) {
   detail::require_operands<Q, K, V>();
-  using S = typename Q::Scalar;
+  using S = detail::OperandScalar<Q>;
   auto to = detail::output_of<S>(std::forward<Out>(out));
   auto lse_to = output_view_of(std::forward<Lse>(lse));
   static_assert(std::is_same_v<typename decltype(lse_to)::Scalar, Accumulator<S>>,
@@ -119,9 +119,9 @@ void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const 
 /// Threads parallel over heads and queries; per head the same bits as `attend` on its columns.
 template <class Q, class K, class V, class Method = ExactAttention<>>
 auto multi_head_attend(const Q& q, const K& k, const V& v, const HeadOptions& heads, const AttentionOptions& options = {},
-                       const Method& method = {}, const Context& context = {}) -> MultiHeadResult<typename Q::Scalar> {
+                       const Method& method = {}, const Context& context = {}) -> MultiHeadResult<detail::OperandScalar<Q>> {
   detail::require_operands<Q, K, V>();
-  MultiHeadResult<typename Q::Scalar> result;
+  MultiHeadResult<detail::OperandScalar<Q>> result;
   const Index n_kv_heads = detail::kv_heads_of(heads);
   result.out.resize(q.rows(), heads.n_heads * detail::head_width(v.cols(), n_kv_heads, "v", "n_kv_heads"));
   result.lse.resize(q.rows(), heads.n_heads);

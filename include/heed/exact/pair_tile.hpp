@@ -7,8 +7,8 @@
 
 namespace heed::detail {
 
-/// Loads what bias and boolean mask say of the pairs of one tile, transposed like the scores: added[j * panel + i], the bias
-/// times `unit`, and -inf where the pair may not attend.
+/// Loads what bias and boolean mask say of the pairs of one tile, transposed like the scores: added[j * panel + i], the bias,
+/// and -inf where the pair may not attend.
 template <class T>
 class PairTile {
  public:
@@ -22,15 +22,15 @@ class PairTile {
 
   /// Fills `added`; `allowed` and `rows` are scratch of its size. Returns the census of the tile: bit 0 some pair is masked,
   /// bit 1 some is kept.
-  int load(const TokenSet& queries, const TokenSet& keys, Index panel, T unit, T* added, T* allowed, T* rows) const {
+  int load(const TokenSet& queries, const TokenSet& keys, Index panel, T* added, T* allowed, T* rows) const {
     const StorageKernels<T, T>& same = storage_kernels<T, T>(isa_);
     if (bias_.given()) {
       if (bias_.dtype() == dtype_of<T>()) {
         const T* from = origin<T>(bias_, bias_row_, queries, keys);
-        same.transpose(from, bias_.row_stride(), bias_.col_stride(), queries.list, queries.size, keys.list, keys.size, added, panel, unit,
+        same.transpose(from, bias_.row_stride(), bias_.col_stride(), queries.list, queries.size, keys.list, keys.size, added, panel, T(1),
                        true);
       } else {
-        load_each(bias_, bias_row_, queries, keys, panel, unit, added);
+        load_each(bias_, bias_row_, queries, keys, panel, added);
       }
       if (!allowed_.given()) return tiles_.census(keys.size, panel, queries.size, added);
     }
@@ -42,7 +42,7 @@ class PairTile {
     } else if (allowed_.row_stride() == 1 && queries.list == nullptr && queries.size == panel) {
       bools.gather(from, allowed_.col_stride(), 1, keys.list, keys.size, panel, allowed, panel);
     } else {
-      load_each(allowed_, allowed_row_, queries, keys, panel, T(1), allowed);
+      load_each(allowed_, allowed_row_, queries, keys, panel, allowed);
     }
     return tiles_.forbid(keys.size, panel, queries.size, allowed, bias_.given() ? added : nullptr, added);
   }
@@ -55,11 +55,10 @@ class PairTile {
     return static_cast<const S*>(pairs.data()) + row * pairs.row_stride() + column * pairs.col_stride();
   }
 
-  static void load_each(const PairView& pairs, Index first_row, const TokenSet& queries, const TokenSet& keys, Index panel, T factor,
-                        T* to) {
+  static void load_each(const PairView& pairs, Index first_row, const TokenSet& queries, const TokenSet& keys, Index panel, T* to) {
     for (Index j = 0; j < keys.size; ++j) {
       for (Index i = 0; i < panel; ++i) {
-        to[j * panel + i] = i < queries.size ? static_cast<T>(pairs.at(first_row + queries[i], keys[j])) * factor : T(0);
+        to[j * panel + i] = i < queries.size ? static_cast<T>(pairs.at(first_row + queries[i], keys[j])) : T(0);
       }
     }
   }

@@ -64,6 +64,7 @@ class Panel {
     state_.width = width_;
     state_.clear();
     rule_.emplace(options, call.k.cols, call.head, has_functor);
+    state_.factor = rule_->softmax_factor;
     pairs_.emplace(options.mask, call.q.rows, call.head, isa_);
     operands_.pack(call.q, queries, width_, rule_->query_factor);
     const bool alike = bounds.unlimited() && rule_->slope == 0;  // then no query needs its own range
@@ -164,7 +165,7 @@ class Panel {
     bool some_masked = false;
     if (pairs_->given()) {
       added = shared_.added + at * width_;
-      const int census = pairs_->load(set_, keys, width_, rule_->unit, added, shared_.allowed, shared_.pairs);
+      const int census = pairs_->load(set_, keys, width_, added, shared_.allowed, shared_.pairs);
       if (census == 1) return;  // no pair of the strip is kept
       some_masked = census == 3;
     }
@@ -187,7 +188,7 @@ class Panel {
 
   void adjust(const TokenSet& keys, Index first, Index count, T* s, const T* added, T* top) {
     for (Index j = 0; j < keys.size; ++j) shared_.key_position[j] = static_cast<T>(keys[j]);
-    tiles_.adjust(keys.size, width_, first, count, rule_->scale, rule_->cap, rule_->unit, added, rule_->slope, query_position_,
+    tiles_.adjust(keys.size, width_, first, count, rule_->scale, rule_->cap, added, rule_->slope, query_position_,
                   shared_.key_position, s, top);
     if constexpr (has_functor) {
       const Index end = std::min((first + count) * tiles_.lanes, set_.size);

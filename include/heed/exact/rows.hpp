@@ -52,6 +52,7 @@ class Rows {
       const ScoreRule<T> rule(options, d, call.head, has_functor);
       for (Index c = 0; c < d; ++c) q_[h * d_padded_ + c] = static_cast<T>(call.q(0, c)) * rule.query_factor;
       states[static_cast<std::size_t>(h)].clear();
+      states[static_cast<std::size_t>(h)].factor = rule.softmax_factor;
     }
     to = std::min(to, range.high);
     for (Index at = std::max(from, range.low); at < to; at += tile_keys) {
@@ -64,7 +65,7 @@ class Rows {
         SoftmaxState<T>& state = states[static_cast<std::size_t>(h)];
         T* s = s_ + h * tile_keys;
         if (rule.adjusts_all || options.mask.allowed.given()) adjust(call, rule, options, range, mod, at, n, s);
-        correction[h] = advance(n, rule.softmax_factor, s, state);
+        correction[h] = advance(n, s, state);
       }
       values(shared.v, at, n, n_heads, correction, options.mask.allowed.given() || options.mask.bias.given());
     }
@@ -91,7 +92,7 @@ class Rows {
               Index at, Index n, T* s) {
     const PairTile<T> pairs(options.mask, call.q.rows, call.head, isa_);
     const Index lanes = tiles_.lanes;
-    if (pairs.given()) pairs.load({0, 1}, {at, n}, lanes, rule.unit, added_, scratch_, pair_row_);
+    if (pairs.given()) pairs.load({0, 1}, {at, n}, lanes, added_, scratch_, pair_row_);
     T query_position[max_lanes] = {}, key_position[tile_keys];
     query_position[0] = static_cast<T>(range.diagonal);
     for (Index j = 0; j < n; ++j) {
@@ -99,7 +100,7 @@ class Rows {
       for (Index i = 0; i < lanes; ++i) scratch_[j * lanes + i] = i == 0 ? s[j] : T(0);
     }
     T ignored[max_lanes] = {};
-    tiles_.adjust(n, lanes, 0, 1, rule.scale, rule.cap, rule.unit, pairs.given() ? added_ : nullptr, rule.slope, query_position,
+    tiles_.adjust(n, lanes, 0, 1, rule.scale, rule.cap, pairs.given() ? added_ : nullptr, rule.slope, query_position,
                   key_position, scratch_, ignored);
     for (Index j = 0; j < n; ++j) {
       s[j] = scratch_[j * lanes];
@@ -110,15 +111,12 @@ class Rows {
   }
 
   // Scores to weights; returns what the sums so far are multiplied by.
-  T advance(Index n, T factor, T* s, SoftmaxState<T>& state) {
-    const T top = tiles_.row_top(n, s, minus_infinity<T>);
-    const T before = state.m[0];
-    T now = is_minus_infinity(top) ? minus_infinity<T> : top * factor;
-    if (!is_minus_infinity(before) && (is_minus_infinity(now) || now < before)) now = before;
+  T advance(Index n, T* s, SoftmaxState<T>& state) {
+    const T before = state.m[0], now = tiles_.row_top(n, s, before);
     const T base = is_minus_infinity(now) ? T(0) : now;
-    const T correction = SoftmaxState<T>::weight(before, base);
+    const T correction = state.weight(before, base);
     state.m[0] = now;
-    state.l[0] = state.l[0] * correction + tiles_.row_weigh(n, factor, base, s);
+    state.l[0] = state.l[0] * correction + tiles_.row_weigh(n, state.factor, base, s);
     return correction;
   }
 

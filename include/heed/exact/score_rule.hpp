@@ -17,8 +17,7 @@ struct ScoreRule {
   T softmax_factor;        // > 0: from what the softmax sees to base-2 exponents
   T scale;                 // |scale|, applied by the adjust kernel
   T cap;                   // softcap, 0 = off
-  T unit;                  // units of adjusted scores: 1 natural (a functor follows), log2(e) otherwise
-  T slope;                 // ALiBi slope in those units, 0 = off
+  T slope;                 // ALiBi slope, 0 = off
   bool adjusts_all;        // the adjust kernel runs on every pair
 
   ScoreRule(const AttentionOptions& options, Index d, Index head, bool has_functor) {
@@ -29,14 +28,12 @@ struct ScoreRule {
     cap = options.softcap ? static_cast<T>(*options.softcap) : T(0);
     adjusts_all = has_functor || cap != 0 || slope_given != 0 || options.mask.bias.given();
     if (adjusts_all) {
-      unit = static_cast<T>(has_functor ? 1.0 : log2_e);
-      softmax_factor = static_cast<T>(has_functor ? log2_e : 1.0);
+      softmax_factor = static_cast<T>(log2_e);
     } else {  // boolean masks alone leave the units of raw scores
       softmax_factor = static_cast<T>(static_cast<double>(scale) * log2_e);
       scale = 1;
-      unit = 1;
     }
-    slope = static_cast<T>(slope_given) * unit;
+    slope = static_cast<T>(slope_given);
   }
 };
 

@@ -7,13 +7,14 @@
 
 namespace heed::detail {
 
-/// Running softmax of `width` queries over the keys seen so far, in base-2 units:
-///   m = max of the exponents, l = sum of 2^(exponent - m), out[c * width + i] = sum of 2^(exponent - m) v_c.
+/// Running softmax of `width` queries over the keys seen so far, `factor` bringing scores s to base-2 exponents:
+///   m = max s, l = sum of 2^(factor (s - m)), out[c * width + i] = sum of 2^(factor (s - m)) v_c.
 /// Two states over disjoint keys merge by scaling both to the larger m (Milakov and Gimelshein 2018; Rabe and Staats 2021).
 template <class T>
 struct SoftmaxState {
   Index width = 0;
   Index d_v = 0;
+  T factor = 1;
   T* m = nullptr;
   T* l = nullptr;
   T* out = nullptr;
@@ -34,18 +35,21 @@ struct SoftmaxState {
   /// Takes the sums of `other`, which is no wider.
   void copy(const SoftmaxState& other) {
     width = other.width;
+    factor = other.factor;
     for (Index i = 0; i < width; ++i) m[i] = other.m[i];
     for (Index i = 0; i < width; ++i) l[i] = other.l[i];
     for (Index c = 0; c < width * d_v; ++c) out[c] = other.out[c];
   }
 
-  /// 2^(exponent - top), and 0 for an exponent of -inf.
-  static T weight(T exponent, T top) { return is_minus_infinity(exponent) ? T(0) : std::exp2(exponent - top); }
+  /// 2^(factor (score - top)), and 0 for a score of -inf.
+  T weight(T score, T top) const { return is_minus_infinity(score) ? T(0) : std::exp2(factor * (score - top)); }
+  /// True where no key was kept. A kept key whose score is NaN leaves m alone but not l.
+  bool empty(Index i) const { return is_minus_infinity(m[i]) && is_zero(l[i]); }
 
   /// Adds the keys of `other`.
   void merge(const SoftmaxState& other) const {
     for (Index i = 0; i < width; ++i) {
-      if (is_minus_infinity(other.m[i])) continue;
+      if (other.empty(i)) continue;
       const T top = is_minus_infinity(m[i]) || m[i] < other.m[i] ? other.m[i] : m[i];
       const T mine = weight(m[i], top), theirs = weight(other.m[i], top);
       m[i] = top;
@@ -54,22 +58,26 @@ struct SoftmaxState {
     }
   }
 
-  /// Adds a sink to query i: a key with this exponent and no value row.
-  void add_sink(Index i, T exponent) const {
-    if (is_minus_infinity(exponent)) return;
-    const T top = is_minus_infinity(m[i]) || m[i] < exponent ? exponent : m[i];
+  /// Adds a sink to query i: a key with this logit and no value row.
+  void add_sink(Index i, double logit) const {
+    const T score = static_cast<T>(logit * log2_e / static_cast<double>(factor));
+    if (is_minus_infinity(score)) return;
+    const T top = is_minus_infinity(m[i]) || m[i] < score ? score : m[i];
     const T mine = weight(m[i], top);
     m[i] = top;
-    l[i] = l[i] * mine + weight(exponent, top);
+    l[i] = l[i] * mine + weight(score, top);
     for (Index c = 0; c < d_v; ++c) out[c * width + i] *= mine;
   }
 
   /// Natural log of the softmax denominator, -inf where no key was kept.
   T lse(Index i) const {
-    constexpr double ln_2 = 0.69314718055994530942;
-    if (is_minus_infinity(m[i])) return minus_infinity<T>;
-    return static_cast<T>(static_cast<double>(m[i]) * ln_2 + static_cast<double>(std::log(l[i])));
+    if (empty(i)) return minus_infinity<T>;
+    if (is_minus_infinity(m[i])) return l[i];  // NaN
+    return static_cast<T>(static_cast<double>(m[i]) * static_cast<double>(factor) / log2_e + static_cast<double>(std::log(l[i])));
   }
+
+ private:
+  static constexpr double log2_e = 1.4426950408889634074;
 };
 
 }  // namespace heed::detail

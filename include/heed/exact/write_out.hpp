@@ -1,8 +1,11 @@
 #pragma once
 #include <type_traits>
 
+#include "heed/core/floating.hpp"
 #include "heed/core/pattern.hpp"
+#include "heed/core/per_head.hpp"
 #include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
 #include "heed/exact/head_call.hpp"
 #include "heed/exact/softmax_state.hpp"
 #include "heed/kernels/select.hpp"
@@ -12,17 +15,13 @@ namespace heed::detail {
 /// Ends the softmax of `queries`: adds the sink, divides by the denominator, and writes out rows and lse of `call`.
 template <class T, class Call>
 void write_out(const Call& call, const TokenSet& queries, const SoftmaxState<T>& state, const PerHead& sinks, Isa isa) {
-  constexpr double log2_e = 1.4426950408889634074;
-  if (sinks.given()) {
-    const T exponent = static_cast<T>(sinks.of(call.head) * log2_e);
-    for (Index i = 0; i < queries.size; ++i) state.add_sink(i, exponent);
-  }
+  for (Index i = 0; sinks.given() && i < queries.size; ++i) state.add_sink(i, sinks.of(call.head));
   if (call.lse != nullptr) {
     for (Index i = 0; i < queries.size; ++i) call.lse[queries[i] * call.lse_stride] = static_cast<typename Call::Sum>(state.lse(i));
   }
   const View<typename Call::Out>& out = call.out;
   if (state.width == 1) {
-    const bool empty = state.l[0] == 0;
+    const bool empty = is_zero(state.l[0]);
     const T inverse = empty ? T(0) : T(1) / state.l[0];
     for (Index c = 0; c < state.d_v; ++c) out(queries[0], c) = static_cast<typename Call::Out>(empty ? T(0) : state.out[c] * inverse);
     return;

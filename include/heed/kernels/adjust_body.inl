@@ -27,18 +27,17 @@ HEED_INLINE inline typename X::V tanh_of(typename X::V y) {
   return X::select(X::less(y, X::zero()), X::sub(X::zero(), size), size);
 }
 
-// Adds the pair terms of a strip to raw scores s[j][i] = q.k, in units where a factor `unit` is folded in:
-//   s -> unit * (cap ? cap * tanh(scale * s / cap) : scale * s) + added[j][i] - slope * |key_position[j] - query_position[i]|
-// and -inf wherever added is -inf; top[i] = max(top[i], s[.][i]). `added` may be null; cap = 0 and slope = 0 mean off. `added` and
-// `slope` are in units already.
+// Adds the pair terms of a strip to raw scores s[j][i] = q.k:
+//   s -> (cap ? cap * tanh(scale * s / cap) : scale * s) + added[j][i] - slope * |key_position[j] - query_position[i]|
+// and -inf wherever added is -inf; top[i] = max(top[i], s[.][i]). `added` may be null; cap = 0 and slope = 0 mean off.
 template <class X>
-void adjust(Size n_keys, Size panel, Size first, Size count, typename X::Scalar scale, typename X::Scalar cap, typename X::Scalar unit,
+void adjust(Size n_keys, Size panel, Size first, Size count, typename X::Scalar scale, typename X::Scalar cap,
             const typename X::Scalar* added, typename X::Scalar slope, const typename X::Scalar* query_position,
             const typename X::Scalar* key_position, typename X::Scalar* s, typename X::Scalar* top) {
   using V = typename X::V;
   constexpr double two_log2_e = 2.8853900817779268147;
-  const V factor = X::set(cap == 0 ? scale * unit : static_cast<typename X::Scalar>(two_log2_e * scale / cap));
-  const V height = X::set(cap * unit);
+  const V factor = X::set(cap == 0 ? scale : static_cast<typename X::Scalar>(two_log2_e * scale / cap));
+  const V height = X::set(cap);
   const V tilt = X::set(-slope);
   const V masked = X::set(-__builtin_inff());
   for (Size u = first; u < first + count; ++u) {

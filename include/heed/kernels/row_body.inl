@@ -64,13 +64,13 @@ typename X::Scalar row_top(Size n, typename X::Scalar* s, typename X::Scalar flo
   return top;
 }
 
-// s[j] = 2^(c * s[j] - base); returns their sum.
+// s[j] = 2^(c * (s[j] - base)); returns their sum.
 template <class X>
 typename X::Scalar row_weigh(Size n, typename X::Scalar c, typename X::Scalar base, typename X::Scalar* s) {
-  const typename X::V factor = X::set(c), from = X::set(-base);
+  const typename X::V factor = X::set(c), from = X::set(base);
   typename X::V total = X::zero();
   for (Size j = 0; j < n; j += X::lanes) {  // row_top left -inf behind the last entry: weight 0
-    const typename X::V weight = exp2(X::fma(X::load(s + j), factor, from));
+    const typename X::V weight = exp2(X::mul(X::sub(X::load(s + j), from), factor));
     X::store(s + j, weight);
     total = X::add(total, weight);
   }

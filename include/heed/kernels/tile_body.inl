@@ -100,16 +100,17 @@ void scores(const typename X::Scalar* k, Size k_stride, Size n_keys, const typen
   }
 }
 
-// Moves the running softmax of a panel to a new maximum. With c > 0 the factor from raw scores to base-2 exponents:
-// m = max(m, c * top); base = m, or 0 where no key was kept yet; correction = 2^(old m - base); l *= correction.
+// Moves the running softmax of a panel to a new maximum, c > 0 being the factor from scores to base-2 exponents:
+// m = max(m, top); base = m, or 0 where no key was kept yet; correction = 2^(c * (old m - base)); l *= correction.
+// Differences are taken before the factor: scores of any size cancel exactly where they are equal.
 template <class X>
 void advance(Size panel, typename X::Scalar c, const typename X::Scalar* top, typename X::Scalar* m, typename X::Scalar* l,
              typename X::Scalar* base, typename X::Scalar* correction) {
   for (Size i = 0; i < panel; i += X::lanes) {
     const typename X::V before = X::load(m + i);
-    const typename X::V now = X::max(X::mul(X::load(top + i), X::set(c)), before);
+    const typename X::V now = X::max(X::load(top + i), before);
     const typename X::V from = X::select(X::is_minus_infinity(now), X::zero(), now);
-    const typename X::V factor = exp2(X::sub(before, from));
+    const typename X::V factor = exp2(X::mul(X::sub(before, from), X::set(c)));
     X::store(m + i, now);
     X::store(base + i, from);
     X::store(correction + i, factor);
@@ -117,7 +118,7 @@ void advance(Size panel, typename X::Scalar c, const typename X::Scalar* top, ty
   }
 }
 
-// s[j][i] = 2^(c * s[j][i] - base[i]); l[i] += their sum, keys in order.
+// s[j][i] = 2^(c * (s[j][i] - base[i])); l[i] += their sum, keys in order.
 template <class X, int U>
 HEED_INLINE inline void weigh_strip(Size n_keys, Size panel, typename X::Scalar c, const typename X::Scalar* base,
                                     typename X::Scalar* s, typename X::Scalar* l) {
@@ -126,13 +127,13 @@ HEED_INLINE inline void weigh_strip(Size n_keys, Size panel, typename X::Scalar 
 #pragma GCC unroll 4
   for (int u = 0; u < U; ++u) {
     sum[u] = X::load(l + u * X::lanes);
-    from[u] = X::sub(X::zero(), X::load(base + u * X::lanes));
+    from[u] = X::load(base + u * X::lanes);
   }
   for (Size j = 0; j < n_keys; ++j) {
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u) {
       typename X::Scalar* at = s + j * panel + u * X::lanes;
-      const typename X::V weight = exp2(X::fma(X::load(at), factor, from[u]));
+      const typename X::V weight = exp2(X::mul(X::sub(X::load(at), from[u]), factor));
       X::store(at, weight);
       sum[u] = X::add(sum[u], weight);
     }

@@ -18,7 +18,7 @@ struct TileKernels {
   void (*weigh)(Size n_keys, Size panel, Size first, Size count, T c, const T* base, T* s, T* l);
   void (*values)(const T* v, Size v_stride, Size block_stride, Size n_keys, const T* w, Size d_v, Size panel, Size first, Size count,
                  const T* correction, T* out);
-  void (*adjust)(Size n_keys, Size panel, Size first, Size count, T scale, T cap, T unit, const T* added, T slope,
+  void (*adjust)(Size n_keys, Size panel, Size first, Size count, T scale, T cap, const T* added, T slope,
                  const T* query_position, const T* key_position, T* s, T* top);
   int (*forbid)(Size n_keys, Size panel, Size n_queries, const T* allowed, const T* bias, T* added);
   int (*census)(Size n_keys, Size panel, Size n_queries, const T* added);

@@ -69,7 +69,7 @@ HEED_INLINE inline void weigh_strip(Size n_keys, Size panel, float c, const floa
 #pragma GCC unroll 4
   for (int u = 0; u < U; ++u) {
     sum[u] = Vf::load(l + u * lanes);
-    from[u] = Vf::sub(Vf::zero(), Vf::load(base + u * lanes));
+    from[u] = Vf::load(base + u * lanes);
   }
   float* to = s;
   Size j = 0;
@@ -77,8 +77,8 @@ HEED_INLINE inline void weigh_strip(Size n_keys, Size panel, float c, const floa
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u) {
       const float* at = s + j * panel + u * lanes;
-      const V first = avx512::exp2(Vf::fma(Vf::load(at), factor, from[u]));
-      const V second = avx512::exp2(Vf::fma(Vf::load(at + panel), factor, from[u]));
+      const V first = avx512::exp2(Vf::mul(Vf::sub(Vf::load(at), from[u]), factor));
+      const V second = avx512::exp2(Vf::mul(Vf::sub(Vf::load(at + panel), from[u]), factor));
       store_words(to + u * lanes, narrow(first, second));
       sum[u] = Vf::add(Vf::add(sum[u], first), second);
     }
@@ -86,7 +86,7 @@ HEED_INLINE inline void weigh_strip(Size n_keys, Size panel, float c, const floa
   if (j < n_keys) {
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u) {
-      const V weight = avx512::exp2(Vf::fma(Vf::load(s + j * panel + u * lanes), factor, from[u]));
+      const V weight = avx512::exp2(Vf::mul(Vf::sub(Vf::load(s + j * panel + u * lanes), from[u]), factor));
       store_words(to + u * lanes, narrow(weight, Vf::zero()));
       sum[u] = Vf::add(sum[u], weight);
     }
@@ -95,9 +95,9 @@ HEED_INLINE inline void weigh_strip(Size n_keys, Size panel, float c, const floa
   for (int u = 0; u < U; ++u) Vf::store(l + u * lanes, sum[u]);
 }
 
-// The weights w_j = 2^(c * s[j][i] - base[i]), rounded, of keys j and j + 1 as twins in place of row j / 2; l[i] += their sum, keys in
-// order, before rounding: l and with it lse stay as exact as in float, and measured errors of out are no smaller with the
-// rounded sum.
+// The weights w_j = 2^(c * (s[j][i] - base[i])), rounded, of keys j and j + 1 as twins in place of row j / 2; l[i] += their sum, keys in
+// order, before rounding. With the sum of the rounded weights the error of lse would be 60 to 500 times as large (1e-6 becomes
+// 1e-4 to 1e-3), and that of a bfloat16 out the same within 5%.
 inline void weigh(Size n_keys, Size panel, Size first, Size count, float c, const float* base, float* s, float* l) {
   const Size shift = first * lanes;
   if (count == 1) {
