@@ -34,8 +34,8 @@ bool machine_has(std::string_view isa) {
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
   const std::string_view active = heed::isa_name(heed::active_isa());
-  std::cout << "heed " << HEED_VERSION_MAJOR << '.' << HEED_VERSION_MINOR << '.' << HEED_VERSION_PATCH << ", "
-            << active << " kernels" << std::endl;
+  std::cout << "heed " << HEED_VERSION_MAJOR << '.' << HEED_VERSION_MINOR << '.' << HEED_VERSION_PATCH << ", " << active
+            << " kernels" << std::endl;
 
   const char* const asked = std::getenv("HEED_ISA");
   const std::string_view wanted = asked == nullptr ? active : asked;

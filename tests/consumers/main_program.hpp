@@ -1,8 +1,8 @@
 #pragma once
 #include <Eigen/Core>
 
-#include "check.hpp"
 #include "heed/heed.hpp"
+#include "check.hpp"
 
 // The smallest program that uses heed, and one with more around it: sizes off every grid, masks, another storage order.
 inline int main_program(const char* name) {

@@ -73,7 +73,8 @@ TEST(Bfloat16, ScalesFromFlatToPeakedAreAsExactAsANaiveRun) {
 }
 
 TEST(Bfloat16, LongContextsLoseNoAccuracy) {
-  for (const Index n_q : {3, 50}) expect_twice_naive_at_most(random_inputs<S>({.n_q = n_q, .n_k = 9001, .d = 16, .d_v = 8}));
+  for (const Index n_q : {3, 50})
+    expect_twice_naive_at_most(random_inputs<S>({.n_q = n_q, .n_k = 9001, .d = 16, .d_v = 8}));
 }
 
 /// The window of query i begins and ends at odd keys for every other query, and at odd places of a tile.
@@ -82,7 +83,8 @@ TEST(Bfloat16, NarrowWindowsBeginAnywhere) {
   for (const Index left : {0, 1, 2, 13, 140}) {
     for (const Index right : {0, 1, 14}) {
       for (const Index real : {299, 300, 151}) {
-        expect_twice_naive_at_most(in, {.mask = {.causal = Causal::none, .window_left = left, .window_right = right, .n_real_keys = real}});
+        expect_twice_naive_at_most(
+            in, {.mask = {.causal = Causal::none, .window_left = left, .window_right = right, .n_real_keys = real}});
       }
     }
   }
@@ -107,7 +109,8 @@ TEST(Bfloat16, ResultsAreTheSameBitsInAnyLayout) {
 
 TEST(Bfloat16, PackedHeadsAreTheSameBitsAsHeadsAlone) {
   for (const Index d : {7, 16}) {
-    const Matrix<S> q = random_matrix<S>(130, 4 * d, 1), k = random_matrix<S>(90, 2 * d, 2), v = random_matrix<S>(90, 2 * 5, 3);
+    const Matrix<S> q = random_matrix<S>(130, 4 * d, 1), k = random_matrix<S>(90, 2 * d, 2),
+                    v = random_matrix<S>(90, 2 * 5, 3);
     const AttentionOptions options{.mask = {.causal = Causal::bottom_right, .window_left = 61}};
     const auto all = multi_head_attend(q, k, v, {.n_heads = 4, .n_kv_heads = 2}, options);
     for (Index h = 0; h < 4; ++h) {
@@ -142,7 +145,8 @@ TEST(Bfloat16, MaskedKeysNeverInfluenceAnything) {
           poisoned.k.row(j).setConstant(poison);
           poisoned.v.row(j).setConstant(poison);
           one_value.v(j, 2) = poison;
-          const auto got = attend(poisoned.q, poisoned.k, poisoned.v, options), of_value = attend(one_value.q, one_value.k, one_value.v, options);
+          const auto got = attend(poisoned.q, poisoned.k, poisoned.v, options),
+                     of_value = attend(one_value.q, one_value.k, one_value.v, options);
           Index wrong = 0;
           for (Index i = 0; i < 70; ++i) {
             const bool sees = heed::detail::reference_pair(options.mask, i, j, 70, n_k, 0).kept;
@@ -150,7 +154,8 @@ TEST(Bfloat16, MaskedKeysNeverInfluenceAnything) {
             for (Index c = 0; c < 6; ++c) {
               wrong += !sees && !same_bits(got.out(i, c), clean.out(i, c));
               const bool spoiled = sees && c == 2;
-              wrong += spoiled ? heed::detail::is_finite(static_cast<float>(of_value.out(i, c))) : !same_bits(of_value.out(i, c), clean.out(i, c));
+              wrong += spoiled ? heed::detail::is_finite(static_cast<float>(of_value.out(i, c)))
+                               : !same_bits(of_value.out(i, c), clean.out(i, c));
             }
           }
           EXPECT_EQ(wrong, 0) << "numbers, key " << j;
@@ -166,7 +171,8 @@ TEST(Bfloat16, NanInAQueryStaysInItsRowForAnyScale) {
     for (const S poison : {nan_of<S>(), infinity_of<S>()}) {
       Inputs<S> poisoned = in;
       poisoned.q(17, 6) = poison;
-      const auto clean = attend(in.q, in.k, in.v, {.scale = scale}), got = attend(poisoned.q, poisoned.k, poisoned.v, {.scale = scale});
+      const auto clean = attend(in.q, in.k, in.v, {.scale = scale}),
+                 got = attend(poisoned.q, poisoned.k, poisoned.v, {.scale = scale});
       for (Index i = 0; i < 50; ++i) {
         if (i == 17) {
           EXPECT_TRUE(is_nan(got.out(i, 0))) << "scale " << scale;

@@ -32,7 +32,8 @@ class BfloatDot : public testing::Test {
  protected:
   void SetUp() override {
     kernels_ = heed::detail::twin_kernels(Isa::avx512_bf16);
-    if (kernels_ == nullptr || !heed::detail::has_isa(Isa::avx512_bf16)) GTEST_SKIP() << "the CPU has no bfloat16 dot instruction";
+    if (kernels_ == nullptr || !heed::detail::has_isa(Isa::avx512_bf16))
+      GTEST_SKIP() << "the CPU has no bfloat16 dot instruction";
   }
   const TwinKernels& kernels() const { return *kernels_; }
 
@@ -44,13 +45,15 @@ class BfloatDot : public testing::Test {
 BfloatMatrix any_bits(Index rows, Index cols, std::uint64_t seed) {
   NumberStream numbers(seed);
   BfloatMatrix m(rows, cols);
-  for (Index t = 0; t < m.size(); ++t) m.data()[t] = std::bit_cast<Eigen::bfloat16>(static_cast<std::uint16_t>(numbers.bits()));
+  for (Index t = 0; t < m.size(); ++t)
+    m.data()[t] = std::bit_cast<Eigen::bfloat16>(static_cast<std::uint16_t>(numbers.bits()));
   return m;
 }
 
 template <class M>
 std::uint16_t bits_at(const M& m, Index row, Index col) {
-  return row < m.rows() && col < m.cols() ? std::bit_cast<std::uint16_t>(Eigen::bfloat16(m(row, col))) : std::uint16_t{0};
+  return row < m.rows() && col < m.cols() ? std::bit_cast<std::uint16_t>(Eigen::bfloat16(m(row, col)))
+                                          : std::uint16_t{0};
 }
 
 std::vector<Twin> garbage(Size n) { return std::vector<Twin>(static_cast<std::size_t>(n), Twin{{0x7fc1}, {0x7fc2}}); }
@@ -77,8 +80,8 @@ TEST_F(BfloatDot, QueriesAreTurnedToTwinsOfFeaturesBitForBit) {
       for_each_layout(m, n_rows, [&](const auto& map, const Index* rows) {
         const Size n_twins = (n_cols + 1) / 2, width = (n_rows + lanes - 1) / lanes * lanes, to_stride = width + 3;
         std::vector<Twin> to = garbage(n_twins * to_stride + lanes);
-        kernels().transpose(heed::detail::kernel_pointer(map.data()), map.outerStride(), map.innerStride(), rows, n_rows, n_cols, to.data(),
-                            to_stride);
+        kernels().transpose(heed::detail::kernel_pointer(map.data()), map.outerStride(), map.innerStride(), rows,
+                            n_rows, n_cols, to.data(), to_stride);
         Index wrong = 0;
         for (Size t = 0; t < n_twins; ++t) {
           for (Size i = 0; i < to_stride; ++i) {
@@ -104,8 +107,8 @@ TEST_F(BfloatDot, KeysAreGatheredToTwinsOfFeaturesBitForBit) {
       for_each_layout(m, n_rows, [&](const auto& map, const Index* rows) {
         const Size n_twins = (n_cols + 1) / 2, to_stride = n_twins + 1;
         std::vector<Twin> to = garbage(n_rows * to_stride + lanes);
-        kernels().gather(heed::detail::kernel_pointer(map.data()), map.outerStride(), map.innerStride(), rows, n_rows, n_cols, to.data(),
-                         to_stride);
+        kernels().gather(heed::detail::kernel_pointer(map.data()), map.outerStride(), map.innerStride(), rows, n_rows,
+                         n_cols, to.data(), to_stride);
         Index wrong = 0;
         for (Size j = 0; j < n_rows; ++j) {
           const Index row = rows == nullptr ? j : rows[j];
@@ -126,10 +129,11 @@ TEST_F(BfloatDot, ValuesArePackedToTwinsOfKeysBitForBit) {
     for (const Index n_cols : {1, 7, 8, 9, 16, 27, 64}) {
       const BfloatMatrix m = any_bits(40, n_cols, 3);
       for_each_layout(m, n_rows, [&](const auto& map, const Index* rows) {
-        const Size n_twins = (n_rows + 1) / 2, n_blocks = (n_cols + rows_of_tile - 1) / rows_of_tile, stride = (n_twins + 1) * rows_of_tile;
+        const Size n_twins = (n_rows + 1) / 2, n_blocks = (n_cols + rows_of_tile - 1) / rows_of_tile,
+                   stride = (n_twins + 1) * rows_of_tile;
         std::vector<Twin> to = garbage(n_blocks * stride);
-        kernels().pack_values(heed::detail::kernel_pointer(map.data()), map.outerStride(), map.innerStride(), rows, n_rows, n_cols, to.data(),
-                              stride);
+        kernels().pack_values(heed::detail::kernel_pointer(map.data()), map.outerStride(), map.innerStride(), rows,
+                              n_rows, n_cols, to.data(), stride);
         Index wrong = 0;
         for (Size c = 0; c < n_blocks * rows_of_tile; ++c) {
           const Size column = c / rows_of_tile * stride + c % rows_of_tile;
@@ -176,7 +180,8 @@ double product(const Twin& a, const Twin& b) {
 }
 
 bool close(float got, double want, double size) {
-  return std::abs(static_cast<double>(got) - want) <= 8.0 * std::numeric_limits<float>::epsilon() * (std::abs(want) + size);
+  return std::abs(static_cast<double>(got) - want) <=
+         8.0 * std::numeric_limits<float>::epsilon() * (std::abs(want) + size);
 }
 
 TEST_F(BfloatDot, ScoresAreProductsAndTheirMaximum) {
@@ -185,8 +190,10 @@ TEST_F(BfloatDot, ScoresAreProductsAndTheirMaximum) {
       for (const Size n_twins : {1, 2, 16, 19}) {
         const Size k_stride = n_twins + 2;
         std::vector<Twin> k = twins(n_keys * k_stride, 1), q = twins(n_twins * panel, 2);
-        std::vector<float> s(static_cast<std::size_t>(n_keys * panel), 77.0f), top(static_cast<std::size_t>(panel), -0.5f);
-        kernels().scores(&k.front().first, 2 * k_stride, n_keys, q.data(), n_twins, panel, first, count, s.data(), top.data());
+        std::vector<float> s(static_cast<std::size_t>(n_keys * panel), 77.0f),
+            top(static_cast<std::size_t>(panel), -0.5f);
+        kernels().scores(&k.front().first, 2 * k_stride, n_keys, q.data(), n_twins, panel, first, count, s.data(),
+                         top.data());
         for (Size i = 0; i < panel; ++i) {
           const bool touched = i >= first * lanes && i < (first + count) * lanes;
           float largest = -0.5f;
@@ -194,7 +201,8 @@ TEST_F(BfloatDot, ScoresAreProductsAndTheirMaximum) {
             double want = 0.0;
             for (Size t = 0; t < n_twins; ++t) want += product(at(k, j * k_stride + t), at(q, t * panel + i));
             const float got = at(s, j * panel + i);
-            ASSERT_TRUE(touched ? close(got, want, std::sqrt(2.0 * static_cast<double>(n_twins))) : got == 77.0f) << "key " << j << ", query " << i;
+            ASSERT_TRUE(touched ? close(got, want, std::sqrt(2.0 * static_cast<double>(n_twins))) : got == 77.0f)
+                << "key " << j << ", query " << i;
             largest = std::max(largest, got);
           }
           ASSERT_EQ(at(top, i), touched ? largest : -0.5f) << "query " << i;
@@ -208,12 +216,15 @@ TEST_F(BfloatDot, ScoresReadKeysAtAnyAddress) {
   const Size n_keys = 9, n_twins = 3, panel = lanes;
   const BfloatMatrix m = random_matrix<Eigen::bfloat16>(n_keys, 7, 1);  // an odd number of entries from row to row
   std::vector<Twin> q = twins(n_twins * panel, 2);
-  std::vector<float> s(static_cast<std::size_t>(n_keys * panel)), top(static_cast<std::size_t>(panel), minus_infinity_of<float>());
-  kernels().scores(heed::detail::kernel_pointer(m.data()) + 1, 7, n_keys, q.data(), n_twins, panel, 0, 1, s.data(), top.data());
+  std::vector<float> s(static_cast<std::size_t>(n_keys * panel)),
+      top(static_cast<std::size_t>(panel), minus_infinity_of<float>());
+  kernels().scores(heed::detail::kernel_pointer(m.data()) + 1, 7, n_keys, q.data(), n_twins, panel, 0, 1, s.data(),
+                   top.data());
   for (Size j = 0; j < n_keys; ++j) {
     for (Size i = 0; i < panel; ++i) {
       double want = 0.0;
-      for (Size t = 0; t < n_twins; ++t) want += product({{bits_at(m, j, 1 + 2 * t)}, {bits_at(m, j, 2 + 2 * t)}}, at(q, t * panel + i));
+      for (Size t = 0; t < n_twins; ++t)
+        want += product({{bits_at(m, j, 1 + 2 * t)}, {bits_at(m, j, 2 + 2 * t)}}, at(q, t * panel + i));
       ASSERT_TRUE(close(at(s, j * panel + i), want, 3.0)) << "key " << j << ", query " << i;
     }
   }
@@ -237,7 +248,8 @@ TEST_F(BfloatDot, WeightsAreThoseOfFloatRoundedToTwins) {
           const auto twin = std::bit_cast<Twin>(at(got, j / 2 * panel + i));
           const float rounded = number(j % 2 == 0 ? twin.first : twin.second);
           const float want = j < n_keys ? static_cast<float>(Eigen::bfloat16(at(weights, j * panel + i))) : 0.0f;
-          ASSERT_TRUE(is_nan(want) ? is_nan(rounded) : same_bits(rounded, want)) << "key " << j << " of " << n_keys << ", query " << i;
+          ASSERT_TRUE(is_nan(want) ? is_nan(rounded) : same_bits(rounded, want))
+              << "key " << j << " of " << n_keys << ", query " << i;
         }
       }
       for (Size t = 0; t < n_keys * panel; ++t) {  // what the call was not asked about stays
@@ -255,21 +267,25 @@ TEST_F(BfloatDot, ValuesAreProductsOverCorrectedSums) {
     for (const Size n_twins : {0, 1, 5, 20}) {
       for (const Size d_v : {1, 7, 8, 12, 27}) {
         const Size stride = (n_twins + 1) * rows_of_tile;
-        std::vector<Twin> v = twins((d_v + rows_of_tile - 1) / rows_of_tile * stride, 1), w = twins(std::max<Size>(1, n_twins) * panel, 2);
+        std::vector<Twin> v = twins((d_v + rows_of_tile - 1) / rows_of_tile * stride, 1),
+                          w = twins(std::max<Size>(1, n_twins) * panel, 2);
         const std::vector<float> before = numbers(d_v * panel, 3);
         std::vector<float> correction = numbers(panel, 4), out = before;
         std::vector<float> weights(w.size());
         for (std::size_t t = 0; t < w.size(); ++t) weights[t] = std::bit_cast<float>(w[t]);
-        kernels().values(v.data(), stride, n_twins, weights.data(), d_v, panel, first, count, correction.data(), out.data());
+        kernels().values(v.data(), stride, n_twins, weights.data(), d_v, panel, first, count, correction.data(),
+                         out.data());
         for (Size c = 0; c < d_v; ++c) {
           for (Size i = 0; i < panel; ++i) {
             const auto entry = static_cast<std::size_t>(c * panel + i);
             double want = static_cast<double>(before[entry]) * static_cast<double>(at(correction, i));
             for (Size t = 0; t < n_twins; ++t) {
-              want += product(at(v, c / rows_of_tile * stride + t * rows_of_tile + c % rows_of_tile), at(w, t * panel + i));
+              want +=
+                  product(at(v, c / rows_of_tile * stride + t * rows_of_tile + c % rows_of_tile), at(w, t * panel + i));
             }
             const bool touched = i >= first * lanes && i < (first + count) * lanes;
-            ASSERT_TRUE(touched ? close(out[entry], want, 1.0 + static_cast<double>(n_twins)) : out[entry] == before[entry])
+            ASSERT_TRUE(touched ? close(out[entry], want, 1.0 + static_cast<double>(n_twins))
+                                : out[entry] == before[entry])
                 << "column " << c << ", query " << i;
           }
         }
@@ -313,8 +329,8 @@ TEST_F(BfloatDot, OutputsAreRoundedIntoTheCallersLayout) {
         for (const Index* rows : {static_cast<const Index*>(nullptr), list}) {
           Strided<Eigen::bfloat16> strided(40, n_cols, layout);
           auto map = strided.map();
-          kernels().store(from.data(), from_stride, n_rows, n_cols, reinterpret_cast<Bfloat*>(map.data()), map.outerStride(), map.innerStride(),
-                          rows);
+          kernels().store(from.data(), from_stride, n_rows, n_cols, reinterpret_cast<Bfloat*>(map.data()),
+                          map.outerStride(), map.innerStride(), rows);
           Index wrong = 0;
           for (Index i = 0; i < n_rows; ++i) {
             for (Index c = 0; c < n_cols; ++c) {

@@ -183,8 +183,8 @@ void expect_adjusted_scores() {
         for (const bool with_added : {false, true}) {
           std::vector<T> s = raw, top(static_cast<std::size_t>(panel), minus_infinity_of<T>());
           kernels.adjust(n_keys, panel, 0, kernels.vectors, static_cast<T>(scale), static_cast<T>(cap),
-                         with_added ? added.data() : nullptr, static_cast<T>(slope),
-                         query_position.data(), key_position.data(), s.data(), top.data());
+                         with_added ? added.data() : nullptr, static_cast<T>(slope), query_position.data(),
+                         key_position.data(), s.data(), top.data());
           for (Size i = 0; i < panel; ++i) {
             T largest = minus_infinity_of<T>();
             for (Size j = 0; j < n_keys; ++j) largest = std::max(largest, at(s, j * panel + i));

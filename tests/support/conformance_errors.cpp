@@ -86,7 +86,9 @@ std::vector<ErrorCase<S>> error_cases() {
          w.options.sinks = w.numbers = {0.5, 0.25, 1.0};
        }},
       {option, {"sinks", "must be finite"}, [](W& w) { w.options.sinks = infinity_of<float>(); }},
-      {option, {"sequence_offsets has 1", "at least 2"}, [](W& w) { w.options.mask.sequence_offsets = w.offsets = {0}; }},
+      {option,
+       {"sequence_offsets has 1", "at least 2"},
+       [](W& w) { w.options.mask.sequence_offsets = w.offsets = {0}; }},
       {option,
        {"sequence_offsets[0] = 1", "must be 0"},
        [](W& w) {

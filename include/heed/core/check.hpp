@@ -22,12 +22,14 @@ struct CallShape {
 
 inline void check_offsets(std::span<const Index> offsets, const char* name, const char* rows, Index n) {
   if (offsets.size() < 2) {
-    throw OptionError(message(name, " has ", offsets.size(), " entries but must have one per sequence and one more (at least 2)"));
+    throw OptionError(
+        message(name, " has ", offsets.size(), " entries but must have one per sequence and one more (at least 2)"));
   }
   if (offsets.front() != 0) throw OptionError(message(name, "[0] = ", offsets.front(), " must be 0"));
   for (std::size_t b = 1; b < offsets.size(); ++b) {
     if (offsets[b] < offsets[b - 1]) {
-      throw OptionError(message(name, "[", b, "] = ", offsets[b], " must be >= ", name, "[", b - 1, "] = ", offsets[b - 1]));
+      throw OptionError(
+          message(name, "[", b, "] = ", offsets[b], " must be >= ", name, "[", b - 1, "] = ", offsets[b - 1]));
     }
   }
   if (offsets.back() != n) {
@@ -37,9 +39,11 @@ inline void check_offsets(std::span<const Index> offsets, const char* name, cons
 
 inline void check_pairs(const PairView& pairs, const char* name, const CallShape& shape) {
   if (!pairs.given()) return;
-  if (pairs.cols() != shape.n_k) throw ShapeError(message("cols(", name, ") = ", pairs.cols(), " must be rows(k) = ", shape.n_k));
+  if (pairs.cols() != shape.n_k)
+    throw ShapeError(message("cols(", name, ") = ", pairs.cols(), " must be rows(k) = ", shape.n_k));
   if (pairs.rows() != shape.n_q && pairs.rows() != shape.n_heads * shape.n_q) {
-    const std::string or_heads = shape.n_heads > 1 ? joined({" or n_heads * rows(q) = ", shape.n_heads * shape.n_q}) : std::string();
+    const std::string or_heads =
+        shape.n_heads > 1 ? joined({" or n_heads * rows(q) = ", shape.n_heads * shape.n_q}) : std::string();
     throw ShapeError(message("rows(", name, ") = ", pairs.rows(), " must be rows(q) = ", shape.n_q, or_heads));
   }
 }
@@ -47,7 +51,8 @@ inline void check_pairs(const PairView& pairs, const char* name, const CallShape
 inline void check_per_head(const PerHead& numbers, const char* name, Index n_heads, bool allow_minus_infinity) {
   if (!numbers.given()) return;
   if (numbers.size() != PerHead::every_head && numbers.size() != n_heads) {
-    throw OptionError(message(name, " has ", numbers.size(), " values but must have one, or one per head (", n_heads, ")"));
+    throw OptionError(
+        message(name, " has ", numbers.size(), " values but must have one, or one per head (", n_heads, ")"));
   }
   for (Index h = 0; h < n_heads; ++h) {
     const double value = numbers.of(h);
@@ -84,7 +89,8 @@ inline void check_options(const AttentionOptions& options, const CallShape& shap
   const std::span<const Index> q_offsets = mask.sequence_offsets;
   const std::span<const Index> k_offsets = mask.key_sequence_offsets.empty() ? q_offsets : mask.key_sequence_offsets;
   if (q_offsets.empty()) {
-    if (!k_offsets.empty()) throw OptionError("heed: Mask::key_sequence_offsets is given but Mask::sequence_offsets is not: give both");
+    if (!k_offsets.empty())
+      throw OptionError("heed: Mask::key_sequence_offsets is given but Mask::sequence_offsets is not: give both");
     if (mask.causal == Causal::square && shape.n_q != shape.n_k) {
       throw OptionError(message("Mask::causal = Causal::square but rows(q) = ", shape.n_q, " and rows(k) = ", shape.n_k,
                                 ": name the corner, Causal::top_left or Causal::bottom_right (decoding)"));
@@ -92,24 +98,28 @@ inline void check_options(const AttentionOptions& options, const CallShape& shap
     return;
   }
   check_offsets(q_offsets, "Mask::sequence_offsets", "rows(q)", shape.n_q);
-  check_offsets(k_offsets, mask.key_sequence_offsets.empty() ? "Mask::sequence_offsets" : "Mask::key_sequence_offsets", "rows(k)", shape.n_k);
+  check_offsets(k_offsets, mask.key_sequence_offsets.empty() ? "Mask::sequence_offsets" : "Mask::key_sequence_offsets",
+                "rows(k)", shape.n_k);
   if (k_offsets.size() != q_offsets.size()) {
-    throw OptionError(message("Mask::key_sequence_offsets has ", k_offsets.size(), " entries but must have as many as sequence_offsets: ",
-                              q_offsets.size()));
+    throw OptionError(message("Mask::key_sequence_offsets has ", k_offsets.size(),
+                              " entries but must have as many as sequence_offsets: ", q_offsets.size()));
   }
   for (std::size_t b = 1; b < q_offsets.size() && mask.causal == Causal::square; ++b) {
     const Index n_q = q_offsets[b] - q_offsets[b - 1], n_k = k_offsets[b] - k_offsets[b - 1];
     if (n_q != n_k) {
-      throw OptionError(message("Mask::causal = Causal::square but sequence ", b - 1, " has ", n_q, " queries and ", n_k,
-                                " keys: name the corner, Causal::top_left or Causal::bottom_right (decoding)"));
+      throw OptionError(message("Mask::causal = Causal::square but sequence ", b - 1, " has ", n_q, " queries and ",
+                                n_k, " keys: name the corner, Causal::top_left or Causal::bottom_right (decoding)"));
     }
   }
 }
 
 /// Shapes of q, k, v of one head (or of packed rows, whose widths the caller has divided), then the options.
-inline void check_attention(Index q_cols, Index k_rows, Index k_cols, Index v_rows, const CallShape& shape, const AttentionOptions& options) {
-  if (q_cols != k_cols) throw ShapeError(message("cols(q) = ", q_cols, " but cols(k) = ", k_cols, ": they must be equal"));
-  if (k_rows != v_rows) throw ShapeError(message("rows(k) = ", k_rows, " but rows(v) = ", v_rows, ": they must be equal"));
+inline void check_attention(Index q_cols, Index k_rows, Index k_cols, Index v_rows, const CallShape& shape,
+                            const AttentionOptions& options) {
+  if (q_cols != k_cols)
+    throw ShapeError(message("cols(q) = ", q_cols, " but cols(k) = ", k_cols, ": they must be equal"));
+  if (k_rows != v_rows)
+    throw ShapeError(message("rows(k) = ", k_rows, " but rows(v) = ", v_rows, ": they must be equal"));
   if (q_cols == 0 && !options.scale && shape.n_q > 0 && shape.n_k > 0) {
     throw ShapeError("heed: cols(q) = 0 must be >= 1 (the default scale is 1/sqrt(cols(k)))");
   }

@@ -53,7 +53,8 @@ void parallel_tasks(Index n_tasks, int threads, const MakeWorker& make_worker) {
     std::atomic<Index> started{0};
 #pragma omp parallel num_threads(threads)
     {
-      const std::exception_ptr mine = work(omp_get_thread_num(), [&] { return started.fetch_add(1, std::memory_order_relaxed); });
+      const std::exception_ptr mine =
+          work(omp_get_thread_num(), [&] { return started.fetch_add(1, std::memory_order_relaxed); });
       if (mine) {
 #pragma omp critical(heed_failure)
         failure = mine;

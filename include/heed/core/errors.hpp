@@ -29,14 +29,13 @@ struct Piece {
   Piece(const char* part) : text(part) {}
   Piece(const std::string& part) : text(part.c_str()) {}
   template <class T>
-    requires std::is_integral_v<T>
-  Piece(T part) : number(static_cast<long long>(part)) {}
-  Piece(double part) : real(part), is_real(true) {}
+    requires std::is_integral_v<T> Piece(T part) : number(static_cast<long long>(part)) {}
+    Piece(double part) : real(part), is_real(true) {}
 
-  const char* text = nullptr;
-  long long number = 0;
-  double real = 0.0;
-  bool is_real = false;
+    const char* text = nullptr;
+    long long number = 0;
+    double real = 0.0;
+    bool is_real = false;
 };
 
 /// The pieces one after the other. One function for all messages: they are many, and each would be compiled anew.

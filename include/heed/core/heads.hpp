@@ -13,8 +13,8 @@ namespace heed {
 
 /// Matrix type of one head inside packed rows: a map with both strides, so either storage order works without a copy.
 template <class S>
-using HeadMap = Eigen::Map<std::conditional_t<std::is_const_v<S>, const Matrix<std::remove_const_t<S>>, Matrix<S>>, Eigen::Unaligned,
-                           Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>;
+using HeadMap = Eigen::Map<std::conditional_t<std::is_const_v<S>, const Matrix<std::remove_const_t<S>>, Matrix<S>>,
+                           Eigen::Unaligned, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>;
 
 /// Views of the heads of packed rows, without copies: head h owns columns h * d .. (h + 1) * d - 1, d = cols / n_heads.
 /// Writable when `packed` is; each view is a TokenMatrix.

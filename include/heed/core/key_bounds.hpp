@@ -24,7 +24,8 @@ class KeyBounds {
     Index q_first = 0, q_last = n_q_, k_first = 0, k_last = n_k_;
     if (!mask_.sequence_offsets.empty()) {
       const std::span<const Index> q_offsets = mask_.sequence_offsets;
-      const std::span<const Index> k_offsets = mask_.key_sequence_offsets.empty() ? q_offsets : mask_.key_sequence_offsets;
+      const std::span<const Index> k_offsets =
+          mask_.key_sequence_offsets.empty() ? q_offsets : mask_.key_sequence_offsets;
       const auto after = std::upper_bound(q_offsets.begin(), q_offsets.end(), i);
       const std::size_t b = static_cast<std::size_t>(after - q_offsets.begin()) - 1;
       q_first = q_offsets[b];

@@ -43,7 +43,8 @@ class PairView {
       case Dtype::f64: return static_cast<const double*>(data_)[offset];
       case Dtype::f32: return static_cast<const float*>(data_)[offset];
       case Dtype::f16: return static_cast<double>(static_cast<float>(static_cast<const Eigen::half*>(data_)[offset]));
-      case Dtype::bf16: return static_cast<double>(static_cast<float>(static_cast<const Eigen::bfloat16*>(data_)[offset]));
+      case Dtype::bf16:
+        return static_cast<double>(static_cast<float>(static_cast<const Eigen::bfloat16*>(data_)[offset]));
       case Dtype::boolean: return static_cast<const bool*>(data_)[offset] ? 1.0 : 0.0;
     }
     return 0.0;
@@ -52,7 +53,12 @@ class PairView {
  protected:
   template <class S>
   explicit PairView(ConstView<S> m)
-      : data_(m.data), rows_(m.rows), cols_(m.cols), row_stride_(m.row_stride), col_stride_(m.col_stride), dtype_(detail::dtype_of<S>()) {
+      : data_(m.data),
+        rows_(m.rows),
+        cols_(m.cols),
+        row_stride_(m.row_stride),
+        col_stride_(m.col_stride),
+        dtype_(detail::dtype_of<S>()) {
     static const S nothing{};
     if (data_ == nullptr) data_ = &nothing;  // an empty matrix is given, with no rows or columns
   }
@@ -71,20 +77,20 @@ class BoolView : public PairView {
  public:
   BoolView() = default;
   template <class T>
-    requires detail::is_dense_eigen<T>
-  BoolView(const T& allowed) : PairView(checked(allowed)) {}
-  template <class T>
-    requires OwningMatrix<T> && (!std::is_lvalue_reference_v<T>)
-  BoolView(T&&) {
-    static_assert(sizeof(T) == 0, "heed: mask.allowed would dangle: it views a temporary matrix; name the matrix first");
-  }
+    requires detail::is_dense_eigen<T> BoolView(const T& allowed) : PairView(checked(allowed)) {}
+    template <class T>
+      requires OwningMatrix<T> &&(!std::is_lvalue_reference_v<T>)BoolView(T&&) {
+        static_assert(sizeof(T) == 0,
+                      "heed: mask.allowed would dangle: it views a temporary matrix; name the matrix first");
+      }
 
- private:
-  template <class T>
-  static auto checked(const T& m) {
-    static_assert(std::is_same_v<typename T::Scalar, bool>, "heed: mask.allowed must be a matrix of bool (true = may attend)");
-    return view_of(m);
-  }
+     private:
+      template <class T>
+      static auto checked(const T& m) {
+        static_assert(std::is_same_v<typename T::Scalar, bool>,
+                      "heed: mask.allowed must be a matrix of bool (true = may attend)");
+        return view_of(m);
+      }
 };
 
 /// View of an additive matrix, in units of the scores after scaling; -inf masks the pair.
@@ -92,20 +98,20 @@ class BiasView : public PairView {
  public:
   BiasView() = default;
   template <class T>
-    requires detail::is_dense_eigen<T>
-  BiasView(const T& bias) : PairView(checked(bias)) {}
-  template <class T>
-    requires OwningMatrix<T> && (!std::is_lvalue_reference_v<T>)
-  BiasView(T&&) {
-    static_assert(sizeof(T) == 0, "heed: mask.bias would dangle: it views a temporary matrix; name the matrix first");
-  }
+    requires detail::is_dense_eigen<T> BiasView(const T& bias) : PairView(checked(bias)) {}
+    template <class T>
+      requires OwningMatrix<T> &&(!std::is_lvalue_reference_v<T>)BiasView(T&&) {
+        static_assert(sizeof(T) == 0,
+                      "heed: mask.bias would dangle: it views a temporary matrix; name the matrix first");
+      }
 
- private:
-  template <class T>
-  static auto checked(const T& m) {
-    static_assert(RealScalar<typename T::Scalar>, "heed: mask.bias must be a matrix of float, double, half or bfloat16");
-    return view_of(m);
-  }
+     private:
+      template <class T>
+      static auto checked(const T& m) {
+        static_assert(RealScalar<typename T::Scalar>,
+                      "heed: mask.bias must be a matrix of float, double, half or bfloat16");
+        return view_of(m);
+      }
 };
 
 }  // namespace heed

@@ -34,7 +34,8 @@ class LseSpan {
   LseSpan(std::span<S> span) : data_(span.data()), size_(static_cast<Index>(span.size())) {}
   LseSpan(std::vector<S>& vector) : data_(vector.data()), size_(static_cast<Index>(vector.size())) {}
   template <class T>
-    requires(bool(std::remove_cvref_t<T>::IsVectorAtCompileTime) && std::is_same_v<typename std::remove_cvref_t<T>::Scalar, S>)
+    requires(bool(std::remove_cvref_t<T>::IsVectorAtCompileTime) &&
+             std::is_same_v<typename std::remove_cvref_t<T>::Scalar, S>)
   LseSpan(T&& vector) : data_(vector.data()), size_(vector.size()), stride_(vector.innerStride()) {}
 
   S* data() const { return data_; }

@@ -11,7 +11,7 @@ using Index = Eigen::Index;
 /// Storage scalars the engines accept: float, double, Eigen::half, Eigen::bfloat16.
 template <class S>
 concept RealScalar = std::is_same_v<S, float> || std::is_same_v<S, double> || std::is_same_v<S, Eigen::half> ||
-                     std::is_same_v<S, Eigen::bfloat16>;
+    std::is_same_v<S, Eigen::bfloat16>;
 
 namespace detail {
 template <class S>

@@ -15,13 +15,14 @@ std::true_type derives_from_dense(const Eigen::DenseBase<T>*);
 std::false_type derives_from_dense(...);
 
 template <class T>
-inline constexpr bool is_dense_eigen = decltype(derives_from_dense(static_cast<const std::remove_cvref_t<T>*>(nullptr)))::value;
+inline constexpr bool is_dense_eigen =
+    decltype(derives_from_dense(static_cast<const std::remove_cvref_t<T>*>(nullptr)))::value;
 
 template <class T, bool = is_dense_eigen<T>>
 inline constexpr bool has_direct_access = false;
 template <class T>
-inline constexpr bool has_direct_access<T, true> =
-    (Eigen::internal::traits<std::remove_cvref_t<T>>::Flags & Eigen::DirectAccessBit) != 0;
+inline constexpr bool has_direct_access<T, true> = (Eigen::internal::traits<std::remove_cvref_t<T>>::Flags &
+                                                    Eigen::DirectAccessBit) != 0;
 }  // namespace detail
 
 /// Any dense Eigen object whose entries lie in memory: matrices, blocks, maps, refs, transposes; either storage order,
@@ -31,7 +32,8 @@ concept TokenMatrix = detail::has_direct_access<T>;
 
 /// An Eigen object that owns its memory: a view of a temporary one would dangle.
 template <class T>
-concept OwningMatrix = TokenMatrix<T> && std::is_base_of_v<Eigen::PlainObjectBase<std::remove_cvref_t<T>>, std::remove_cvref_t<T>>;
+concept OwningMatrix =
+    TokenMatrix<T> && std::is_base_of_v<Eigen::PlainObjectBase<std::remove_cvref_t<T>>, std::remove_cvref_t<T>>;
 
 /// Read-only strided view, the one operand type of the kernels. Entry (i, j) is data[i * row_stride + j * col_stride].
 /// Copies are shallow; the data must outlive the view.
@@ -61,7 +63,9 @@ struct View {
   Index col_stride = 1;
 
   S& operator()(Index i, Index j) const { return data[i * row_stride + j * col_stride]; }
-  View columns(Index first, Index count) const { return {data + first * col_stride, rows, count, row_stride, col_stride}; }
+  View columns(Index first, Index count) const {
+    return {data + first * col_stride, rows, count, row_stride, col_stride};
+  }
 };
 
 namespace detail {
@@ -75,7 +79,8 @@ inline constexpr bool is_view<View<S>> = true;
 
 template <class T>
 constexpr void require_token_matrix() {
-  static_assert(is_view<T> || is_dense_eigen<T>, "heed: q, k, v and out must be dense Eigen matrices (one row per token)");
+  static_assert(is_view<T> || is_dense_eigen<T>,
+                "heed: q, k, v and out must be dense Eigen matrices (one row per token)");
   static_assert(is_view<T> || !is_dense_eigen<T> || TokenMatrix<T>,
                 "heed: an Eigen expression has no memory to read: call .eval() on it or store it in a matrix first");
 }
@@ -124,7 +129,8 @@ auto output_view_of(T&& m) {
     static_assert(std::is_lvalue_reference_v<T> || !OwningMatrix<Plain>,
                   "heed: out is a temporary matrix: its result would be lost; pass a matrix, a block or a map");
     using S = typename Plain::Scalar;
-    static_assert(!std::is_const_v<std::remove_pointer_t<decltype(m.data())>>, "heed: out must be writable, it is const");
+    static_assert(!std::is_const_v<std::remove_pointer_t<decltype(m.data())>>,
+                  "heed: out must be writable, it is const");
     const bool row_major = Plain::IsRowMajor;
     return View<S>{m.data(), m.rows(), m.cols(), row_major ? m.outerStride() : m.innerStride(),
                    row_major ? m.innerStride() : m.outerStride()};

@@ -48,7 +48,7 @@ class Workspace {
  private:
   static constexpr std::size_t alignment = 64;
   struct Free {
-    void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t{alignment}); }
+    void operator()(std::byte* p) const { ::operator delete (p, std::align_val_t{alignment}); }
   };
   struct Block {
     std::unique_ptr<std::byte, Free> data;
@@ -62,7 +62,7 @@ class Workspace {
       used_ = 0;
     }
     if (block_ == blocks_.size()) {
-      auto* fresh = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{alignment}));
+      auto* fresh = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{alignment}));
       blocks_.push_back({std::unique_ptr<std::byte, Free>(fresh), bytes});
     }
     std::byte* start = blocks_[block_].data.get() + used_;

@@ -24,9 +24,11 @@ constexpr void require_operands() {
   require_token_matrix<K>();
   require_token_matrix<V>();
   using S = OperandScalar<Q>;
-  static_assert(RealScalar<S>, "heed: attention runs on float, double, Eigen::half or Eigen::bfloat16 matrices; cast others first");
-  static_assert(std::is_same_v<S, OperandScalar<K>> && std::is_same_v<S, OperandScalar<V>>,
-                "heed: q, k and v must have one scalar type: cast them to the same (for example k.cast<float>().eval())");
+  static_assert(RealScalar<S>,
+                "heed: attention runs on float, double, Eigen::half or Eigen::bfloat16 matrices; cast others first");
+  static_assert(
+      std::is_same_v<S, OperandScalar<K>> && std::is_same_v<S, OperandScalar<V>>,
+      "heed: q, k and v must have one scalar type: cast them to the same (for example k.cast<float>().eval())");
 }
 
 /// Rows of a value source, or of a matrix.
@@ -57,8 +59,12 @@ inline void check_output(Index rows, Index cols, Index n_q, Index d_v) {
 
 template <class Method, class Call>
 void require_method() {
-  static_assert(requires(const Method& m, std::span<const Call> calls) { m.attend_heads(calls, Index(1), AttentionOptions{}, Context{}); },
-                "heed: the method does not run on these operands: its scalar must be that of q, k and v (see README, table of methods)");
+  static_assert(
+      requires(const Method& m, std::span<const Call> calls) {
+        m.attend_heads(calls, Index(1), AttentionOptions{}, Context{});
+      },
+      "heed: the method does not run on these operands: its scalar must be that of q, k and v (see README, table of "
+      "methods)");
 }
 
 }  // namespace detail
@@ -79,8 +85,8 @@ void attend_into(Out&& out, LseSpan<Accumulator<detail::OperandScalar<Q>>> lse, 
   using Call = detail::HeadCall<S, S, typename decltype(to)::Scalar>;
   detail::require_method<Method, Call>();
   Call call{view_of(q), view_of(k), rows, to, lse.data(), lse.stride()};
-  detail::check_attention(call.q.cols, call.k.rows, call.k.cols, call.v.rows, {call.q.rows, call.k.rows, call.k.cols, call.v.cols},
-                          options);
+  detail::check_attention(call.q.cols, call.k.rows, call.k.cols, call.v.rows,
+                          {call.q.rows, call.k.rows, call.k.cols, call.v.cols}, options);
   detail::check_output(to.rows, to.cols, call.q.rows, call.v.cols);
   if (lse.wanted() && lse.size() != call.q.rows) {
     throw ShapeError(detail::message("lse has ", lse.size(), " entries but must have rows(q) = ", call.q.rows));
@@ -99,8 +105,8 @@ void attend_into(Out&& out, LseSpan<Accumulator<detail::OperandScalar<Q>>> lse, 
 /// Cost    as the method states; the exact default: 2 (d + d_v) flops and one exponential per kept pair.
 /// Threads re-entrant; the result is the same bits for any context.threads.
 template <class Q, class K, class V, class Method = ExactAttention<>>
-auto attend(const Q& q, const K& k, const V& v, const AttentionOptions& options = {}, const Method& method = {}, const Context& context = {})
-    -> AttentionResult<detail::OperandScalar<Q>> {
+auto attend(const Q& q, const K& k, const V& v, const AttentionOptions& options = {}, const Method& method = {},
+            const Context& context = {}) -> AttentionResult<detail::OperandScalar<Q>> {
   const auto rows = detail::value_view(v);
   detail::require_operands<Q, K, std::remove_cvref_t<decltype(rows)>>();
   using S = detail::OperandScalar<Q>;

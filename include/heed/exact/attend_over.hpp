@@ -21,10 +21,12 @@ namespace heed {
 namespace detail {
 
 inline void check_tokens(const TokenSet& tokens, Index n, const char* name, Index group) {
-  if (tokens.size < 0) throw OptionError(message("pattern.", name, "(", group, ").size = ", tokens.size, " must be >= 0"));
+  if (tokens.size < 0)
+    throw OptionError(message("pattern.", name, "(", group, ").size = ", tokens.size, " must be >= 0"));
   for (Index t = 0; t < tokens.size; t += std::max<Index>(1, tokens.size - 1)) {  // ascending: the ends tell
     if (tokens[t] < 0 || tokens[t] >= n) {
-      throw OptionError(message("pattern.", name, "(", group, ") names token ", tokens[t], " but must stay in 0 .. ", n - 1));
+      throw OptionError(
+          message("pattern.", name, "(", group, ") names token ", tokens[t], " but must stay in 0 .. ", n - 1));
     }
   }
 }
@@ -50,15 +52,17 @@ void check_pattern(const Pattern& pattern, Index n_q, Index n_k) {
 /// Threads const and re-entrant; the same bits for any context.threads.
 /// Source  Milakov and Gimelshein 2018 (running softmax); Rabe and Staats 2021; Dao et al. 2022 (tiles).
 template <KeyPattern Pattern, class Q, class K, class Values, class ScoreMod = NoScoreMod>
-auto attend_over(const Pattern& pattern, const Q& q, const K& k, const Values& values, const AttentionOptions& options = {},
-                 const Context& context = {}, const ScoreMod& score_mod = {}) -> AttentionResult<detail::OperandScalar<Q>> {
+auto attend_over(const Pattern& pattern, const Q& q, const K& k, const Values& values,
+                 const AttentionOptions& options = {}, const Context& context = {}, const ScoreMod& score_mod = {})
+    -> AttentionResult<detail::OperandScalar<Q>> {
   const auto v = detail::value_view(values);
   detail::require_operands<Q, K, std::remove_cvref_t<decltype(v)>>();
   using S = detail::OperandScalar<Q>;
   using Call = detail::HeadCall<S, S, S>;
   AttentionResult<S> result;
   Call call{view_of(q), view_of(k), v, {}};
-  detail::check_attention(call.q.cols, call.k.rows, call.k.cols, v.rows, {call.q.rows, call.k.rows, call.k.cols, v.cols}, options);
+  detail::check_attention(call.q.cols, call.k.rows, call.k.cols, v.rows,
+                          {call.q.rows, call.k.rows, call.k.cols, v.cols}, options);
   detail::check_pattern(pattern, call.q.rows, call.k.rows);
   result.out.setZero(call.q.rows, v.cols);
   result.lse.setConstant(call.q.rows, detail::minus_infinity<Accumulator<S>>);

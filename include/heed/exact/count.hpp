@@ -1,8 +1,8 @@
 #pragma once
 #include <algorithm>
 
-#include "heed/core/flops.hpp"
 #include "heed/core/floating.hpp"
+#include "heed/core/flops.hpp"
 #include "heed/core/key_bounds.hpp"
 #include "heed/core/mask.hpp"
 #include "heed/core/pattern.hpp"
@@ -46,8 +46,8 @@ double kept_pairs(const Pattern& pattern, const Mask& mask, Index n_q, Index n_k
 
 /// Adds what softmax attention over `pattern` spends on heads first_head .. first_head + n_heads - 1.
 template <KeyPattern Pattern>
-void count_attention(FlopCounter& flops, const Pattern& pattern, const Mask& mask, Index n_q, Index n_k, Index d, Index d_v,
-                     Index first_head, Index n_heads) {
+void count_attention(FlopCounter& flops, const Pattern& pattern, const Mask& mask, Index n_q, Index n_k, Index d,
+                     Index d_v, Index first_head, Index n_heads) {
   const bool alike = mask.bias.rows() <= n_q && mask.allowed.rows() <= n_q;
   double pairs = 0.0;
   if (alike) {

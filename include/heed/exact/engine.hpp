@@ -31,11 +31,19 @@ class Engine {
   using T = typename Call::Sum;
 
   /// `calls` share all shapes; `heads_per_kv` consecutive calls share keys and values. All checks have passed.
-  Engine(const Pattern& pattern, std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const ScoreMod& mod,
-         Workspace& workspace, int threads)
-      : pattern_(pattern), calls_(calls), heads_per_kv_(heads_per_kv), options_(options), mod_(mod), frame_(workspace),
-        threads_(threads), isa_(active_isa()), bounds_(options.mask, calls.front().q.rows, calls.front().k.rows),
-        d_(calls.front().k.cols), d_v_(calls.front().v.cols) {}
+  Engine(const Pattern& pattern, std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
+         const ScoreMod& mod, Workspace& workspace, int threads)
+      : pattern_(pattern),
+        calls_(calls),
+        heads_per_kv_(heads_per_kv),
+        options_(options),
+        mod_(mod),
+        frame_(workspace),
+        threads_(threads),
+        isa_(active_isa()),
+        bounds_(options.mask, calls.front().q.rows, calls.front().k.rows),
+        d_(calls.front().k.cols),
+        d_v_(calls.front().v.cols) {}
 
   void run() {
     const Index n_q = calls_.front().q.rows, n_k = calls_.front().k.rows;
@@ -74,7 +82,8 @@ class Engine {
     SoftmaxState<T>* states = take_states(n_calls * n_chunks, 1);
     parallel_tasks(n_groups * n_chunks, threads_, [&](int thread) {
       Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
-      return [this, rows = RowRun(scratch, d_, d_v_, isa_), n_chunks, n_k, together, parts, states](Index task) mutable {
+      return [this, rows = RowRun(scratch, d_, d_v_, isa_), n_chunks, n_k, together, parts,
+              states](Index task) mutable {
         const Index group = task / n_chunks, chunk = task % n_chunks;
         const Index first = group / parts * heads_per_kv_ + group % parts * together;
         const Index n = std::min(together, group / parts * heads_per_kv_ + heads_per_kv_ - first);
@@ -85,7 +94,8 @@ class Engine {
         for (Index h = 0; h < n; ++h) states[(first + h) * n_chunks + chunk] = mine[h];
       };
     });
-    for (Index c = 0; c < n_calls; ++c) finish(calls_[static_cast<std::size_t>(c)], {0, 1}, states + c * n_chunks, n_chunks);
+    for (Index c = 0; c < n_calls; ++c)
+      finish(calls_[static_cast<std::size_t>(c)], {0, 1}, states + c * n_chunks, n_chunks);
   }
 
   // Task: head x a few panels of queries that share tiles of keys, last panels first (the longest under a causal mask), x chunk of
@@ -96,10 +106,12 @@ class Engine {
     const Index width = tile_kernels<T>(isa_).lanes * tile_kernels<T>(isa_).vectors;
     Index* first_panel = frame_.template take<Index>(static_cast<std::size_t>(n_groups + 1));
     first_panel[0] = 0;
-    for (Index g = 0; g < n_groups; ++g) first_panel[g + 1] = first_panel[g] + (pattern_.queries(g).size + width - 1) / width;
+    for (Index g = 0; g < n_groups; ++g)
+      first_panel[g + 1] = first_panel[g] + (pattern_.queries(g).size + width - 1) / width;
     const Index n_panels = first_panel[n_groups];
     Index most_keys = 0;
-    for (Index s = 0; n_panels == 1 && s < pattern_.n_segments(0); ++s) most_keys = std::max(most_keys, pattern_.keys(0, s).size);
+    for (Index s = 0; n_panels == 1 && s < pattern_.n_segments(0); ++s)
+      most_keys = std::max(most_keys, pattern_.keys(0, s).size);
     const Index n_chunks = chunks_of(most_keys, panel_chunk);
     SoftmaxState<T>* states = n_chunks > 1 ? take_states(n_calls * n_chunks, width) : nullptr;
 
@@ -117,8 +129,8 @@ class Engine {
         for (Index at = first; at < last;) {  // panels of one group at a time
           const Index group = std::upper_bound(first_panel, first_panel + n_groups + 1, at) - first_panel - 1;
           const Index end = std::min(last, first_panel[group + 1]);
-          visit(worker, calls_[static_cast<std::size_t>(c)], group, at - first_panel[group], end - at, width, chunk, n_chunks,
-                n_chunks > 1 ? &states[c * n_chunks + chunk] : nullptr);
+          visit(worker, calls_[static_cast<std::size_t>(c)], group, at - first_panel[group], end - at, width, chunk,
+                n_chunks, n_chunks > 1 ? &states[c * n_chunks + chunk] : nullptr);
           at = end;
         }
       };
@@ -131,7 +143,8 @@ class Engine {
   // What one thread owns: a tile of keys and the panels that visit it.
   template <class Operands>
   struct Worker {
-    Worker(Scratch& scratch, Index share, Index width, Index d, Index d_v, Isa isa) : tile(scratch, d, d_v, isa), shared(scratch, width) {
+    Worker(Scratch& scratch, Index share, Index width, Index d, Index d_v, Isa isa)
+        : tile(scratch, d, d_v, isa), shared(scratch, width) {
       for (Index p = 0; p < share; ++p) panels[static_cast<std::size_t>(p)].emplace(scratch, shared, d, d_v, isa);
     }
     typename Operands::Tile tile;
@@ -141,8 +154,8 @@ class Engine {
 
   // Panels first .. first + n - 1 of one group, over one chunk of keys (`partial` takes its sums) or all of them.
   template <class Operands>
-  void visit(Worker<Operands>& worker, const Call& call, Index group, Index first, Index n, Index width, Index chunk, Index n_chunks,
-             SoftmaxState<T>* partial) {
+  void visit(Worker<Operands>& worker, const Call& call, Index group, Index first, Index n, Index width, Index chunk,
+             Index n_chunks, SoftmaxState<T>* partial) {
     const TokenSet all = pattern_.queries(group);
     Index low = call.k.rows, high = 0;
     for (Index p = 0; p < n; ++p) {
@@ -154,7 +167,8 @@ class Engine {
     }
     for (Index s = 0; s < pattern_.n_segments(group); ++s) {
       const TokenSet keys = pattern_.keys(group, s);
-      const Index begin = chunk * panel_chunk, end = n_chunks > 1 ? std::min(keys.size, begin + panel_chunk) : keys.size;
+      const Index begin = chunk * panel_chunk,
+                  end = n_chunks > 1 ? std::min(keys.size, begin + panel_chunk) : keys.size;
       for (Index at = begin; at < end; at += KeyTile<T, T>::capacity) {
         const TokenSet tile_keys = keys.part(at, std::min(KeyTile<T, T>::capacity, end - at));
         if (tile_keys[tile_keys.size - 1] < low || tile_keys[0] >= high) continue;
@@ -204,17 +218,18 @@ class Engine {
 
 /// Runs the engine on checked calls and counts its work.
 template <class Call, KeyPattern Pattern, class ScoreMod>
-void run_engine(const Pattern& pattern, std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
-                const ScoreMod& mod, const Context& context) {
+void run_engine(const Pattern& pattern, std::span<const Call> calls, Index heads_per_kv,
+                const AttentionOptions& options, const ScoreMod& mod, const Context& context) {
   if (calls.empty()) return;
   std::optional<Workspace> own;
   Workspace& workspace = context.workspace != nullptr ? *context.workspace : own.emplace();
   const Call& one = calls.front();
   // A thread is worth waking for about ten microseconds of arithmetic: small calls run on fewer than they may.
   constexpr double least_work = 5e5;
-  const double work = static_cast<double>(calls.size()) * static_cast<double>(one.q.rows) * static_cast<double>(one.k.rows) *
-                      static_cast<double>(one.k.cols + one.v.cols);
-  const int threads = static_cast<int>(std::clamp(work / least_work, 1.0, static_cast<double>(thread_count(context.threads))));
+  const double work = static_cast<double>(calls.size()) * static_cast<double>(one.q.rows) *
+                      static_cast<double>(one.k.rows) * static_cast<double>(one.k.cols + one.v.cols);
+  const int threads =
+      static_cast<int>(std::clamp(work / least_work, 1.0, static_cast<double>(thread_count(context.threads))));
   Engine<Call, Pattern, ScoreMod>(pattern, calls, heads_per_kv, options, mod, workspace, threads).run();
   if (context.flops != nullptr) {
     count_attention(*context.flops, pattern, options.mask, one.q.rows, one.k.rows, one.k.cols, one.v.cols, one.head,

@@ -30,14 +30,16 @@ struct ExactAttention {
 
   /// The method interface: computes `calls` (heads of one shape, `heads_per_kv` consecutive ones sharing keys and values).
   template <class Call>
-  void attend_heads(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const Context& context) const {
+  void attend_heads(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
+                    const Context& context) const {
     if (calls.empty()) return;
-    detail::run_engine(DensePattern{calls.front().q.rows, calls.front().k.rows}, calls, heads_per_kv, options, score_mod, context);
+    detail::run_engine(DensePattern{calls.front().q.rows, calls.front().k.rows}, calls, heads_per_kv, options,
+                       score_mod, context);
   }
 };
 
 template <class ScoreMod>
 ExactAttention(ScoreMod) -> ExactAttention<ScoreMod>;
-ExactAttention() -> ExactAttention<NoScoreMod>;
+ExactAttention()->ExactAttention<NoScoreMod>;
 
 }  // namespace heed

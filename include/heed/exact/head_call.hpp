@@ -19,7 +19,7 @@ struct HeadCall {
   View<SO> out;
   Sum* lse = nullptr;  // null: not wanted
   Index lse_stride = 1;
-  Index head = 0;      // names its entry of per-head options and its rows of per-head pair masks
+  Index head = 0;  // names its entry of per-head options and its rows of per-head pair masks
 };
 
 /// Storage scalars as the kernels name them.

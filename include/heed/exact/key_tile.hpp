@@ -20,7 +20,10 @@ class KeyTile {
   static constexpr Index capacity = 128;
 
   KeyTile(Scratch& scratch, Index d, Index d_v, Isa isa)
-      : tiles_(tile_kernels<T>(isa)), storage_(storage_kernels<T, KernelScalar<S>>(isa)), same_(storage_kernels<T, T>(isa)), rows_(tiles_.rows) {
+      : tiles_(tile_kernels<T>(isa)),
+        storage_(storage_kernels<T, KernelScalar<S>>(isa)),
+        same_(storage_kernels<T, T>(isa)),
+        rows_(tiles_.rows) {
     k_tile_ = scratch.take<T>(static_cast<std::size_t>(capacity * d));
     v_tile_ = scratch.take<T>(static_cast<std::size_t>((d_v + rows_ - 1) / rows_ * block_stride()));
     v_rows_ = scratch.take<T>(static_cast<std::size_t>(capacity * d_v));
@@ -39,7 +42,8 @@ class KeyTile {
       k_ = reinterpret_cast<const T*>(k_data);
       k_stride_ = keys_of.row_stride;
     } else {
-      storage_.gather(k_data, keys_of.row_stride, keys_of.col_stride, keys.list, keys.size, keys_of.cols, k_tile_, keys_of.cols);
+      storage_.gather(k_data, keys_of.row_stride, keys_of.col_stride, keys.list, keys.size, keys_of.cols, k_tile_,
+                      keys_of.cols);
       k_ = k_tile_;
       k_stride_ = keys_of.cols;
     }

@@ -1,7 +1,7 @@
 #pragma once
 #include <algorithm>
-#include <vector>
 #include <utility>
+#include <vector>
 
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
@@ -45,7 +45,8 @@ class KeyValueCache {
 
   /// Forgets the tokens from position `size` on; the memory stays.
   void truncate(Index size) {
-    if (size < 0 || size > size_) throw OptionError(detail::message("KeyValueCache::truncate: size = ", size, " must be 0 .. ", size_));
+    if (size < 0 || size > size_)
+      throw OptionError(detail::message("KeyValueCache::truncate: size = ", size, " must be 0 .. ", size_));
     size_ = size;
   }
   void clear() { size_ = 0; }
@@ -59,7 +60,8 @@ class KeyValueCache {
     check_cols(k_new.cols(), d_, "k_new", "d");
     check_cols(v_new.cols(), d_v_, "v_new", "d_v");
     if (k_new.rows() != v_new.rows()) {
-      throw ShapeError(detail::message("rows(k_new) = ", k_new.rows(), " but rows(v_new) = ", v_new.rows(), ": they must be equal"));
+      throw ShapeError(
+          detail::message("rows(k_new) = ", k_new.rows(), " but rows(v_new) = ", v_new.rows(), ": they must be equal"));
     }
     const Index n = k_new.rows();
     if (size_ + n > capacity_) reserve(std::max(size_ + n, 2 * capacity_));
@@ -75,7 +77,8 @@ class KeyValueCache {
  private:
   void check_cols(Index cols, Index width, const char* name, const char* width_name) const {
     if (cols != n_kv_heads_ * width) {
-      throw ShapeError(detail::message("cols(", name, ") = ", cols, " must be n_kv_heads * ", width_name, " = ", n_kv_heads_ * width));
+      throw ShapeError(detail::message("cols(", name, ") = ", cols, " must be n_kv_heads * ", width_name, " = ",
+                                       n_kv_heads_ * width));
     }
   }
 
@@ -111,8 +114,8 @@ template <class Q, class S>
 Index heads_over(const Q& q, const KeyValueCache<S>& cache) {
   const Index n_heads = q.cols() / cache.d();
   if (n_heads < 1 || n_heads * cache.d() != q.cols() || n_heads % cache.n_kv_heads() != 0) {
-    throw ShapeError(message("cols(q) = ", q.cols(), " must be n_heads * d with d = ", cache.d(), " and n_heads a multiple of n_kv_heads = ",
-                             cache.n_kv_heads()));
+    throw ShapeError(message("cols(q) = ", q.cols(), " must be n_heads * d with d = ", cache.d(),
+                             " and n_heads a multiple of n_kv_heads = ", cache.n_kv_heads()));
   }
   return n_heads;
 }
@@ -124,7 +127,8 @@ void attend_into(Out&& out, Lse&& lse, const Q& q, const KeyValueCache<S>& cache
                  const Context& context = {}, const Method& method = {}) {
   detail::require_token_matrix<Q>();
   using SQ = typename Q::Scalar;
-  static_assert(RealScalar<SQ>, "heed: attention runs on float, double, Eigen::half or Eigen::bfloat16 matrices; cast others first");
+  static_assert(RealScalar<SQ>,
+                "heed: attention runs on float, double, Eigen::half or Eigen::bfloat16 matrices; cast others first");
   auto to = detail::output_of<SQ>(std::forward<Out>(out));
   auto lse_to = output_view_of(std::forward<Lse>(lse));
   using Call = detail::HeadCall<SQ, S, typename decltype(to)::Scalar>;
@@ -132,12 +136,13 @@ void attend_into(Out&& out, Lse&& lse, const Q& q, const KeyValueCache<S>& cache
   detail::check_options(options, {q.rows(), cache.size(), cache.d(), cache.d_v(), n_heads});
   detail::check_output(to.rows, to.cols, q.rows(), n_heads * cache.d_v());
   if (lse_to.rows != q.rows() || lse_to.cols != n_heads) {
-    throw ShapeError(detail::message("lse is ", lse_to.rows, " x ", lse_to.cols, " but must be rows(q) x n_heads = ", q.rows(), " x ", n_heads));
+    throw ShapeError(detail::message("lse is ", lse_to.rows, " x ", lse_to.cols,
+                                     " but must be rows(q) x n_heads = ", q.rows(), " x ", n_heads));
   }
   if (q.rows() == 0) return;
   detail::attend_packed<Call>(
-      view_of(q), [&](Index h) { return cache.keys(h); }, [&](Index h) { return cache.values(h); }, to, lse_to, n_heads, cache.n_kv_heads(),
-      options, method, context);
+      view_of(q), [&](Index h) { return cache.keys(h); }, [&](Index h) { return cache.values(h); }, to, lse_to, n_heads,
+      cache.n_kv_heads(), options, method, context);
 }
 
 /// Attention of new queries over the tokens of a cache (decoding): with several new tokens, already appended, ask for
@@ -148,8 +153,8 @@ void attend_into(Out&& out, Lse&& lse, const Q& q, const KeyValueCache<S>& cache
 /// Cost    2 (d + d_v) flops per kept pair; a single query is bound by reading the cache once for up to four heads that share it.
 /// Threads over heads and chunks of keys, merged in order: the same bits for any context.threads.
 template <class Q, class S, class Method = ExactAttention<>>
-auto attend(const Q& q, const KeyValueCache<S>& cache, const AttentionOptions& options = {}, const Context& context = {},
-            const Method& method = {}) -> MultiHeadResult<detail::OperandScalar<Q>> {
+auto attend(const Q& q, const KeyValueCache<S>& cache, const AttentionOptions& options = {},
+            const Context& context = {}, const Method& method = {}) -> MultiHeadResult<detail::OperandScalar<Q>> {
   detail::require_token_matrix<Q>();
   MultiHeadResult<detail::OperandScalar<Q>> result;
   const Index n_heads = detail::heads_over(q, cache);

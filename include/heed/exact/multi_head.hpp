@@ -21,7 +21,8 @@ namespace detail {
 
 /// Width of one head in packed rows.
 inline Index head_width(Index cols, Index n_heads, const char* name, const char* heads) {
-  if (cols % n_heads != 0) throw ShapeError(message("cols(", name, ") = ", cols, " must be a multiple of ", heads, " = ", n_heads));
+  if (cols % n_heads != 0)
+    throw ShapeError(message("cols(", name, ") = ", cols, " must be a multiple of ", heads, " = ", n_heads));
   return cols / n_heads;
 }
 
@@ -36,11 +37,15 @@ inline Index kv_heads_of(const HeadOptions& heads) {
 
 /// Runs one method over all heads, or one method per head (a span or vector of n_heads).
 template <class Method, class Call>
-void attend_all_heads(const Method& method, std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
-                      const Context& context) {
-  if constexpr (requires { method.size(); method[0]; }) {
+void attend_all_heads(const Method& method, std::span<const Call> calls, Index heads_per_kv,
+                      const AttentionOptions& options, const Context& context) {
+  if constexpr (requires {
+                  method.size();
+                  method[0];
+                }) {
     require_method<std::remove_cvref_t<decltype(method[0])>, Call>();
-    for (std::size_t h = 0; h < calls.size(); ++h) method[h].attend_heads(calls.subspan(h, 1), Index(1), options, context);
+    for (std::size_t h = 0; h < calls.size(); ++h)
+      method[h].attend_heads(calls.subspan(h, 1), Index(1), options, context);
   } else {
     require_method<Method, Call>();
     method.attend_heads(calls, heads_per_kv, options, context);
@@ -49,30 +54,40 @@ void attend_all_heads(const Method& method, std::span<const Call> calls, Index h
 
 template <class Method>
 void check_methods(const Method& method, Index n_heads) {
-  if constexpr (requires { method.size(); method[0]; }) {
+  if constexpr (requires {
+                  method.size();
+                  method[0];
+                }) {
     if (static_cast<Index>(method.size()) != n_heads) {
-      throw OptionError(message("method has ", method.size(), " entries but must be one, or one per head (", n_heads, ")"));
+      throw OptionError(
+          message("method has ", method.size(), " entries but must be one, or one per head (", n_heads, ")"));
     }
   }
 }
 
 /// Heads from packed queries and outputs; `key_of(h)`, `value_of(h)` give the rows of key/value head h.
 template <class Call, class Method, class KeyOf, class ValueOf>
-void attend_packed(const ConstView<typename Call::Query>& q, const KeyOf& key_of, const ValueOf& value_of, const View<typename Call::Out>& out,
-                   const View<typename Call::Sum>& lse, Index n_heads, Index n_kv_heads, const AttentionOptions& options, const Method& method,
-                   const Context& context) {
+void attend_packed(const ConstView<typename Call::Query>& q, const KeyOf& key_of, const ValueOf& value_of,
+                   const View<typename Call::Out>& out, const View<typename Call::Sum>& lse, Index n_heads,
+                   Index n_kv_heads, const AttentionOptions& options, const Method& method, const Context& context) {
   std::optional<Workspace> own;
   Workspace& workspace = context.workspace != nullptr ? *context.workspace : own.emplace();
   Workspace::Frame frame(workspace);
   Call* calls = frame.take<Call>(static_cast<std::size_t>(n_heads));
   const Index heads_per_kv = n_heads / n_kv_heads, d = q.cols / n_heads, d_v = out.cols / n_heads;
   for (Index h = 0; h < n_heads; ++h) {
-    new (calls + h) Call{q.columns(h * d, d), key_of(h / heads_per_kv), value_of(h / heads_per_kv), out.columns(h * d_v, d_v),
-                         lse.data == nullptr ? nullptr : &lse(0, h), lse.row_stride, h};
+    new (calls + h) Call{q.columns(h * d, d),
+                         key_of(h / heads_per_kv),
+                         value_of(h / heads_per_kv),
+                         out.columns(h * d_v, d_v),
+                         lse.data == nullptr ? nullptr : &lse(0, h),
+                         lse.row_stride,
+                         h};
   }
   Context inner = context;
   inner.workspace = &workspace;
-  attend_all_heads(method, std::span<const Call>(calls, static_cast<std::size_t>(n_heads)), heads_per_kv, options, inner);
+  attend_all_heads(method, std::span<const Call>(calls, static_cast<std::size_t>(n_heads)), heads_per_kv, options,
+                   inner);
 }
 
 }  // namespace detail
@@ -83,7 +98,8 @@ void attend_packed(const ConstView<typename Call::Query>& q, const KeyOf& key_of
 /// Errors  as multi_head_attend; out and lse are untouched when it throws.
 template <class Out, class Lse, class Q, class K, class V, class Method = ExactAttention<>>
 void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const V& v, const HeadOptions& heads,
-                            const AttentionOptions& options = {}, const Method& method = {}, const Context& context = {}) {
+                            const AttentionOptions& options = {}, const Method& method = {},
+                            const Context& context = {}) {
   detail::require_operands<Q, K, V>();
   using S = detail::OperandScalar<Q>;
   auto to = detail::output_of<S>(std::forward<Out>(out));
@@ -99,14 +115,15 @@ void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const 
   detail::check_methods(method, n_heads);
   detail::check_output(to.rows, to.cols, q.rows(), n_heads * d_v);
   if (lse_to.rows != q.rows() || lse_to.cols != n_heads) {
-    throw ShapeError(detail::message("lse is ", lse_to.rows, " x ", lse_to.cols, " but must be rows(q) x n_heads = ", q.rows(), " x ", n_heads));
+    throw ShapeError(detail::message("lse is ", lse_to.rows, " x ", lse_to.cols,
+                                     " but must be rows(q) x n_heads = ", q.rows(), " x ", n_heads));
   }
   if (q.rows() == 0) return;
   const auto k_view = view_of(k);
   const auto v_view = view_of(v);
   detail::attend_packed<Call>(
-      view_of(q), [&](Index h) { return k_view.columns(h * d, d); }, [&](Index h) { return v_view.columns(h * d_v, d_v); }, to, lse_to,
-      n_heads, n_kv_heads, options, method, context);
+      view_of(q), [&](Index h) { return k_view.columns(h * d, d); },
+      [&](Index h) { return v_view.columns(h * d_v, d_v); }, to, lse_to, n_heads, n_kv_heads, options, method, context);
 }
 
 /// Attention of all heads over packed rows, without copies: query head h is columns h*d .. (h+1)*d - 1 of q and attends with
@@ -118,8 +135,9 @@ void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const 
 /// Cost    n_heads times one head; keys shared by several heads are read from memory once when decoding.
 /// Threads parallel over heads and queries; per head the same bits as `attend` on its columns.
 template <class Q, class K, class V, class Method = ExactAttention<>>
-auto multi_head_attend(const Q& q, const K& k, const V& v, const HeadOptions& heads, const AttentionOptions& options = {},
-                       const Method& method = {}, const Context& context = {}) -> MultiHeadResult<detail::OperandScalar<Q>> {
+auto multi_head_attend(const Q& q, const K& k, const V& v, const HeadOptions& heads,
+                       const AttentionOptions& options = {}, const Method& method = {}, const Context& context = {})
+    -> MultiHeadResult<detail::OperandScalar<Q>> {
   detail::require_operands<Q, K, V>();
   MultiHeadResult<detail::OperandScalar<Q>> result;
   const Index n_kv_heads = detail::kv_heads_of(heads);

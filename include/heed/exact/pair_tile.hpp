@@ -27,8 +27,8 @@ class PairTile {
     if (bias_.given()) {
       if (bias_.dtype() == dtype_of<T>()) {
         const T* from = origin<T>(bias_, bias_row_, queries, keys);
-        same.transpose(from, bias_.row_stride(), bias_.col_stride(), queries.list, queries.size, keys.list, keys.size, added, panel, T(1),
-                       true);
+        same.transpose(from, bias_.row_stride(), bias_.col_stride(), queries.list, queries.size, keys.list, keys.size,
+                       added, panel, T(1), true);
       } else {
         load_each(bias_, bias_row_, queries, keys, panel, added);
       }
@@ -51,11 +51,13 @@ class PairTile {
   // First entry of the tile.
   template <class S>
   static const S* origin(const PairView& pairs, Index first_row, const TokenSet& queries, const TokenSet& keys) {
-    const Index row = first_row + (queries.list == nullptr ? queries.first : 0), column = keys.list == nullptr ? keys.first : 0;
+    const Index row = first_row + (queries.list == nullptr ? queries.first : 0),
+                column = keys.list == nullptr ? keys.first : 0;
     return static_cast<const S*>(pairs.data()) + row * pairs.row_stride() + column * pairs.col_stride();
   }
 
-  static void load_each(const PairView& pairs, Index first_row, const TokenSet& queries, const TokenSet& keys, Index panel, T* to) {
+  static void load_each(const PairView& pairs, Index first_row, const TokenSet& queries, const TokenSet& keys,
+                        Index panel, T* to) {
     for (Index j = 0; j < keys.size; ++j) {
       for (Index i = 0; i < panel; ++i) {
         to[j * panel + i] = i < queries.size ? static_cast<T>(pairs.at(first_row + queries[i], keys[j])) : T(0);

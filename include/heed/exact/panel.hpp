@@ -28,9 +28,9 @@ struct PanelScratch {
     for (T** row : {&top, &base, &correction, &low, &high, &ones}) *row = scratch.take<T>(lanes);
     key_position = scratch.take<T>(rows);
   }
-  T *s, *added, *allowed, *pairs;                    // capacity x width
-  T *top, *base, *correction, *low, *high, *ones;    // width
-  T* key_position;                                   // capacity
+  T *s, *added, *allowed, *pairs;                  // capacity x width
+  T *top, *base, *correction, *low, *high, *ones;  // width
+  T* key_position;                                 // capacity
 };
 
 /// Streams tiles of keys past one panel of queries of one head (up to lanes * vectors of them), keeping the running softmax.
@@ -46,7 +46,10 @@ class Panel {
   using Tile = typename Operands::Tile;
 
   Panel(Scratch& scratch, const PanelScratch<T>& shared, Index d, Index d_v, Isa isa)
-      : tiles_(tile_kernels<T>(isa)), isa_(isa), shared_(shared), operands_(scratch, tiles_.lanes * tiles_.vectors, d, isa) {
+      : tiles_(tile_kernels<T>(isa)),
+        isa_(isa),
+        shared_(shared),
+        operands_(scratch, tiles_.lanes * tiles_.vectors, d, isa) {
     const Index width = tiles_.lanes * tiles_.vectors;
     query_position_ = scratch.take<T>(static_cast<std::size_t>(width));
     range_low_ = scratch.take<Index>(static_cast<std::size_t>(width));
@@ -55,7 +58,8 @@ class Panel {
   }
 
   /// Starts on `queries` of `call` with no keys seen.
-  void begin(const Call& call, const TokenSet& queries, const KeyBounds& bounds, const AttentionOptions& options, const ScoreMod& mod) {
+  void begin(const Call& call, const TokenSet& queries, const KeyBounds& bounds, const AttentionOptions& options,
+             const ScoreMod& mod) {
     call_ = &call;
     mod_ = &mod;
     set_ = queries;
@@ -208,7 +212,8 @@ class Panel {
     tiles_.advance(width_, rule_->softmax_factor, shared_.top, state_.m, state_.l, shared_.base, shared_.correction);
     const T* correction = shared_.correction;  // applied by the first product over all vectors
     const auto correct_now = [&](T* s) {
-      if (correction != shared_.ones) tiles_.values(nullptr, 0, 0, 0, s, d_v, width_, 0, vectors_, correction, state_.out);
+      if (correction != shared_.ones)
+        tiles_.values(nullptr, 0, 0, 0, s, d_v, width_, 0, vectors_, correction, state_.out);
       correction = shared_.ones;
     };
     std::fill(shared_.ones, shared_.ones + width_, T(1));
@@ -275,7 +280,8 @@ class Panel {
   Tile* tile_ = nullptr;
   TokenSet set_, keys_;
   Index vectors_ = 0, width_ = 0, n_strips_ = 0, low_least_ = 0, low_most_ = 0, high_least_ = 0, high_most_ = 0;
-  Index vector_low_[max_vectors] = {}, vector_high_[max_vectors] = {};  // of the tile's keys, those some query of a vector sees
+  Index vector_low_[max_vectors] = {},
+        vector_high_[max_vectors] = {};  // of the tile's keys, those some query of a vector sees
   std::array<Strip, static_cast<std::size_t>(max_strips)> strips_;
 };
 

@@ -27,8 +27,11 @@ class Rows {
   static constexpr Index max_heads = 4;
 
   Rows(Scratch& frame, Index d, Index d_v, Isa isa)
-      : tiles_(tile_kernels<T>(isa)), keys_(storage_kernels<T, KernelScalar<typename Call::Key>>(isa)), isa_(isa),
-        d_padded_(padded(d)), v_padded_(padded(d_v)) {
+      : tiles_(tile_kernels<T>(isa)),
+        keys_(storage_kernels<T, KernelScalar<typename Call::Key>>(isa)),
+        isa_(isa),
+        d_padded_(padded(d)),
+        v_padded_(padded(d_v)) {
     q_ = frame.take<T>(static_cast<std::size_t>(max_heads * d_padded_));
     s_ = frame.take<T>(static_cast<std::size_t>(max_heads * tile_keys));
     out_ = frame.take<T>(static_cast<std::size_t>(max_heads * v_padded_));
@@ -88,8 +91,8 @@ class Rows {
   }
 
   // The row as a panel of one vector whose first lane is the query.
-  void adjust(const Call& call, const ScoreRule<T>& rule, const AttentionOptions& options, const KeyRange& range, const ScoreMod& mod,
-              Index at, Index n, T* s) {
+  void adjust(const Call& call, const ScoreRule<T>& rule, const AttentionOptions& options, const KeyRange& range,
+              const ScoreMod& mod, Index at, Index n, T* s) {
     const PairTile<T> pairs(options.mask, call.q.rows, call.head, isa_);
     const Index lanes = tiles_.lanes;
     if (pairs.given()) pairs.load({0, 1}, {at, n}, lanes, added_, scratch_, pair_row_);
@@ -121,9 +124,11 @@ class Rows {
   }
 
   // With masks present, keys that weigh 0 for every head are skipped rather than multiplied: NaN in a masked row goes nowhere.
-  void values(const ConstView<typename Call::Key>& v, Index at, Index n, Index n_heads, const T* correction, bool masked) {
+  void values(const ConstView<typename Call::Key>& v, Index at, Index n, Index n_heads, const T* correction,
+              bool masked) {
     if (v.col_stride != 1) {
-      keys_.gather(kernel_pointer(v.data) + at * v.row_stride, v.row_stride, v.col_stride, nullptr, n, v.cols, v_tile_, v.cols);
+      keys_.gather(kernel_pointer(v.data) + at * v.row_stride, v.row_stride, v.col_stride, nullptr, n, v.cols, v_tile_,
+                   v.cols);
     }
     T factor[max_heads];
     std::copy_n(correction, n_heads, factor);
@@ -132,11 +137,11 @@ class Rows {
       end = masked ? j : n;
       while (masked && end < n && !unused(end, n_heads)) ++end;
       if (v.col_stride == 1) {
-        keys_.row_values(kernel_pointer(v.data) + (at + j) * v.row_stride, v.row_stride, end - j, s_ + j, tile_keys, n_heads, v.cols,
-                         factor, out_, v_padded_);
+        keys_.row_values(kernel_pointer(v.data) + (at + j) * v.row_stride, v.row_stride, end - j, s_ + j, tile_keys,
+                         n_heads, v.cols, factor, out_, v_padded_);
       } else {
-        storage_kernels<T, T>(isa_).row_values(v_tile_ + j * v.cols, v.cols, end - j, s_ + j, tile_keys, n_heads, v.cols, factor, out_,
-                                               v_padded_);
+        storage_kernels<T, T>(isa_).row_values(v_tile_ + j * v.cols, v.cols, end - j, s_ + j, tile_keys, n_heads,
+                                               v.cols, factor, out_, v_padded_);
       }
       std::fill_n(factor, n_heads, T(1));
       if (end >= n) break;

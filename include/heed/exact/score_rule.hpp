@@ -13,12 +13,12 @@ template <class T>
 struct ScoreRule {
   static constexpr double log2_e = 1.4426950408889634074;
 
-  T query_factor;          // folded into packed queries: the sign of the scale, 0 for scale 0
-  T softmax_factor;        // > 0: from what the softmax sees to base-2 exponents
-  T scale;                 // |scale|, applied by the adjust kernel
-  T cap;                   // softcap, 0 = off
-  T slope;                 // ALiBi slope, 0 = off
-  bool adjusts_all;        // the adjust kernel runs on every pair
+  T query_factor;    // folded into packed queries: the sign of the scale, 0 for scale 0
+  T softmax_factor;  // > 0: from what the softmax sees to base-2 exponents
+  T scale;           // |scale|, applied by the adjust kernel
+  T cap;             // softcap, 0 = off
+  T slope;           // ALiBi slope, 0 = off
+  bool adjusts_all;  // the adjust kernel runs on every pair
 
   ScoreRule(const AttentionOptions& options, Index d, Index head, bool has_functor) {
     const double given = options.scale ? *options.scale : 1.0 / std::sqrt(static_cast<double>(d));

@@ -54,7 +54,8 @@ struct SoftmaxState {
       const T mine = weight(m[i], top), theirs = weight(other.m[i], top);
       m[i] = top;
       l[i] = l[i] * mine + other.l[i] * theirs;
-      for (Index c = 0; c < d_v; ++c) out[c * width + i] = out[c * width + i] * mine + other.out[c * width + i] * theirs;
+      for (Index c = 0; c < d_v; ++c)
+        out[c * width + i] = out[c * width + i] * mine + other.out[c * width + i] * theirs;
     }
   }
 
@@ -73,7 +74,8 @@ struct SoftmaxState {
   T lse(Index i) const {
     if (empty(i)) return minus_infinity<T>;
     if (is_minus_infinity(m[i])) return l[i];  // NaN
-    return static_cast<T>(static_cast<double>(m[i]) * static_cast<double>(factor) / log2_e + static_cast<double>(std::log(l[i])));
+    return static_cast<T>(static_cast<double>(m[i]) * static_cast<double>(factor) / log2_e +
+                          static_cast<double>(std::log(l[i])));
   }
 
  private:

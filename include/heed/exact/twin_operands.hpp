@@ -40,7 +40,8 @@ class TwinOperands {
   }
 
   void scores(const Tile& tile, const Strip& strip, Index width, float* s, float* top) const {
-    twins_.scores(tile.k(strip.at), tile.k_stride(), strip.n_keys, q_, n_twins_, width, strip.first, strip.count, s, top);
+    twins_.scores(tile.k(strip.at), tile.k_stride(), strip.n_keys, q_, n_twins_, width, strip.first, strip.count, s,
+                  top);
   }
 
   void weigh(const Strip& strip, Index width, float factor, const float* base, float* s, float* l) const {
@@ -51,11 +52,15 @@ class TwinOperands {
     return std::bit_cast<float>(j % granule == 0 ? bits << 16 : bits & 0xffff0000u);
   }
 
-  void values(const Tile& tile, const Strip& strip, Index width, const float* w, const float* correction, float* out) const {
-    twins_.values(tile.v(strip.at), tile.v_block(), (strip.n_keys + 1) / 2, w, tile.d_v(), width, strip.first, strip.count, correction, out);
+  void values(const Tile& tile, const Strip& strip, Index width, const float* w, const float* correction,
+              float* out) const {
+    twins_.values(tile.v(strip.at), tile.v_block(), (strip.n_keys + 1) / 2, w, tile.d_v(), width, strip.first,
+                  strip.count, correction, out);
   }
-  void finite_values(Tile& tile, const Strip& strip, Index width, const float* w, const float* correction, float* out) const {
-    twins_.values(tile.finite_row(strip.at), tile.rows, 1, w, tile.d_v(), width, strip.first, strip.count, correction, out);
+  void finite_values(Tile& tile, const Strip& strip, Index width, const float* w, const float* correction,
+                     float* out) const {
+    twins_.values(tile.finite_row(strip.at), tile.rows, 1, w, tile.d_v(), width, strip.first, strip.count, correction,
+                  out);
   }
 
  private:

@@ -23,29 +23,34 @@ class TwinTile {
   static_assert(capacity % 2 == 0);
   const Index rows;  ///< columns of a packed block of values
 
-  TwinTile(Scratch& scratch, Index d, Index d_v, Isa isa) : rows(tile_kernels<float>(isa).rows), twins_(*twin_kernels(isa)), d_v_(d_v) {
+  TwinTile(Scratch& scratch, Index d, Index d_v, Isa isa)
+      : rows(tile_kernels<float>(isa).rows), twins_(*twin_kernels(isa)), d_v_(d_v) {
     k_tile_ = scratch.take<Twin>(static_cast<std::size_t>(capacity * ((d + 1) / 2)));
     v_tile_ = scratch.take<Twin>(static_cast<std::size_t>(n_blocks() * v_block()));
     row_ = scratch.take<Twin>(static_cast<std::size_t>(n_blocks() * rows));
   }
 
   /// `keys`: at most `capacity` of them; `shared`: several panels will visit, so that copying pays.
-  void load(const ConstView<Eigen::bfloat16>& keys_of, const ConstView<Eigen::bfloat16>& values_of, const TokenSet& keys, bool shared) {
+  void load(const ConstView<Eigen::bfloat16>& keys_of, const ConstView<Eigen::bfloat16>& values_of,
+            const TokenSet& keys, bool shared) {
     size_ = keys.size;
     finite_ = Finite::unknown;
     const Index first = keys.list == nullptr ? keys.first : 0;
     const Bfloat* k_data = kernel_pointer(keys_of.data) + first * keys_of.row_stride;
     const Bfloat* v_data = kernel_pointer(values_of.data) + first * values_of.row_stride;
-    if (keys.list == nullptr && keys_of.col_stride == 1 && keys_of.cols % 2 == 0 && (!shared || keys_of.row_stride == keys_of.cols)) {
+    if (keys.list == nullptr && keys_of.col_stride == 1 && keys_of.cols % 2 == 0 &&
+        (!shared || keys_of.row_stride == keys_of.cols)) {
       k_ = k_data;
       k_stride_ = keys_of.row_stride;
     } else {
       const Index n_twins = (keys_of.cols + 1) / 2;
-      twins_.gather(k_data, keys_of.row_stride, keys_of.col_stride, keys.list, keys.size, keys_of.cols, k_tile_, n_twins);
+      twins_.gather(k_data, keys_of.row_stride, keys_of.col_stride, keys.list, keys.size, keys_of.cols, k_tile_,
+                    n_twins);
       k_ = reinterpret_cast<const Bfloat*>(k_tile_);
       k_stride_ = 2 * n_twins;
     }
-    twins_.pack_values(v_data, values_of.row_stride, values_of.col_stride, keys.list, keys.size, d_v_, v_tile_, v_block());
+    twins_.pack_values(v_data, values_of.row_stride, values_of.col_stride, keys.list, keys.size, d_v_, v_tile_,
+                       v_block());
   }
 
   const Bfloat* k(Index j) const { return k_ + j * k_stride_; }

@@ -26,7 +26,8 @@ class WidenedOperands {
 
   void pack(const ConstView<typename Call::Query>& q, const TokenSet& queries, Index width, Sum factor) {
     const auto* from = kernel_pointer(q.data) + (queries.list == nullptr ? queries.first * q.row_stride : 0);
-    queries_.transpose(from, q.row_stride, q.col_stride, queries.list, queries.size, nullptr, q.cols, q_, width, factor, true);
+    queries_.transpose(from, q.row_stride, q.col_stride, queries.list, queries.size, nullptr, q.cols, q_, width, factor,
+                       true);
   }
 
   void scores(const Tile& tile, const Strip& strip, Index width, Sum* s, Sum* top) const {
@@ -40,12 +41,13 @@ class WidenedOperands {
   static Sum weight(const Sum* w, Index width, Index j, Index i) { return w[j * width + i]; }
 
   void values(const Tile& tile, const Strip& strip, Index width, const Sum* w, const Sum* correction, Sum* out) const {
-    tiles_.values(tile.v(strip.at), tile.v_stride(), tile.v_block(), strip.n_keys, w, tile.d_v(), width, strip.first, strip.count,
-                  correction, out);
+    tiles_.values(tile.v(strip.at), tile.v_stride(), tile.v_block(), strip.n_keys, w, tile.d_v(), width, strip.first,
+                  strip.count, correction, out);
   }
   /// The same for one granule of keys with 0 for NaN and Inf.
   void finite_values(Tile& tile, const Strip& strip, Index width, const Sum* w, const Sum* correction, Sum* out) const {
-    tiles_.values(tile.finite_row(strip.at), 0, tiles_.rows, 1, w, tile.d_v(), width, strip.first, strip.count, correction, out);
+    tiles_.values(tile.finite_row(strip.at), 0, tiles_.rows, 1, w, tile.d_v(), width, strip.first, strip.count,
+                  correction, out);
   }
 
  private:

@@ -17,13 +17,15 @@ template <class T, class Call>
 void write_out(const Call& call, const TokenSet& queries, const SoftmaxState<T>& state, const PerHead& sinks, Isa isa) {
   for (Index i = 0; sinks.given() && i < queries.size; ++i) state.add_sink(i, sinks.of(call.head));
   if (call.lse != nullptr) {
-    for (Index i = 0; i < queries.size; ++i) call.lse[queries[i] * call.lse_stride] = static_cast<typename Call::Sum>(state.lse(i));
+    for (Index i = 0; i < queries.size; ++i)
+      call.lse[queries[i] * call.lse_stride] = static_cast<typename Call::Sum>(state.lse(i));
   }
   const View<typename Call::Out>& out = call.out;
   if (state.width == 1) {
     const bool empty = is_zero(state.l[0]);
     const T inverse = empty ? T(0) : T(1) / state.l[0];
-    for (Index c = 0; c < state.d_v; ++c) out(queries[0], c) = static_cast<typename Call::Out>(empty ? T(0) : state.out[c] * inverse);
+    for (Index c = 0; c < state.d_v; ++c)
+      out(queries[0], c) = static_cast<typename Call::Out>(empty ? T(0) : state.out[c] * inverse);
     return;
   }
   tile_kernels<T>(isa).normalise(state.d_v, state.width, state.l, state.out);
@@ -32,7 +34,8 @@ void write_out(const Call& call, const TokenSet& queries, const SoftmaxState<T>&
       T* to = out.data + queries.first * out.row_stride;
       const StorageKernels<T, T>& same = storage_kernels<T, T>(isa);
       if (out.col_stride == 1) {
-        same.transpose(state.out, state.width, 1, nullptr, state.d_v, nullptr, queries.size, to, out.row_stride, T(1), false);
+        same.transpose(state.out, state.width, 1, nullptr, state.d_v, nullptr, queries.size, to, out.row_stride, T(1),
+                       false);
       } else {
         same.gather(state.out, state.width, 1, nullptr, state.d_v, queries.size, to, out.col_stride);
       }
@@ -47,7 +50,8 @@ void write_out(const Call& call, const TokenSet& queries, const SoftmaxState<T>&
     }
   }
   for (Index i = 0; i < queries.size; ++i) {
-    for (Index c = 0; c < state.d_v; ++c) out(queries[i], c) = static_cast<typename Call::Out>(state.out[c * state.width + i]);
+    for (Index c = 0; c < state.d_v; ++c)
+      out(queries[i], c) = static_cast<typename Call::Out>(state.out[c * state.width + i]);
   }
 }
 

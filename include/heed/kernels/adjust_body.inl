@@ -101,15 +101,16 @@ int census(Size n_keys, Size panel, Size n_queries, const typename X::Scalar* ad
   Census census;
   for (Size i = 0; i < panel; i += X::lanes) {
     const unsigned all = query_lanes<X>(i, n_queries);
-    for (Size at = i; at < n_keys * panel; at += panel) census.add(X::bits(X::is_minus_infinity(X::load(added + at))), all);
+    for (Size at = i; at < n_keys * panel; at += panel)
+      census.add(X::bits(X::is_minus_infinity(X::load(added + at))), all);
   }
   return census.code();
 }
 
 // s[j][i] = -inf unless low[i] <= j < high[i]; top[i] = max(top[i], s[.][i]).
 template <class X>
-void bound(Size n_keys, Size panel, Size first, Size count, const typename X::Scalar* low, const typename X::Scalar* high,
-           typename X::Scalar* s, typename X::Scalar* top) {
+void bound(Size n_keys, Size panel, Size first, Size count, const typename X::Scalar* low,
+           const typename X::Scalar* high, typename X::Scalar* s, typename X::Scalar* top) {
   using V = typename X::V;
   const V masked = X::set(-__builtin_inff());
   for (Size u = first; u < first + count; ++u) {

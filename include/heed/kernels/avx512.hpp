@@ -5,7 +5,8 @@
 
 #if HEED_HAS_X86_KERNELS
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+                             apply_to = function)
 #pragma float_control(push)
 #pragma float_control(precise, on)
 #else
@@ -19,12 +20,12 @@
 
 namespace heed::detail::avx512 {
 #define HEED_INLINE [[gnu::always_inline]]
-#include "heed/kernels/simd_avx512.inl"
-#include "heed/kernels/tile_body.inl"
 #include "heed/kernels/adjust_body.inl"
 #include "heed/kernels/pack_body.inl"
 #include "heed/kernels/row_body.inl"
+#include "heed/kernels/simd_avx512.inl"
 #include "heed/kernels/table_body.inl"
+#include "heed/kernels/tile_body.inl"
 #undef HEED_INLINE
 }  // namespace heed::detail::avx512
 

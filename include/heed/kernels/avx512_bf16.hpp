@@ -7,7 +7,8 @@
 // The bfloat16 dot instruction on top of the AVX-512 instance, whose vector types and exp2 it uses.
 #if HEED_HAS_X86_KERNELS
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+                             apply_to = function)
 #pragma float_control(push)
 #pragma float_control(precise, on)
 #else
@@ -26,7 +27,8 @@ namespace heed::detail::avx512_bf16 {
 #include "heed/kernels/twin_tile_body.inl"
 #undef HEED_INLINE
 
-inline constexpr TwinKernels table = {&transpose, &gather, &pack_values, &all_finite, &clean, &store, &scores, &weigh, &values};
+inline constexpr TwinKernels table = {&transpose, &gather, &pack_values, &all_finite, &clean,
+                                      &store,     &scores, &weigh,       &values};
 }  // namespace heed::detail::avx512_bf16
 
 #if defined(__clang__)

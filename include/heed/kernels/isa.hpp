@@ -9,6 +9,7 @@ namespace heed {
 /// as it is stored and is avx512 otherwise.
 enum class Isa { baseline, avx2, avx512, avx512_bf16 };
 
+/// Name of an instruction set, as HEED_ISA spells it.
 inline std::string_view isa_name(Isa isa) {
   switch (isa) {
     case Isa::avx512_bf16: return "avx512_bf16";
@@ -35,8 +36,8 @@ inline bool has_isa(Isa isa) {
   __builtin_cpu_init();
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return false;
   if (isa == Isa::avx2) return true;
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512vl");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   return avx512 && (isa == Isa::avx512 || __builtin_cpu_supports("avx512bf16"));
 #else
   return false;

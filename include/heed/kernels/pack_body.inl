@@ -41,7 +41,8 @@ HEED_INLINE inline void store_first(typename X::Scalar* p, typename X::V x, Size
 
 // One whole block: to[c * to_stride + i] = factor * rows[i][c] for lanes rows and lanes columns.
 template <class X, class S>
-HEED_INLINE inline void transpose_block(const S* const* rows, Size column, typename X::Scalar* to, Size to_stride, typename X::V factor) {
+HEED_INLINE inline void transpose_block(const S* const* rows, Size column, typename X::Scalar* to, Size to_stride,
+                                        typename X::V factor) {
   typename X::V block[X::lanes];
 #pragma GCC unroll 16
   for (Size i = 0; i < X::lanes; ++i) block[i] = X::mul(X::load_as(rows[i] + column), factor);
@@ -53,8 +54,9 @@ HEED_INLINE inline void transpose_block(const S* const* rows, Size column, typen
 // to[c * to_stride + i] = factor * from(row i, column c). Rows beyond `n_rows` up to whole vectors are written as 0 when
 // `pad` (to has room for them) and left alone otherwise. `row_list`, `column_list` name rows and columns; null: 0, 1, 2, ...
 template <class X, class S>
-void transpose(const S* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows, const Size* column_list,
-               Size n_columns, typename X::Scalar* to, Size to_stride, typename X::Scalar factor, bool pad) {
+void transpose(const S* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
+               const Size* column_list, Size n_columns, typename X::Scalar* to, Size to_stride,
+               typename X::Scalar factor, bool pad) {
   using T = typename X::Scalar;
   constexpr Size W = X::lanes;
   const typename X::V scale = X::set(factor);
@@ -63,7 +65,8 @@ void transpose(const S* from, Size row_stride, Size column_stride, const Size* r
       const S* column = from + (column_list == nullptr ? c : column_list[c]) * column_stride;
       Size i = 0;
       for (; i + W <= n_rows; i += W) X::store(to + i, X::mul(X::load_as(column + i), scale));
-      if (i < n_rows) store_first<X>(to + i, X::mul(load_first<X, S>(column + i, n_rows - i), scale), pad ? W : n_rows - i);
+      if (i < n_rows)
+        store_first<X>(to + i, X::mul(load_first<X, S>(column + i, n_rows - i), scale), pad ? W : n_rows - i);
     }
     return;
   }
@@ -101,7 +104,8 @@ void gather(const S* from, Size row_stride, Size column_stride, const Size* row_
   }
   for (Size j = 0; j < n_rows; ++j) {
     const S* row = from + (row_list == nullptr ? j : row_list[j]) * row_stride;
-    if (j + rows_ahead < n_rows) fetch_row(from + (row_list == nullptr ? j + rows_ahead : row_list[j + rows_ahead]) * row_stride, n_columns);
+    if (j + rows_ahead < n_rows)
+      fetch_row(from + (row_list == nullptr ? j + rows_ahead : row_list[j + rows_ahead]) * row_stride, n_columns);
     typename X::Scalar* at = to + j * to_stride;
     Size c = 0;
     for (; c + X::lanes <= n_columns; c += X::lanes) X::store(at + c, X::load_as(row + c));
@@ -112,13 +116,14 @@ void gather(const S* from, Size row_stride, Size column_stride, const Size* row_
 // to[(c / R) * block_stride + j * R + c % R] = from(row j, column c): rows of values as columns of R, so that a pass over R columns
 // reads one run of memory. Columns of `from` are contiguous; `row` has room for a converted row.
 template <class X, class S>
-void pack_values(const S* from, Size row_stride, const Size* row_list, Size n_rows, Size n_columns, typename X::Scalar* row,
-                 typename X::Scalar* to, Size block_stride) {
+void pack_values(const S* from, Size row_stride, const Size* row_list, Size n_rows, Size n_columns,
+                 typename X::Scalar* row, typename X::Scalar* to, Size block_stride) {
   using T = typename X::Scalar;
   constexpr Size R = X::rows;
   for (Size j = 0; j < n_rows; ++j) {
     const S* source = from + (row_list == nullptr ? j : row_list[j]) * row_stride;
-    if (j + rows_ahead < n_rows) fetch_row(from + (row_list == nullptr ? j + rows_ahead : row_list[j + rows_ahead]) * row_stride, n_columns);
+    if (j + rows_ahead < n_rows)
+      fetch_row(from + (row_list == nullptr ? j + rows_ahead : row_list[j + rows_ahead]) * row_stride, n_columns);
     const T* ready = row;
     if constexpr (sizeof(S) == sizeof(T)) {
       ready = reinterpret_cast<const T*>(source);

@@ -14,8 +14,8 @@ HEED_INLINE inline void fetch_ahead(const S* row, Size ahead, Size n_columns) {
 }
 
 template <class X, class S, int Q>
-HEED_INLINE inline void row_scores_typed(const S* k, Size k_stride, Size n_keys, const typename X::Scalar* q, Size q_stride, Size d,
-                                         typename X::Scalar* s, Size s_stride) {
+HEED_INLINE inline void row_scores_typed(const S* k, Size k_stride, Size n_keys, const typename X::Scalar* q,
+                                         Size q_stride, Size d, typename X::Scalar* s, Size s_stride) {
   const Size ahead = entries_ahead<S>(k_stride, d);
   for (Size j = 0; j < n_keys; ++j) {
     const S* key = k + j * k_stride;
@@ -49,7 +49,8 @@ void row_scores(const S* k, Size k_stride, Size n_keys, const typename X::Scalar
   for (; n_q >= 4; n_q -= 4, q += 4 * q_stride, s += 4 * s_stride) {
     row_scores_typed<X, S, 4>(k, k_stride, n_keys, q, q_stride, d, s, s_stride);
   }
-  for (; n_q >= 1; --n_q, q += q_stride, s += s_stride) row_scores_typed<X, S, 1>(k, k_stride, n_keys, q, q_stride, d, s, s_stride);
+  for (; n_q >= 1; --n_q, q += q_stride, s += s_stride)
+    row_scores_typed<X, S, 1>(k, k_stride, n_keys, q, q_stride, d, s, s_stride);
 }
 
 // Largest entry of s[0 .. n), at least `floor`; s has room for whole vectors, and the rest is set to -inf.
@@ -78,8 +79,9 @@ typename X::Scalar row_weigh(Size n, typename X::Scalar c, typename X::Scalar ba
 }
 
 template <class X, class S, int Q, int C>
-HEED_INLINE inline void row_values_block(const S* v, Size v_stride, Size n_keys, const typename X::Scalar* w, Size w_stride, Size columns,
-                                         const typename X::Scalar* correction, typename X::Scalar* out, Size out_stride) {
+HEED_INLINE inline void row_values_block(const S* v, Size v_stride, Size n_keys, const typename X::Scalar* w,
+                                         Size w_stride, Size columns, const typename X::Scalar* correction,
+                                         typename X::Scalar* out, Size out_stride) {
   typename X::V sum[Q][C];
 #pragma GCC unroll 4
   for (int g = 0; g < Q; ++g) {
@@ -107,8 +109,9 @@ HEED_INLINE inline void row_values_block(const S* v, Size v_stride, Size n_keys,
 }
 
 template <class X, class S, int Q>
-HEED_INLINE inline void row_values_typed(const S* v, Size v_stride, Size n_keys, const typename X::Scalar* w, Size w_stride, Size d_v,
-                                         const typename X::Scalar* correction, typename X::Scalar* out, Size out_stride) {
+HEED_INLINE inline void row_values_typed(const S* v, Size v_stride, Size n_keys, const typename X::Scalar* w,
+                                         Size w_stride, Size d_v, const typename X::Scalar* correction,
+                                         typename X::Scalar* out, Size out_stride) {
   Size c = 0;
   for (; c + 4 * X::lanes <= d_v; c += 4 * X::lanes) {
     row_values_block<X, S, Q, 4>(v + c, v_stride, n_keys, w, w_stride, 4 * X::lanes, correction, out + c, out_stride);

@@ -23,7 +23,8 @@ struct Vf {
   HEED_INLINE static M less(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
   HEED_INLINE static unsigned bits(M m) { return static_cast<unsigned>(_mm256_movemask_ps(m)); }
   HEED_INLINE static M same_bits(V a, unsigned pattern) {
-    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_castps_si256(a), _mm256_set1_epi32(static_cast<int>(pattern))));
+    return _mm256_castsi256_ps(
+        _mm256_cmpeq_epi32(_mm256_castps_si256(a), _mm256_set1_epi32(static_cast<int>(pattern))));
   }
   HEED_INLINE static M is_minus_infinity(V a) { return same_bits(a, 0xff800000u); }
   HEED_INLINE static M is_zero(V a) { return same_bits(abs(a), 0u); }
@@ -49,7 +50,9 @@ struct Vf {
   HEED_INLINE static V load_as(const double* p) {
     return _mm256_set_m128(_mm256_cvtpd_ps(_mm256_loadu_pd(p + 4)), _mm256_cvtpd_ps(_mm256_loadu_pd(p)));
   }
-  HEED_INLINE static V load_as(const Half* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  HEED_INLINE static V load_as(const Half* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   HEED_INLINE static V load_as(const Bfloat* p) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
@@ -103,7 +106,8 @@ struct Vd {
   HEED_INLINE static M less(V a, V b) { return _mm256_cmp_pd(a, b, _CMP_LT_OQ); }
   HEED_INLINE static unsigned bits(M m) { return static_cast<unsigned>(_mm256_movemask_pd(m)); }
   HEED_INLINE static M same_bits(V a, unsigned long long pattern) {
-    return _mm256_castsi256_pd(_mm256_cmpeq_epi64(_mm256_castpd_si256(a), _mm256_set1_epi64x(static_cast<long long>(pattern))));
+    return _mm256_castsi256_pd(
+        _mm256_cmpeq_epi64(_mm256_castpd_si256(a), _mm256_set1_epi64x(static_cast<long long>(pattern))));
   }
   HEED_INLINE static M is_minus_infinity(V a) { return same_bits(a, 0xfff0000000000000ull); }
   HEED_INLINE static M is_zero(V a) { return same_bits(abs(a), 0u); }
@@ -121,7 +125,8 @@ struct Vd {
   HEED_INLINE static V fraction(V x) { return _mm256_sub_pd(x, _mm256_floor_pd(x)); }
   HEED_INLINE static V pow2(V p, V x) {
     const __m256i exponent = _mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(_mm256_floor_pd(x)));
-    return _mm256_mul_pd(p, _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_add_epi64(exponent, _mm256_set1_epi64x(1023)), 52)));
+    return _mm256_mul_pd(
+        p, _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_add_epi64(exponent, _mm256_set1_epi64x(1023)), 52)));
   }
 
   HEED_INLINE static V load_as(const float* p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }

@@ -7,7 +7,7 @@ struct Vf {
   using M = __mmask16;
   static constexpr Size lanes = 16;
   static constexpr int vectors = 3;  // query vectors of a panel
-  static constexpr int rows = 8;     // rows of a register tile: 24 accumulators + 3 queries + broadcasts of 32 registers
+  static constexpr int rows = 8;  // rows of a register tile: 24 accumulators + 3 queries + broadcasts of 32 registers
 
   HEED_INLINE static V zero() { return _mm512_setzero_ps(); }
   HEED_INLINE static V set(float x) { return _mm512_set1_ps(x); }
@@ -41,7 +41,9 @@ struct Vf {
   // weights would slow every product they enter a hundredfold.
   HEED_INLINE static V clamp_exponent(V x) { return x; }
   HEED_INLINE static V fraction(V x) { return _mm512_reduce_ps(x, 0x01); }
-  HEED_INLINE static V pow2(V p, V x) { return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), p, x); }
+  HEED_INLINE static V pow2(V p, V x) {
+    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), p, x);
+  }
 
   HEED_INLINE static V load_as(const float* p) { return _mm512_loadu_ps(p); }
   HEED_INLINE static V load_as(const double* p) {
@@ -110,7 +112,8 @@ struct Vd {
   HEED_INLINE static M less(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
   HEED_INLINE static unsigned bits(M m) { return m; }
   HEED_INLINE static M is_minus_infinity(V a) {
-    return _mm512_cmpeq_epi64_mask(_mm512_castpd_si512(a), _mm512_set1_epi64(static_cast<long long>(0xfff0000000000000ull)));
+    return _mm512_cmpeq_epi64_mask(_mm512_castpd_si512(a),
+                                   _mm512_set1_epi64(static_cast<long long>(0xfff0000000000000ull)));
   }
   HEED_INLINE static M is_zero(V a) {
     return _mm512_testn_epi64_mask(_mm512_castpd_si512(a), _mm512_set1_epi64(0x7fffffffffffffffll));
@@ -124,7 +127,9 @@ struct Vd {
 
   HEED_INLINE static V clamp_exponent(V x) { return x; }
   HEED_INLINE static V fraction(V x) { return _mm512_reduce_pd(x, 0x01); }
-  HEED_INLINE static V pow2(V p, V x) { return _mm512_maskz_scalef_pd(_mm512_cmp_pd_mask(x, _mm512_set1_pd(-1022.0), _CMP_NLT_UQ), p, x); }
+  HEED_INLINE static V pow2(V p, V x) {
+    return _mm512_maskz_scalef_pd(_mm512_cmp_pd_mask(x, _mm512_set1_pd(-1022.0), _CMP_NLT_UQ), p, x);
+  }
 
   HEED_INLINE static V load_as(const float* p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
   HEED_INLINE static V load_as(const double* p) { return _mm512_loadu_pd(p); }

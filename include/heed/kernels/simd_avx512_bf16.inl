@@ -19,10 +19,11 @@ HEED_INLINE inline Words narrow(V first, V second) {
   Shorts halves;  // all of first, then all of second
   __asm__("vcvtne2ps2bf16 {%1, %2, %0|%0, %2, %1}" : "=v"(halves) : "v"(first), "v"(second));
 #if defined(__clang__)
-  const Shorts twins = __builtin_shufflevector(halves, halves, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11,
-                                               27, 12, 28, 13, 29, 14, 30, 15, 31);
+  const Shorts twins = __builtin_shufflevector(halves, halves, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
+                                               8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 #else
-  const Shorts order = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const Shorts order = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   const Shorts twins = __builtin_shuffle(halves, order);
 #endif
   return reinterpret_cast<Words>(twins);
@@ -43,7 +44,9 @@ HEED_INLINE inline Words set(const Twin* p) { return set(&p->first); }
 
 HEED_INLINE inline Words load(const void* p) { return _mm512_loadu_si512(p); }
 HEED_INLINE inline void store_words(void* p, Words x) { _mm512_storeu_si512(p, x); }
-HEED_INLINE inline __mmask16 first_lanes(Size n) { return static_cast<__mmask16>(n >= lanes ? 0xffffu : (1u << n) - 1u); }
+HEED_INLINE inline __mmask16 first_lanes(Size n) {
+  return static_cast<__mmask16>(n >= lanes ? 0xffffu : (1u << n) - 1u);
+}
 // The first n of 16 twins.
 HEED_INLINE inline void store_words(void* p, Words x, Size n) { _mm512_mask_storeu_epi32(p, first_lanes(n), x); }
 

@@ -25,7 +25,9 @@ struct Portable {
   HEED_INLINE static V sub(V a, V b) { return a - b; }
   HEED_INLINE static V mul(V a, V b) { return a * b; }
   HEED_INLINE static V div(V a, V b) { return a / b; }
-  HEED_INLINE static V select(M m, V yes, V no) { return reinterpret_cast<V>((reinterpret_cast<I>(yes) & m) | (reinterpret_cast<I>(no) & ~m)); }
+  HEED_INLINE static V select(M m, V yes, V no) {
+    return reinterpret_cast<V>((reinterpret_cast<I>(yes) & m) | (reinterpret_cast<I>(no) & ~m));
+  }
   HEED_INLINE static M less(V a, V b) { return reinterpret_cast<M>(a < b); }
   HEED_INLINE static V min(V a, V b) { return select(less(a, b), a, b); }
   HEED_INLINE static V max(V a, V b) { return select(less(b, a), a, b); }
@@ -96,7 +98,9 @@ struct Vf : Portable<float, Int4, 4> {
 
 struct Vd : Portable<double, Long2, 2> {
   HEED_INLINE static V abs(V a) { return reinterpret_cast<V>(reinterpret_cast<Long2>(a) & 0x7fffffffffffffffll); }
-  HEED_INLINE static M is_minus_infinity(V a) { return reinterpret_cast<Long2>(a) == static_cast<long long>(0xfff0000000000000ull); }
+  HEED_INLINE static M is_minus_infinity(V a) {
+    return reinterpret_cast<Long2>(a) == static_cast<long long>(0xfff0000000000000ull);
+  }
   HEED_INLINE static M is_zero(V a) { return reinterpret_cast<Long2>(abs(a)) == 0; }
   HEED_INLINE static bool all_finite(V a) {
     return bits((reinterpret_cast<Long2>(a) & 0x7ff0000000000000ll) == 0x7ff0000000000000ll) == 0;

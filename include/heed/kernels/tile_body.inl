@@ -40,8 +40,8 @@ HEED_INLINE inline Vd::V exp2(Vd::V x) {
 // Scores of R keys: s[r][i] = k_r . q_i; top[i] = max(top[i], s[.][i]). The maximum waits in memory: the accumulators need
 // the registers.
 template <class X, int U, int R>
-HEED_INLINE inline void score_rows(const typename X::Scalar* k, Size k_stride, const typename X::Scalar* q, Size d, Size panel,
-                                   typename X::Scalar* s, typename X::Scalar* top) {
+HEED_INLINE inline void score_rows(const typename X::Scalar* k, Size k_stride, const typename X::Scalar* q, Size d,
+                                   Size panel, typename X::Scalar* s, typename X::Scalar* top) {
   typename X::V sum[R][U];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -73,8 +73,9 @@ HEED_INLINE inline void score_rows(const typename X::Scalar* k, Size k_stride, c
 }
 
 template <class X, int U>
-HEED_INLINE inline void score_strip(const typename X::Scalar* k, Size k_stride, Size n_keys, const typename X::Scalar* q, Size d,
-                                    Size panel, typename X::Scalar* s, typename X::Scalar* top) {
+HEED_INLINE inline void score_strip(const typename X::Scalar* k, Size k_stride, Size n_keys,
+                                    const typename X::Scalar* q, Size d, Size panel, typename X::Scalar* s,
+                                    typename X::Scalar* top) {
   constexpr int R = X::rows;
   if (n_keys < R) {
     for (Size j = 0; j < n_keys; ++j) score_rows<X, U, 1>(k + j * k_stride, k_stride, q, d, panel, s + j * panel, top);
@@ -88,8 +89,8 @@ HEED_INLINE inline void score_strip(const typename X::Scalar* k, Size k_stride, 
 
 // s[j][i] = k_j . q_i for the keys of a strip; top[i] = max(top[i], s[.][i]).
 template <class X>
-void scores(const typename X::Scalar* k, Size k_stride, Size n_keys, const typename X::Scalar* q, Size d, Size panel, Size first,
-            Size count, typename X::Scalar* s, typename X::Scalar* top) {
+void scores(const typename X::Scalar* k, Size k_stride, Size n_keys, const typename X::Scalar* q, Size d, Size panel,
+            Size first, Size count, typename X::Scalar* s, typename X::Scalar* top) {
   const Size shift = first * X::lanes;
   if (count == 1) {
     score_strip<X, 1>(k, k_stride, n_keys, q + shift, d, panel, s + shift, top + shift);
@@ -104,8 +105,8 @@ void scores(const typename X::Scalar* k, Size k_stride, Size n_keys, const typen
 // m = max(m, top); base = m, or 0 where no key was kept yet; correction = 2^(c * (old m - base)); l *= correction.
 // Differences are taken before the factor: scores of any size cancel exactly where they are equal.
 template <class X>
-void advance(Size panel, typename X::Scalar c, const typename X::Scalar* top, typename X::Scalar* m, typename X::Scalar* l,
-             typename X::Scalar* base, typename X::Scalar* correction) {
+void advance(Size panel, typename X::Scalar c, const typename X::Scalar* top, typename X::Scalar* m,
+             typename X::Scalar* l, typename X::Scalar* base, typename X::Scalar* correction) {
   for (Size i = 0; i < panel; i += X::lanes) {
     const typename X::V before = X::load(m + i);
     const typename X::V now = X::max(X::load(top + i), before);
@@ -157,8 +158,9 @@ void weigh(Size n_keys, Size panel, Size first, Size count, typename X::Scalar c
 
 // out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v[j][c] for R columns of v.
 template <class X, int U, int R>
-HEED_INLINE inline void value_columns(const typename X::Scalar* v, Size v_stride, Size n_keys, const typename X::Scalar* w, Size panel,
-                                      const typename X::Scalar* correction, typename X::Scalar* out) {
+HEED_INLINE inline void value_columns(const typename X::Scalar* v, Size v_stride, Size n_keys,
+                                      const typename X::Scalar* w, Size panel, const typename X::Scalar* correction,
+                                      typename X::Scalar* out) {
   typename X::V sum[R][U];
   typename X::Scalar* from = out;
 #pragma GCC unroll 16
@@ -187,19 +189,21 @@ HEED_INLINE inline void value_columns(const typename X::Scalar* v, Size v_stride
 
 template <class X, int U>
 HEED_INLINE inline void value_strip(const typename X::Scalar* v, Size v_stride, Size block_stride, Size n_keys,
-                                    const typename X::Scalar* w, Size d_v, Size panel, const typename X::Scalar* correction,
-                                    typename X::Scalar* out) {
+                                    const typename X::Scalar* w, Size d_v, Size panel,
+                                    const typename X::Scalar* correction, typename X::Scalar* out) {
   constexpr int R = X::rows;
   Size c = 0;
-  for (; c + R <= d_v; c += R, v += block_stride) value_columns<X, U, R>(v, v_stride, n_keys, w, panel, correction, out + c * panel);
+  for (; c + R <= d_v; c += R, v += block_stride)
+    value_columns<X, U, R>(v, v_stride, n_keys, w, panel, correction, out + c * panel);
   for (; c < d_v; ++c, ++v) value_columns<X, U, 1>(v, v_stride, n_keys, w, panel, correction, out + c * panel);
 }
 
 // out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v_jc with v_jc at v[(c / R) * block_stride + j * v_stride + c % R], R = rows
 // of a register tile: block_stride = R for rows in place, v_stride = R for packed columns. n_keys may be 0.
 template <class X>
-void values(const typename X::Scalar* v, Size v_stride, Size block_stride, Size n_keys, const typename X::Scalar* w, Size d_v, Size panel, Size first,
-            Size count, const typename X::Scalar* correction, typename X::Scalar* out) {
+void values(const typename X::Scalar* v, Size v_stride, Size block_stride, Size n_keys, const typename X::Scalar* w,
+            Size d_v, Size panel, Size first, Size count, const typename X::Scalar* correction,
+            typename X::Scalar* out) {
   const Size shift = first * X::lanes;
   if (count == 1) {
     value_strip<X, 1>(v, v_stride, block_stride, n_keys, w + shift, d_v, panel, correction + shift, out + shift);

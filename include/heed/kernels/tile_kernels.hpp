@@ -13,11 +13,12 @@ struct TileKernels {
   Size vectors;  ///< vectors of a panel of queries; panel = lanes * vectors queries
   Size rows;     ///< rows of a register tile: columns of a packed block of values
 
-  void (*scores)(const T* k, Size k_stride, Size n_keys, const T* q, Size d, Size panel, Size first, Size count, T* s, T* top);
+  void (*scores)(const T* k, Size k_stride, Size n_keys, const T* q, Size d, Size panel, Size first, Size count, T* s,
+                 T* top);
   void (*advance)(Size panel, T c, const T* top, T* m, T* l, T* base, T* correction);
   void (*weigh)(Size n_keys, Size panel, Size first, Size count, T c, const T* base, T* s, T* l);
-  void (*values)(const T* v, Size v_stride, Size block_stride, Size n_keys, const T* w, Size d_v, Size panel, Size first, Size count,
-                 const T* correction, T* out);
+  void (*values)(const T* v, Size v_stride, Size block_stride, Size n_keys, const T* w, Size d_v, Size panel,
+                 Size first, Size count, const T* correction, T* out);
   void (*adjust)(Size n_keys, Size panel, Size first, Size count, T scale, T cap, const T* added, T slope,
                  const T* query_position, const T* key_position, T* s, T* top);
   int (*forbid)(Size n_keys, Size panel, Size n_queries, const T* allowed, const T* bias, T* added);
@@ -32,15 +33,16 @@ struct TileKernels {
 /// The kernels that read storage scalar S (float, double, Half, Bfloat, Bool) into scalar T.
 template <class T, class S>
 struct StorageKernels {
-  void (*transpose)(const S* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows, const Size* column_list,
-                    Size n_columns, T* to, Size to_stride, T factor, bool pad);
-  void (*gather)(const S* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows, Size n_columns, T* to,
-                 Size to_stride);
+  void (*transpose)(const S* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
+                    const Size* column_list, Size n_columns, T* to, Size to_stride, T factor, bool pad);
+  void (*gather)(const S* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows, Size n_columns,
+                 T* to, Size to_stride);
   void (*pack_values)(const S* from, Size row_stride, const Size* row_list, Size n_rows, Size n_columns, T* row, T* to,
                       Size block_stride);
-  void (*row_scores)(const S* k, Size k_stride, Size n_keys, const T* q, Size q_stride, Size n_q, Size d, T* s, Size s_stride);
-  void (*row_values)(const S* v, Size v_stride, Size n_keys, const T* w, Size w_stride, Size n_q, Size d_v, const T* correction, T* out,
-                     Size out_stride);
+  void (*row_scores)(const S* k, Size k_stride, Size n_keys, const T* q, Size q_stride, Size n_q, Size d, T* s,
+                     Size s_stride);
+  void (*row_values)(const S* v, Size v_stride, Size n_keys, const T* w, Size w_stride, Size n_q, Size d_v,
+                     const T* correction, T* out, Size out_stride);
 };
 
 }  // namespace heed::detail

@@ -13,22 +13,22 @@ struct Twin {
 /// Kernels that multiply bfloat16 as it is stored and sum in float, in the shapes of TileKernels<float> of the AVX-512
 /// instance. What each computes stands beside its body (twin_tile_body.inl, twin_pack_body.inl).
 struct TwinKernels {
-  void (*transpose)(const Bfloat* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows, Size n_columns, Twin* to,
-                    Size to_stride);
-  void (*gather)(const Bfloat* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows, Size n_columns, Twin* to,
-                 Size to_stride);
-  void (*pack_values)(const Bfloat* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows, Size n_columns, Twin* to,
-                      Size block_stride);
+  void (*transpose)(const Bfloat* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
+                    Size n_columns, Twin* to, Size to_stride);
+  void (*gather)(const Bfloat* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
+                 Size n_columns, Twin* to, Size to_stride);
+  void (*pack_values)(const Bfloat* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
+                      Size n_columns, Twin* to, Size block_stride);
   bool (*all_finite)(const Twin* from, Size n);
   void (*clean)(const Twin* from, Size n, Twin* to);
-  void (*store)(const float* from, Size from_stride, Size n_rows, Size n_columns, Bfloat* to, Size row_stride, Size column_stride,
-                const Size* row_list);
+  void (*store)(const float* from, Size from_stride, Size n_rows, Size n_columns, Bfloat* to, Size row_stride,
+                Size column_stride, const Size* row_list);
 
-  void (*scores)(const Bfloat* k, Size k_stride, Size n_keys, const Twin* q, Size n_twins, Size panel, Size first, Size count, float* s,
-                 float* top);
+  void (*scores)(const Bfloat* k, Size k_stride, Size n_keys, const Twin* q, Size n_twins, Size panel, Size first,
+                 Size count, float* s, float* top);
   void (*weigh)(Size n_keys, Size panel, Size first, Size count, float c, const float* base, float* s, float* l);
-  void (*values)(const Twin* v, Size block_stride, Size n_twins, const float* w, Size d_v, Size panel, Size first, Size count,
-                 const float* correction, float* out);
+  void (*values)(const Twin* v, Size block_stride, Size n_twins, const float* w, Size d_v, Size panel, Size first,
+                 Size count, const float* correction, float* out);
 };
 
 }  // namespace heed::detail

@@ -11,18 +11,19 @@ HEED_INLINE inline Twin twin_at(const Bfloat* row, Size column_stride, Size c, S
 }
 
 // Twins t .. t + 15 of up to 16 rows from row i0 on, turned: x[t'][i]. Rows behind the last and numbers behind a row's end are 0.
-HEED_INLINE inline void turn_block(const Bfloat* from, Size row_stride, const Size* row_list, Size i0, Size rows, Size t, Size n_columns,
-                                   Words* x) {
+HEED_INLINE inline void turn_block(const Bfloat* from, Size row_stride, const Size* row_list, Size i0, Size rows,
+                                   Size t, Size n_columns, Words* x) {
 #pragma GCC unroll 16
   for (Size i = 0; i < lanes; ++i) {
-    x[i] = i < rows ? load_run(row_at(from, row_stride, row_list, i0 + i) + 2 * t, n_columns - 2 * t) : _mm512_setzero_si512();
+    x[i] = i < rows ? load_run(row_at(from, row_stride, row_list, i0 + i) + 2 * t, n_columns - 2 * t)
+                    : _mm512_setzero_si512();
   }
   transpose_words(x);
 }
 
 // to[t * to_stride + i] = twin t of row i, numbers 2 t and 2 t + 1 of n_columns; rows up to whole vectors are written, as 0.
-inline void transpose(const Bfloat* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows, Size n_columns, Twin* to,
-                      Size to_stride) {
+inline void transpose(const Bfloat* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
+                      Size n_columns, Twin* to, Size to_stride) {
   const Size n_twins = (n_columns + 1) / 2;
   for (Size i0 = 0; i0 < n_rows; i0 += lanes, to += lanes) {
     const Size rows = n_rows - i0 < lanes ? n_rows - i0 : lanes;
@@ -36,12 +37,14 @@ inline void transpose(const Bfloat* from, Size row_stride, Size column_stride, c
     } else if (row_stride == 1 && row_list == nullptr) {
       for (Size t = 0; t < n_twins; ++t) {
         const Bfloat* column = from + i0 + 2 * t * column_stride;
-        store_words(to + t * to_stride, load_two(column, 2 * t + 1 < n_columns ? column + column_stride : nullptr, rows));
+        store_words(to + t * to_stride,
+                    load_two(column, 2 * t + 1 < n_columns ? column + column_stride : nullptr, rows));
       }
     } else {
       for (Size t = 0; t < n_twins; ++t) {
         for (Size i = 0; i < lanes; ++i) {
-          to[t * to_stride + i] = i < rows ? twin_at(row_at(from, row_stride, row_list, i0 + i), column_stride, 2 * t, n_columns) : Twin{};
+          to[t * to_stride + i] =
+              i < rows ? twin_at(row_at(from, row_stride, row_list, i0 + i), column_stride, 2 * t, n_columns) : Twin{};
         }
       }
     }
@@ -49,8 +52,8 @@ inline void transpose(const Bfloat* from, Size row_stride, Size column_stride, c
 }
 
 // to[j * to_stride + t] = twin t of row j: rows of keys as a row-major tile.
-inline void gather(const Bfloat* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows, Size n_columns, Twin* to,
-                   Size to_stride) {
+inline void gather(const Bfloat* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
+                   Size n_columns, Twin* to, Size to_stride) {
   const Size n_twins = (n_columns + 1) / 2;
   if (row_stride == 1 && row_list == nullptr && column_stride != 1) {
     for (Size j0 = 0; j0 < n_rows; j0 += lanes) {
@@ -59,7 +62,8 @@ inline void gather(const Bfloat* from, Size row_stride, Size column_stride, cons
         Words x[lanes];
         for (Size t = t0; t < t0 + lanes; ++t) {
           const Bfloat* column = from + j0 + 2 * t * column_stride;
-          x[t - t0] = t < n_twins ? load_two(column, 2 * t + 1 < n_columns ? column + column_stride : nullptr, rows) : _mm512_setzero_si512();
+          x[t - t0] = t < n_twins ? load_two(column, 2 * t + 1 < n_columns ? column + column_stride : nullptr, rows)
+                                  : _mm512_setzero_si512();
         }
         transpose_words(x);
         for (Size j = 0; j < rows; ++j) store_words(to + (j0 + j) * to_stride + t0, x[j], n_twins - t0);
@@ -70,8 +74,10 @@ inline void gather(const Bfloat* from, Size row_stride, Size column_stride, cons
   for (Size j = 0; j < n_rows; ++j, to += to_stride) {
     const Bfloat* row = row_at(from, row_stride, row_list, j);
     if (column_stride == 1) {
-      if (j + avx512::rows_ahead < n_rows) avx512::fetch_row(row_at(from, row_stride, row_list, j + avx512::rows_ahead), n_columns);
-      for (Size t = 0; t < n_twins; t += lanes) store_words(to + t, load_run(row + 2 * t, n_columns - 2 * t), n_twins - t);
+      if (j + avx512::rows_ahead < n_rows)
+        avx512::fetch_row(row_at(from, row_stride, row_list, j + avx512::rows_ahead), n_columns);
+      for (Size t = 0; t < n_twins; t += lanes)
+        store_words(to + t, load_run(row + 2 * t, n_columns - 2 * t), n_twins - t);
     } else {
       for (Size t = 0; t < n_twins; ++t) to[t] = twin_at(row, column_stride, 2 * t, n_columns);
     }
@@ -86,8 +92,8 @@ HEED_INLINE inline void store_blocks(Twin* to, Size block_stride, Words x, bool 
 
 // to[(c / R) * block_stride + t * R + c % R] = (from(row 2 t, c), from(row 2 t + 1, c)), R = rows of a register tile: rows of values
 // as columns of R, so that a pass over R columns reads one run of memory. The last block is filled up with 0.
-inline void pack_values(const Bfloat* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows, Size n_columns, Twin* to,
-                        Size block_stride) {
+inline void pack_values(const Bfloat* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
+                        Size n_columns, Twin* to, Size block_stride) {
   constexpr Size R = Vf::rows;
   static_assert(2 * R == lanes);
   const Size n_twins = (n_rows + 1) / 2;
@@ -97,7 +103,8 @@ inline void pack_values(const Bfloat* from, Size row_stride, Size column_stride,
       for (Size t0 = 0; t0 < n_twins; t0 += lanes) {
         Words x[lanes];
         turn_block(from + c0 * column_stride, column_stride, nullptr, 0, columns, t0, n_rows, x);
-        for (Size t = t0; t < n_twins && t < t0 + lanes; ++t) store_blocks(to + t * R, block_stride, x[t - t0], columns > R);
+        for (Size t = t0; t < n_twins && t < t0 + lanes; ++t)
+          store_blocks(to + t * R, block_stride, x[t - t0], columns > R);
       }
     }
     return;
@@ -114,7 +121,8 @@ inline void pack_values(const Bfloat* from, Size row_stride, Size column_stride,
       const Size columns = n_columns - c0 < lanes ? n_columns - c0 : lanes;
       Twin* at = to + c0 / R * block_stride;
       if (column_stride == 1) {
-        store_blocks(at, block_stride, load_two(first + c0, second == nullptr ? nullptr : second + c0, columns), columns > R);
+        store_blocks(at, block_stride, load_two(first + c0, second == nullptr ? nullptr : second + c0, columns),
+                     columns > R);
       } else {
         for (Size c = 0; c < (columns > R ? lanes : R); ++c) {
           const Size from_at = (c0 + c) * column_stride;
@@ -131,7 +139,8 @@ HEED_INLINE inline Words not_finite(Words x) {
   const Words low = _mm512_set1_epi32(0x7f80), high = _mm512_set1_epi32(0x7f800000);
   const __mmask16 first = _mm512_cmpeq_epi32_mask(_mm512_and_si512(x, low), low);
   const __mmask16 second = _mm512_cmpeq_epi32_mask(_mm512_and_si512(x, high), high);
-  return _mm512_or_si512(_mm512_maskz_set1_epi32(first, 0xffff), _mm512_maskz_set1_epi32(second, static_cast<int>(0xffff0000u)));
+  return _mm512_or_si512(_mm512_maskz_set1_epi32(first, 0xffff),
+                         _mm512_maskz_set1_epi32(second, static_cast<int>(0xffff0000u)));
 }
 
 // True when none of n twins holds NaN or Inf.
@@ -153,8 +162,8 @@ inline void clean(const Twin* from, Size n, Twin* to) {
 }
 
 // to(row i, c) = from[c * from_stride + i], rounded to the nearest bfloat16: outputs of a panel as the caller's rows.
-inline void store(const float* from, Size from_stride, Size n_rows, Size n_columns, Bfloat* to, Size row_stride, Size column_stride,
-                  const Size* row_list) {
+inline void store(const float* from, Size from_stride, Size n_rows, Size n_columns, Bfloat* to, Size row_stride,
+                  Size column_stride, const Size* row_list) {
   for (Size i0 = 0; i0 < n_rows; i0 += lanes, from += lanes) {
     const Size rows = n_rows - i0 < lanes ? n_rows - i0 : lanes;
     for (Size c0 = 0; c0 < n_columns; c0 += lanes) {

@@ -4,7 +4,8 @@
 // Scores of R keys: s[r][i] = k_r . q_i; top[i] = max(top[i], s[.][i]). The maximum waits in memory: the accumulators need
 // the registers.
 template <int U, int R>
-HEED_INLINE inline void score_rows(const Bfloat* k, Size k_stride, const Twin* q, Size n_twins, Size panel, float* s, float* top) {
+HEED_INLINE inline void score_rows(const Bfloat* k, Size k_stride, const Twin* q, Size n_twins, Size panel, float* s,
+                                   float* top) {
   V sum[R][U];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -36,10 +37,12 @@ HEED_INLINE inline void score_rows(const Bfloat* k, Size k_stride, const Twin* q
 }
 
 template <int U>
-HEED_INLINE inline void score_strip(const Bfloat* k, Size k_stride, Size n_keys, const Twin* q, Size n_twins, Size panel, float* s, float* top) {
+HEED_INLINE inline void score_strip(const Bfloat* k, Size k_stride, Size n_keys, const Twin* q, Size n_twins,
+                                    Size panel, float* s, float* top) {
   constexpr int R = Vf::rows;
   if (n_keys < R) {
-    for (Size j = 0; j < n_keys; ++j) score_rows<U, 1>(k + j * k_stride, k_stride, q, n_twins, panel, s + j * panel, top);
+    for (Size j = 0; j < n_keys; ++j)
+      score_rows<U, 1>(k + j * k_stride, k_stride, q, n_twins, panel, s + j * panel, top);
     return;
   }
   for (Size j = 0; j < n_keys; j += R) {
@@ -50,8 +53,8 @@ HEED_INLINE inline void score_strip(const Bfloat* k, Size k_stride, Size n_keys,
 
 // s[j][i] = k_j . q_i for the keys of a strip; top[i] = max(top[i], s[.][i]). Rows of keys are twins: 2 * n_twins numbers each,
 // k_stride numbers apart, at any address.
-inline void scores(const Bfloat* k, Size k_stride, Size n_keys, const Twin* q, Size n_twins, Size panel, Size first, Size count, float* s,
-                   float* top) {
+inline void scores(const Bfloat* k, Size k_stride, Size n_keys, const Twin* q, Size n_twins, Size panel, Size first,
+                   Size count, float* s, float* top) {
   const Size shift = first * lanes;
   if (count == 1) {
     score_strip<1>(k, k_stride, n_keys, q + shift, n_twins, panel, s + shift, top + shift);
@@ -111,7 +114,8 @@ inline void weigh(Size n_keys, Size panel, Size first, Size count, float c, cons
 
 // out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v[j][c] for R columns of v.
 template <int U, int R>
-HEED_INLINE inline void value_columns(const Twin* v, Size n_twins, const float* w, Size panel, const float* correction, float* out) {
+HEED_INLINE inline void value_columns(const Twin* v, Size n_twins, const float* w, Size panel, const float* correction,
+                                      float* out) {
   V sum[R][U];
   float* from = out;
 #pragma GCC unroll 16
@@ -139,18 +143,19 @@ HEED_INLINE inline void value_columns(const Twin* v, Size n_twins, const float* 
 }
 
 template <int U>
-HEED_INLINE inline void value_strip(const Twin* v, Size block_stride, Size n_twins, const float* w, Size d_v, Size panel,
-                                    const float* correction, float* out) {
+HEED_INLINE inline void value_strip(const Twin* v, Size block_stride, Size n_twins, const float* w, Size d_v,
+                                    Size panel, const float* correction, float* out) {
   constexpr int R = Vf::rows;
   Size c = 0;
-  for (; c + R <= d_v; c += R, v += block_stride) value_columns<U, R>(v, n_twins, w, panel, correction, out + c * panel);
+  for (; c + R <= d_v; c += R, v += block_stride)
+    value_columns<U, R>(v, n_twins, w, panel, correction, out + c * panel);
   for (; c < d_v; ++c, ++v) value_columns<U, 1>(v, n_twins, w, panel, correction, out + c * panel);
 }
 
 // out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v_jc over twins of keys: weights as `weigh` leaves them, values as `pack_values`
 // lays them, from an even key on.
-inline void values(const Twin* v, Size block_stride, Size n_twins, const float* w, Size d_v, Size panel, Size first, Size count,
-                   const float* correction, float* out) {
+inline void values(const Twin* v, Size block_stride, Size n_twins, const float* w, Size d_v, Size panel, Size first,
+                   Size count, const float* correction, float* out) {
   const Size shift = first * lanes;
   if (count == 1) {
     value_strip<1>(v, block_stride, n_twins, w + shift, d_v, panel, correction + shift, out + shift);

@@ -14,7 +14,8 @@ int main() {
     wrong = 1;
   }
   for (int i = 0; i < 100; ++i) {  // results of one unit become operands of the other, and are freed here
-    const heed::AttentionResult<float> next = i % 2 == 0 ? attend_native(plain.out, k, v) : attend_plain(native.out, k, v);
+    const heed::AttentionResult<float> next =
+        i % 2 == 0 ? attend_native(plain.out, k, v) : attend_plain(native.out, k, v);
     wrong |= next.out.allFinite() ? 0 : 1;
     (i % 2 == 0 ? native : plain) = next;
   }
