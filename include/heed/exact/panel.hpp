@@ -260,7 +260,7 @@ class Panel {
       if (is_finite(value)) continue;
       for (Index i = strip.first * tiles_.lanes; i < (strip.first + strip.count) * tiles_.lanes; ++i) {
         const T weight = Operands::weight(w, width_, j - strip.at, i);
-        if (weight != 0) state_.out[c * width_ + i] += weight * value;
+        if (!is_zero(weight)) state_.out[c * width_ + i] += weight * value;
       }
     }
   }

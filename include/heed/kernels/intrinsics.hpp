@@ -10,12 +10,14 @@
 #else
 #include <smmintrin.h>
 #define _IMMINTRIN_H_INCLUDED
-#include <avx2intrin.h>
-#include <avx512dqintrin.h>
-#include <avx512fintrin.h>
+// clang-format off: each needs those before it
 #include <avxintrin.h>
-#include <f16cintrin.h>
+#include <avx2intrin.h>
 #include <fmaintrin.h>
+#include <f16cintrin.h>
+#include <avx512fintrin.h>
+#include <avx512dqintrin.h>
+// clang-format on
 #undef _IMMINTRIN_H_INCLUDED
 #endif
 #endif
