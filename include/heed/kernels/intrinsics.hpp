@@ -10,7 +10,8 @@
 #else
 #include <smmintrin.h>
 #define _IMMINTRIN_H_INCLUDED
-// clang-format off: each needs those before it
+// Each needs those before it.
+// clang-format off
 #include <avxintrin.h>
 #include <avx2intrin.h>
 #include <fmaintrin.h>
