@@ -11,12 +11,14 @@
 
 namespace heed::detail::portable {
 #define HEED_INLINE [[gnu::always_inline]]
+// clang-format off
+#include "heed/kernels/simd_portable.inl"
+#include "heed/kernels/tile_body.inl"
 #include "heed/kernels/adjust_body.inl"
 #include "heed/kernels/pack_body.inl"
 #include "heed/kernels/row_body.inl"
-#include "heed/kernels/simd_portable.inl"
 #include "heed/kernels/table_body.inl"
-#include "heed/kernels/tile_body.inl"
+// clang-format on
 #undef HEED_INLINE
 }  // namespace heed::detail::portable
 
