@@ -20,7 +20,7 @@ struct SoftmaxState {
   T* out = nullptr;
 
   SoftmaxState() = default;
-  SoftmaxState(Scratch& frame, Index width_, Index d_v_) : width(width_), d_v(d_v_) {
+  SoftmaxState(Scratch& frame, Index panel_width, Index value_width) : width(panel_width), d_v(value_width) {
     m = frame.take<T>(static_cast<std::size_t>(width));
     l = frame.take<T>(static_cast<std::size_t>(width));
     out = frame.take<T>(static_cast<std::size_t>(width * d_v));
