@@ -1,5 +1,5 @@
 # Every header under include/heed is compiled alone, included twice, without a warning. heed.hpp is compiled again the
-# ways users compile: with OpenMP, for a newer machine and without assertions, after the intrinsics.
+# ways users compile: with OpenMP, for a newer machine and without assertions, before and after the intrinsics.
 #
 #   cmake [-D COMPILERS=<list>] [-D EIGEN=<folder>] [-D SCRATCH=<folder>] -P headers_alone.cmake
 include("${CMAKE_CURRENT_LIST_DIR}/gate_tools.cmake")
@@ -8,6 +8,9 @@ file(GLOB_RECURSE headers RELATIVE "${ROOT}/include" "${ROOT}/include/heed/*.hpp
 if(NOT headers)
   message(FATAL_ERROR "headers_alone: no header found")
 endif()
+set(intrinsics "#if __has_include(<immintrin.h>)\n#include <immintrin.h>\n#endif\n")
+file(WRITE "${SCRATCH}/intrinsics_first.cpp" "${intrinsics}#include \"heed/heed.hpp\"\n")
+file(WRITE "${SCRATCH}/intrinsics_last.cpp" "#include \"heed/heed.hpp\"\n${intrinsics}")
 file(WRITE "${SCRATCH}/openmp.cpp" "#include <omp.h>\n")
 foreach(compiler IN LISTS COMPILERS)
   execute_process(COMMAND "${compiler}" -fopenmp -fsyntax-only "${SCRATCH}/openmp.cpp" RESULT_VARIABLE result
@@ -32,7 +35,8 @@ foreach(header IN LISTS headers)
         also_run("${header} with ${compiler} -fopenmp" ${command} -fopenmp "${source}")
       endif()
       also_run("${header} with ${compiler} -O3 -march=native -DNDEBUG" ${command} -O3 -march=native -DNDEBUG "${source}")
-      also_run("${header} after <immintrin.h> with ${compiler}" ${command} -include immintrin.h "${source}")
+      also_run("${header} after <immintrin.h> with ${compiler}" ${command} "${SCRATCH}/intrinsics_first.cpp")
+      also_run("${header} before <immintrin.h> with ${compiler}" ${command} "${SCRATCH}/intrinsics_last.cpp")
     endif()
   endforeach()
 endforeach()

@@ -53,7 +53,7 @@ void expect_no_kept_key_gives_zeros() {
     for (const Index n_k : {1, 30, 200}) {
       OptionStore store(n_q, n_k);
       store.allowed.row(n_q / 2).setConstant(false);
-      store.masking_bias.row(n_q - 1).setConstant(minus_infinity_of<double>());
+      fill(store.masking_bias.row(n_q - 1), minus_infinity_of<double>());
       for (const OptionKind& kind : option_kinds(store)) {
         if (!kind.masks_pairs) continue;
         SCOPED_TRACE(kind.name);

@@ -100,7 +100,8 @@ struct ReferenceMethod {
   }
 };
 
-INSTANTIATE_METHOD_SUITE(Reference, {.make = [](const auto&) { return ReferenceMethod{}; }, .reuses_workspace = false});
+INSTANTIATE_METHOD_SUITE(Reference,
+                         {.make = [](const Inputs<float>&) { return ReferenceMethod{}; }, .reuses_workspace = false});
 
 TEST(Reference, TwoKeysByHand) {
   Matrix<double> q(1, 1), k(2, 1), v(2, 2);

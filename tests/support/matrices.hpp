@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include <Eigen/Core>
 #include <gtest/gtest.h>
@@ -16,32 +17,48 @@
 
 namespace heed::test {
 
-inline bool is_nan(double x) { return (std::bit_cast<std::uint64_t>(x) & 0x7fffffffffffffffu) > 0x7ff0000000000000u; }
-inline bool is_nan(float x) { return (std::bit_cast<std::uint32_t>(x) & 0x7fffffffu) > 0x7f800000u; }
-inline bool is_nan(Eigen::half x) { return (std::bit_cast<std::uint16_t>(x) & 0x7fffu) > 0x7c00u; }
-inline bool is_nan(Eigen::bfloat16 x) { return (std::bit_cast<std::uint16_t>(x) & 0x7fffu) > 0x7f80u; }
+inline bool is_nan(const double& x) {
+  return (std::bit_cast<std::uint64_t>(x) & 0x7fffffffffffffffu) > 0x7ff0000000000000u;
+}
+inline bool is_nan(const float& x) { return (std::bit_cast<std::uint32_t>(x) & 0x7fffffffu) > 0x7f800000u; }
+inline bool is_nan(const Eigen::half& x) { return (std::bit_cast<std::uint16_t>(x) & 0x7fffu) > 0x7c00u; }
+inline bool is_nan(const Eigen::bfloat16& x) { return (std::bit_cast<std::uint16_t>(x) & 0x7fffu) > 0x7f80u; }
 
-/// The scalar with these bits.
+/// The scalar with one of these bit patterns, for double, float, half and bfloat16.
 template <class S>
-S nan_of() {
-  if constexpr (std::is_same_v<S, double>) return std::bit_cast<double>(std::uint64_t{0x7ff8000000000000u});
-  if constexpr (std::is_same_v<S, float>) return std::bit_cast<float>(std::uint32_t{0x7fc00000u});
-  if constexpr (std::is_same_v<S, Eigen::half>) return std::bit_cast<Eigen::half>(std::uint16_t{0x7e00u});
-  if constexpr (std::is_same_v<S, Eigen::bfloat16>) return std::bit_cast<Eigen::bfloat16>(std::uint16_t{0x7fc0u});
+constexpr S scalar_of_bits(std::uint64_t f64, std::uint32_t f32, std::uint16_t f16, std::uint16_t bf16) {
+  if constexpr (std::is_same_v<S, double>) return std::bit_cast<double>(f64);
+  if constexpr (std::is_same_v<S, float>) return std::bit_cast<float>(f32);
+  if constexpr (std::is_same_v<S, Eigen::half>) return std::bit_cast<Eigen::half>(f16);
+  if constexpr (std::is_same_v<S, Eigen::bfloat16>) return std::bit_cast<Eigen::bfloat16>(bf16);
 }
 template <class S>
-S infinity_of() {
-  if constexpr (std::is_same_v<S, double>) return std::bit_cast<double>(std::uint64_t{0x7ff0000000000000u});
-  if constexpr (std::is_same_v<S, float>) return std::bit_cast<float>(std::uint32_t{0x7f800000u});
-  if constexpr (std::is_same_v<S, Eigen::half>) return std::bit_cast<Eigen::half>(std::uint16_t{0x7c00u});
-  if constexpr (std::is_same_v<S, Eigen::bfloat16>) return std::bit_cast<Eigen::bfloat16>(std::uint16_t{0x7f80u});
+inline constexpr S nan_in_memory = scalar_of_bits<S>(0x7ff8000000000000u, 0x7fc00000u, 0x7e00u, 0x7fc0u);
+template <class S>
+inline constexpr S infinity_in_memory = scalar_of_bits<S>(0x7ff0000000000000u, 0x7f800000u, 0x7c00u, 0x7f80u);
+template <class S>
+inline constexpr S minus_infinity_in_memory = scalar_of_bits<S>(0xfff0000000000000u, 0xff800000u, 0xfc00u, 0xff80u);
+
+/// Special values, by reference: clang's -ffinite-math-only may replace a NaN that is passed or returned by value.
+template <class S>
+const S& nan_of() {
+  return nan_in_memory<S>;
 }
 template <class S>
-S minus_infinity_of() {
-  if constexpr (std::is_same_v<S, double>) return std::bit_cast<double>(std::uint64_t{0xfff0000000000000u});
-  if constexpr (std::is_same_v<S, float>) return std::bit_cast<float>(std::uint32_t{0xff800000u});
-  if constexpr (std::is_same_v<S, Eigen::half>) return std::bit_cast<Eigen::half>(std::uint16_t{0xfc00u});
-  if constexpr (std::is_same_v<S, Eigen::bfloat16>) return std::bit_cast<Eigen::bfloat16>(std::uint16_t{0xff80u});
+const S& infinity_of() {
+  return infinity_in_memory<S>;
+}
+template <class S>
+const S& minus_infinity_of() {
+  return minus_infinity_in_memory<S>;
+}
+
+/// Fills a block with a special value.
+template <class M>
+void fill(M&& m, const typename std::remove_cvref_t<M>::Scalar& value) {
+  for (Index i = 0; i < m.rows(); ++i) {
+    for (Index c = 0; c < m.cols(); ++c) std::memcpy(&m.coeffRef(i, c), &value, sizeof(value));
+  }
 }
 
 template <class S>

@@ -39,7 +39,8 @@ struct OptionStore {
     for (Index i = 0; i < allowed.rows(); ++i) {
       for (Index j = 0; j < n_k; ++j) {
         allowed(i, j) = numbers.uniform() < 0.7 && i % 11 != 3 && j % 17 != 5;
-        if (numbers.uniform() < 0.3 || i % 13 == 6 || j % 19 == 2) masking_bias(i, j) = minus_infinity_of<double>();
+        if (numbers.uniform() < 0.3 || i % 13 == 6 || j % 19 == 2)
+          fill(masking_bias.block(i, j, 1, 1), minus_infinity_of<double>());
       }
     }
     for (Index h = 0; h < n_heads; ++h) {

@@ -152,7 +152,8 @@ AttentionResult<typename Q::Scalar> reference_attention(const Q& q_rows, const K
     const bool has_sink = options.sinks.given() && !detail::is_minus_infinity(options.sinks.of(head));
     if (kept.empty()) {
       for (Index c = 0; c < v.cols; ++c) result.out(i, c) = static_cast<S>(A(0));
-      result.lse(i) = A(has_sink ? options.sinks.of(head) : detail::minus_infinity<double>);
+      result.lse(i) = A(detail::minus_infinity<double>);
+      if (has_sink) result.lse(i) = A(options.sinks.of(head));
       continue;
     }
     A largest = has_sink ? A(options.sinks.of(head)) : scores.front();
