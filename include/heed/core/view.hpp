@@ -107,6 +107,9 @@ using OperandScalar = typename ScalarOf<T>::type;
 /// View of any TokenMatrix, without a copy.
 template <class T>
 auto view_of(const T& m) {
+  // Here too: the bodies of functions called are looked at later than what follows.
+  static_assert(detail::is_view<T> || detail::is_dense_eigen<T>,
+                "heed: q, k, v and out must be dense Eigen matrices (one row per token)");
   if constexpr (detail::is_view<T>) {
     return ConstView<typename T::Scalar>{m.data, m.rows, m.cols, m.row_stride, m.col_stride};
   } else {

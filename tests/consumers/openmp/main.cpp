@@ -2,7 +2,10 @@
 
 #include "../main_program.hpp"
 
-// A user of OpenMP calls heed with any number of threads, and from inside a parallel region of their own.
+Eigen::MatrixXf attend_elsewhere(const Eigen::MatrixXf& q, const Eigen::MatrixXf& k, const Eigen::MatrixXf& v);
+
+// A user of OpenMP calls heed with any number of threads, from inside a parallel region of their own, and from a unit
+// that knows nothing of OpenMP.
 int main() {
   Eigen::MatrixXf q(300, 64), k(300, 64), v(300, 64);
   check::fill(q, 10);
@@ -18,6 +21,11 @@ int main() {
       std::cerr << threads << " threads returned other bits than one\n";
       wrong = 1;
     }
+  }
+
+  if (attend_elsewhere(q, k, v) != alone) {
+    std::cerr << "a unit without OpenMP returned other bits\n";
+    wrong = 1;
   }
 
   int different = 0;
