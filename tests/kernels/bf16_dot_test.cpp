@@ -318,37 +318,5 @@ TEST_F(BfloatDot, FinitenessIsSeenInEveryNumberAndCleaned) {
   }
 }
 
-TEST_F(BfloatDot, OutputsAreRoundedIntoTheCallersLayout) {
-  for (const Index n_rows : {1, 5, 16, 18}) {
-    for (const Index n_cols : {1, 7, 16, 27}) {
-      const Size from_stride = 35;
-      std::vector<float> from = numbers(n_cols * from_stride, 1);
-      at(from, 0) = nan_of<float>();
-      at(from, from_stride * (n_cols - 1) + n_rows - 1) = infinity_of<float>();
-      for (const Layout layout : {Layout::rows, Layout::columns, Layout::both, Layout::spread}) {
-        for (const Index* rows : {static_cast<const Index*>(nullptr), list}) {
-          Strided<Eigen::bfloat16> strided(40, n_cols, layout);
-          auto map = strided.map();
-          kernels().store(from.data(), from_stride, n_rows, n_cols, reinterpret_cast<Bfloat*>(map.data()),
-                          map.outerStride(), map.innerStride(), rows);
-          Index wrong = 0;
-          for (Index i = 0; i < n_rows; ++i) {
-            for (Index c = 0; c < n_cols; ++c) {
-              const Eigen::bfloat16 want(at(from, c * from_stride + i)), got = map(rows == nullptr ? i : rows[i], c);
-              wrong += is_nan(want) ? !is_nan(got) : !same_bits(got, want);
-            }
-          }
-          EXPECT_EQ(wrong, 0) << n_rows << " x " << n_cols;
-          EXPECT_TRUE(strided.surroundings_untouched());
-          for (Index i = rows == nullptr ? n_rows : 33; i < 40; ++i) {
-            if (rows != nullptr && i == 38) continue;
-            EXPECT_TRUE(is_nan(Eigen::bfloat16(map(i, 0)))) << "row " << i << " is not of the panel";
-          }
-        }
-      }
-    }
-  }
-}
-
 }  // namespace
 }  // namespace heed::test::bf16_dot

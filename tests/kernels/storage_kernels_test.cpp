@@ -128,5 +128,56 @@ TEST(StorageKernels, EverySixteenBitNumberIsReadAsItIs) {
   expect_every_number_is_read<Eigen::bfloat16>();
 }
 
+// Rows of a panel in the caller's layout: divided by the sums, rounded to nearest, the rest of the matrix left alone.
+template <class T, class S>
+void expect_rows_written() {
+  const auto& kernels = kernels_for<T, S>();
+  constexpr Index panel = 48, n_all = 40;
+  const Index list[] = {3, 4, 9, 10, 11, 12, 13, 20, 21, 22, 23, 24, 25, 26, 30, 31, 32, 38};
+  for (const Index n_cols : {1, 7, 16, 27}) {
+    Matrix<T> out = random_matrix<T>(n_cols, panel, 1), l = random_matrix<T>(1, panel, 2).cwiseAbs();
+    l.array() += T(0.5);
+    l(0, 1) = T(0);
+    out(0, 1) = std::numeric_limits<T>::quiet_NaN();  // a query that saw nothing: whatever is there becomes 0
+    out(0, 0) = std::numeric_limits<T>::quiet_NaN();
+    out(n_cols - 1, 2) = -std::numeric_limits<T>::infinity();
+    out(n_cols - 1, 3) = T(1e-6);  // subnormal as a half
+    out(n_cols - 1, 4) = T(-1e6);  // infinite as a half
+    for (const bool row_major : {true, false}) {
+      for (const Index gap : {1, 2}) {  // 2: neither rows nor columns are contiguous
+        const Index row_stride = row_major ? gap * n_cols : gap, col_stride = row_major ? gap : gap * n_all;
+        for (const Index* rows : {static_cast<const Index*>(nullptr), list}) {
+          for (const Index n_rows : {1, 5, 16, 18}) {
+            std::vector<S> to(static_cast<std::size_t>(gap * n_all * n_cols), S(77));
+            std::vector<S> want = to;
+            for (Index i = 0; i < n_rows; ++i) {
+              for (Index c = 0; c < n_cols; ++c) {
+                const T inverse = T(1) / l(0, i);
+                want[static_cast<std::size_t>((rows == nullptr ? i : rows[i]) * row_stride + c * col_stride)] =
+                    static_cast<S>(l(0, i) == T(0) ? T(0) : out(c, i) * inverse);
+              }
+            }
+            kernels.write_rows(out.data(), panel, l.data(), n_rows, n_cols,
+                               reinterpret_cast<heed::detail::KernelScalar<S>*>(to.data()), row_stride, col_stride,
+                               rows);
+            for (std::size_t x = 0; x < to.size(); ++x) {
+              const auto got = static_cast<double>(to[x]), expected = static_cast<double>(want[x]);
+              ASSERT_TRUE(got == expected || (std::isnan(got) && std::isnan(expected)))
+                  << got << " is not " << expected << " at " << x << " of " << n_rows << " x " << n_cols;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(StorageKernels, OutputsAreDividedAndRoundedIntoTheCallersLayout) {
+  expect_rows_written<float, float>();
+  expect_rows_written<double, double>();
+  expect_rows_written<float, Eigen::half>();
+  expect_rows_written<float, Eigen::bfloat16>();
+}
+
 }  // namespace
 }  // namespace heed::test

@@ -99,7 +99,7 @@ void expect_scores_are_products() {
         std::vector<T> k = numbers<T>(n_keys * k_stride, 1), q = numbers<T>(d * panel, 2);
         std::vector<T> s(static_cast<std::size_t>(n_keys * panel), T(77)),
             top(static_cast<std::size_t>(panel), T(-0.5));
-        kernels.scores(k.data(), k_stride, n_keys, q.data(), d, panel, first, count, s.data(), top.data());
+        kernels.scores(k.data(), k_stride, n_keys, q.data(), d, panel, first, count, s.data(), top.data(), nullptr);
         for (Size i = 0; i < panel; ++i) {
           const bool touched = i >= first * kernels.lanes && i < (first + count) * kernels.lanes;
           T largest = T(-0.5);
@@ -283,33 +283,6 @@ void expect_finiteness_is_seen() {
 TEST(TileKernels, FinitenessIsSeenInEveryColumn) {
   expect_finiteness_is_seen<float>();
   expect_finiteness_is_seen<double>();
-}
-
-template <class T>
-void expect_normalised() {
-  const TileKernels<T>& kernels = tile_kernels<T>(active_isa());
-  const Size panel = kernels.lanes * kernels.vectors;
-  std::vector<T> l = numbers<T>(panel, 1), out = numbers<T>(3 * panel, 2);
-  for (T& x : l) x = std::abs(x) + T(0.5);
-  at(l, 1) = T(0);
-  at(out, 1) = nan_of<T>();  // a query that saw nothing: whatever is there becomes 0
-  const std::vector<T> before = out;
-  kernels.normalise(3, panel, l.data(), out.data());
-  for (Size c = 0; c < 3; ++c) {
-    for (Size i = 0; i < panel; ++i) {
-      const auto entry = static_cast<std::size_t>(c * panel + i);
-      if (i == 1) {
-        ASSERT_EQ(out[entry], T(0));
-      } else {
-        ASSERT_TRUE(close(out[entry], static_cast<double>(before[entry]) / static_cast<double>(at(l, i)), 0.0));
-      }
-    }
-  }
-}
-
-TEST(TileKernels, SumsAreDividedAndEmptyOnesAreZero) {
-  expect_normalised<float>();
-  expect_normalised<double>();
 }
 
 }  // namespace

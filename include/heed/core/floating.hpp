@@ -8,8 +8,13 @@
 
 namespace heed::detail {
 
+/// Made from its bits where it can be: compilers refuse the arithmetic under -ffinite-math-only.
 template <class S>
 inline constexpr S minus_infinity = -std::numeric_limits<S>::infinity();
+template <>
+inline constexpr float minus_infinity<float> = std::bit_cast<float>(0xff800000u);
+template <>
+inline constexpr double minus_infinity<double> = std::bit_cast<double>(std::uint64_t{0xfff0000000000000u});
 
 /// True for negative infinity, decided on the bits: `x == -inf` is folded to false by -ffinite-math-only.
 inline bool is_minus_infinity(float x) { return std::bit_cast<std::uint32_t>(x) == 0xff800000u; }

@@ -4,6 +4,7 @@
 #include <new>
 #include <optional>
 #include <span>
+#include <type_traits>
 
 #include "heed/core/context.hpp"
 #include "heed/core/key_bounds.hpp"
@@ -13,6 +14,7 @@
 #include "heed/exact/count.hpp"
 #include "heed/exact/head_call.hpp"
 #include "heed/exact/panel.hpp"
+#include "heed/exact/query_cut.hpp"
 #include "heed/exact/rows.hpp"
 #include "heed/exact/softmax_state.hpp"
 #include "heed/exact/twin_operands.hpp"
@@ -63,12 +65,9 @@ class Engine {
   }
 
  private:
+  using Cut = QueryCut<Pattern>;
   using RowRun = Rows<T, Call, ScoreMod>;
   static constexpr Index row_chunk = 2048;
-  static constexpr Index panel_chunk = 4096;
-  static constexpr Index max_share = 8;
-
-  static Index chunks_of(Index n, Index chunk) { return std::max<Index>(1, (n + chunk - 1) / chunk); }
 
   // One query a head. Task: heads that share keys x chunk of keys.
   void run_rows(Index n_k) {
@@ -102,41 +101,31 @@ class Engine {
   // keys where there is one panel only.
   template <class Operands>
   void run_panels() {
-    const Index n_calls = static_cast<Index>(calls_.size()), n_groups = pattern_.n_groups();
-    const Index width = tile_kernels<T>(isa_).lanes * tile_kernels<T>(isa_).vectors;
-    Index* first_panel = frame_.template take<Index>(static_cast<std::size_t>(n_groups + 1));
-    first_panel[0] = 0;
-    for (Index g = 0; g < n_groups; ++g)
-      first_panel[g + 1] = first_panel[g] + (pattern_.queries(g).size + width - 1) / width;
-    const Index n_panels = first_panel[n_groups];
-    Index most_keys = 0;
-    for (Index s = 0; n_panels == 1 && s < pattern_.n_segments(0); ++s)
-      most_keys = std::max(most_keys, pattern_.keys(0, s).size);
-    const Index n_chunks = chunks_of(most_keys, panel_chunk);
-    SoftmaxState<T>* states = n_chunks > 1 ? take_states(n_calls * n_chunks, width) : nullptr;
-
-    // Sharing tiles changes no result, so it may depend on threads: several tasks for each.
-    const Index share = std::clamp<Index>(n_calls * n_panels / (4 * threads_), 1, max_share);
-    const Index n_tasks = (n_panels + share - 1) / share;
+    const Index n_calls = static_cast<Index>(calls_.size());
+    const TileKernels<T>& kernels = tile_kernels<T>(isa_);
+    const Index width = kernels.lanes * kernels.vectors, panel_bytes = width * (d_ + d_v_) * Index(sizeof(T));
+    Index* first_panel = frame_.template take<Index>(static_cast<std::size_t>(pattern_.n_groups() + 1));
+    const Cut cut(pattern_, width, panel_bytes, n_calls, threads_, first_panel);
+    SoftmaxState<T>* states = cut.n_chunks > 1 ? take_states(n_calls * cut.n_chunks, width) : nullptr;
+    const Index n_tasks = n_calls * cut.n_tasks * cut.n_chunks;
     Scratch measure;
-    Worker<Operands>(measure, share, width, d_, d_v_, isa_);
+    Worker<Operands>(measure, cut.share, width, d_, d_v_, isa_);
     std::byte* memory = frame_.template take<std::byte>(measure.used() * static_cast<std::size_t>(threads_));
-    parallel_tasks(n_calls * n_tasks * n_chunks, threads_, [&](int thread) {
+    parallel_tasks(n_tasks, threads_, [&](int thread) {
       Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
-      return [=, this, worker = Worker<Operands>(scratch, share, width, d_, d_v_, isa_)](Index task) mutable {
-        const Index chunk = task % n_chunks, c = task / n_chunks / n_tasks;
-        const Index last = n_panels - task / n_chunks % n_tasks * share, first = std::max<Index>(0, last - share);
-        for (Index at = first; at < last;) {  // panels of one group at a time
-          const Index group = std::upper_bound(first_panel, first_panel + n_groups + 1, at) - first_panel - 1;
-          const Index end = std::min(last, first_panel[group + 1]);
-          visit(worker, calls_[static_cast<std::size_t>(c)], group, at - first_panel[group], end - at, width, chunk,
-                n_chunks, n_chunks > 1 ? &states[c * n_chunks + chunk] : nullptr);
-          at = end;
+      return [=, this, worker = Worker<Operands>(scratch, cut.share, width, d_, d_v_, isa_)](Index task) mutable {
+        for (Visit now = cut.visit_of(task);;) {
+          const bool more = now.at + now.n < now.last;
+          const Index later = task + threads_;  // likely this thread's next: a guess, and only caches are touched on it
+          const Visit next = more ? cut.visit_at(now, now.at + now.n) : later < n_tasks ? cut.visit_of(later) : Visit{};
+          visit(worker, cut, now, next, states);
+          if (!more) return;
+          now = next;
         }
       };
     });
-    for (Index c = 0; n_chunks > 1 && c < n_calls; ++c) {
-      finish(calls_[static_cast<std::size_t>(c)], pattern_.queries(0), states + c * n_chunks, n_chunks);
+    for (Index c = 0; cut.n_chunks > 1 && c < n_calls; ++c) {
+      finish(calls_[static_cast<std::size_t>(c)], pattern_.queries(0), states + c * cut.n_chunks, cut.n_chunks);
     }
   }
 
@@ -149,41 +138,73 @@ class Engine {
     }
     typename Operands::Tile tile;
     PanelScratch<T> shared;
-    std::array<std::optional<Panel<Operands, Call, ScoreMod>>, max_share> panels;
+    std::array<std::optional<Panel<Operands, Call, ScoreMod>>, static_cast<std::size_t>(Cut::max_share)> panels;
   };
 
-  // Panels first .. first + n - 1 of one group, over one chunk of keys (`partial` takes its sums) or all of them.
+  // Each panel computes on one tile while its part of what comes next is on the way: the next tile, or behind the last one the
+  // next visit's queries and first tile and the rows this one will write.
   template <class Operands>
-  void visit(Worker<Operands>& worker, const Call& call, Index group, Index first, Index n, Index width, Index chunk,
-             Index n_chunks, SoftmaxState<T>* partial) {
-    const TokenSet all = pattern_.queries(group);
+  void visit(Worker<Operands>& worker, const Cut& cut, const Visit& now, const Visit& next, SoftmaxState<T>* partials) {
+    const Call& call = calls_[static_cast<std::size_t>(now.call)];
     Index low = call.k.rows, high = 0;
-    for (Index p = 0; p < n; ++p) {
+    for (Index p = 0; p < now.n; ++p) {
       auto& panel = *worker.panels[static_cast<std::size_t>(p)];
-      const Index from = (first + p) * width;
-      panel.begin(call, all.part(from, std::min(width, all.size - from)), bounds_, options_, mod_);
+      panel.begin(call, cut.queries(now, p, 1), bounds_, options_, mod_);
       low = std::min(low, panel.low());
       high = std::max(high, panel.high());
     }
-    for (Index s = 0; s < pattern_.n_segments(group); ++s) {
-      const TokenSet keys = pattern_.keys(group, s);
-      const Index begin = chunk * panel_chunk,
-                  end = n_chunks > 1 ? std::min(keys.size, begin + panel_chunk) : keys.size;
-      for (Index at = begin; at < end; at += KeyTile<T, T>::capacity) {
-        const TokenSet tile_keys = keys.part(at, std::min(KeyTile<T, T>::capacity, end - at));
-        if (tile_keys[tile_keys.size - 1] < low || tile_keys[0] >= high) continue;
-        worker.tile.load(call.k, call.v, tile_keys, n > 1);
-        for (Index p = 0; p < n; ++p) worker.panels[static_cast<std::size_t>(p)]->add_keys(worker.tile, tile_keys);
+    KeyPlace place;
+    for (TokenSet keys = cut.next_tile(now, low, high, place); keys.size > 0;) {
+      const TokenSet following = cut.next_tile(now, low, high, place);
+      worker.tile.load(call.k, call.v, keys, now.n);
+      for (Index p = 0; p < now.n; ++p) {
+        Ahead ahead;
+        if (following.size > 0) {
+          fetch(ahead, call.k, following, p, now.n);
+          fetch(ahead, call.v, following, p, now.n);
+        } else {
+          fetch(ahead, call.out, cut.queries(now, p, 1), 0, 1);
+          if (next.n > 0) fetch_visit(ahead, cut, next, p, now.n);
+        }
+        worker.panels[static_cast<std::size_t>(p)]->add_keys(worker.tile, keys, ahead);
       }
+      keys = following;
     }
-    for (Index p = 0; p < n; ++p) {
+    for (Index p = 0; p < now.n; ++p) {
       const auto& panel = *worker.panels[static_cast<std::size_t>(p)];
-      if (partial != nullptr) {
-        partial->copy(panel.state());
+      if (partials != nullptr) {
+        partials[now.call * cut.n_chunks + now.chunk].copy(panel.state());
       } else {
         write_out(call, panel.queries(), panel.state(), options_.sinks, isa_);
       }
     }
+  }
+
+  // Adds part `part` of `parts` of what a visit reads first.
+  void fetch_visit(Ahead& ahead, const Cut& cut, const Visit& visit, Index part, Index parts) const {
+    const Call& call = calls_[static_cast<std::size_t>(visit.call)];
+    const TokenSet queries = cut.queries(visit, 0, visit.n);
+    fetch(ahead, call.q, queries, part, parts);
+    KeyPlace place;
+    const TokenSet keys = cut.next_tile(visit, bounds_.of(queries[0]).low, call.k.rows, place);
+    fetch(ahead, call.k, keys, part, parts);
+    fetch(ahead, call.v, keys, part, parts);
+  }
+
+  // Adds part `part` of `parts` of the `rows` of a matrix.
+  template <class Matrix>
+  static void fetch(Ahead& ahead, const Matrix& matrix, const TokenSet& rows, Index part, Index parts) {
+    if (matrix.col_stride != 1) return;
+    constexpr Index size = sizeof(*matrix.data);
+    const TokenSet mine =
+        rows.part(rows.size * part / parts, rows.size * (part + 1) / parts - rows.size * part / parts);
+    const auto* first = matrix.data + (mine.list == nullptr ? mine.first * matrix.row_stride : 0);
+    ahead.rows[ahead.n++] = {reinterpret_cast<const char*>(first),
+                             matrix.row_stride * size,
+                             matrix.cols * size,
+                             mine.list,
+                             mine.size,
+                             !std::is_const_v<std::remove_pointer_t<decltype(matrix.data)>>};
   }
 
   SoftmaxState<T>* take_states(Index count, Index width) {

@@ -29,8 +29,8 @@ class KeyTile {
     v_rows_ = scratch.take<T>(static_cast<std::size_t>(capacity * d_v));
   }
 
-  /// `keys`: at most `capacity` of them; `shared`: several panels will visit, so that copying pays.
-  void load(const ConstView<S>& keys_of, const ConstView<S>& values_of, const TokenSet& keys, bool shared) {
+  /// `keys`: at most `capacity` of them, visited by `visits` panels: copying pays for several only.
+  void load(const ConstView<S>& keys_of, const ConstView<S>& values_of, const TokenSet& keys, Index visits) {
     size_ = keys.size;
     d_v_ = values_of.cols;
     finite_ = Finite::unknown;
@@ -38,7 +38,7 @@ class KeyTile {
     const bool in_place = std::is_same_v<S, T> && keys.list == nullptr;
     const auto* k_data = kernel_pointer(keys_of.data) + first * keys_of.row_stride;
     const auto* v_data = kernel_pointer(values_of.data) + first * values_of.row_stride;
-    if (in_place && keys_of.col_stride == 1 && (!shared || keys_of.row_stride == keys_of.cols)) {
+    if (in_place && keys_of.col_stride == 1 && (visits < 5 || keys_of.row_stride == keys_of.cols)) {
       k_ = reinterpret_cast<const T*>(k_data);
       k_stride_ = keys_of.row_stride;
     } else {
@@ -48,7 +48,7 @@ class KeyTile {
       k_stride_ = keys_of.cols;
     }
     const Index d_v = values_of.cols;
-    if (in_place && values_of.col_stride == 1 && !shared) {
+    if (in_place && values_of.col_stride == 1 && visits == 1) {
       v_ = reinterpret_cast<const T*>(v_data);
       v_stride_ = values_of.row_stride;
       v_block_ = rows_;

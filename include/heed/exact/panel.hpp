@@ -91,10 +91,11 @@ class Panel {
   Index low() const { return low_least_; }
   Index high() const { return high_most_; }
 
-  /// Adds those of the tile's `keys` that some query sees.
-  void add_keys(Tile& tile, const TokenSet& keys) {
+  /// Adds those of the tile's `keys` that some query sees, fetching meanwhile what is `ahead`.
+  void add_keys(Tile& tile, const TokenSet& keys, const Ahead& ahead) {
     tile_ = &tile;
     keys_ = keys;
+    ahead_ = &ahead;
     if (!has_functor && keys[0] >= low_most_ && keys[keys.size - 1] < high_least_) {  // every query sees every key
       std::fill(shared_.top, shared_.top + width_, minus_infinity<T>);
       add_strip(0, keys.size, 0, vectors_, false);
@@ -178,7 +179,8 @@ class Panel {
     const bool bounded = edge || has_functor;
     std::fill(shared_.base, shared_.base + width_, minus_infinity<T>);
     const Strip strip{at, n, first, count, edge || some_masked};
-    operands_.scores(*tile_, strip, width_, s, adjusts || bounded ? shared_.base : shared_.top);
+    operands_.scores(*tile_, strip, width_, s, adjusts || bounded ? shared_.base : shared_.top, ahead_);
+    ahead_ = nullptr;  // once
     if (adjusts) adjust(keys, first, count, s, added, bounded ? shared_.base : shared_.top);
     if (bounded) {
       for (Index i = 0; i < width_; ++i) {  // bounds relative to the strip
@@ -278,6 +280,7 @@ class Panel {
   std::optional<PairTile<T>> pairs_;
   SoftmaxState<T> state_;
   Tile* tile_ = nullptr;
+  const Ahead* ahead_ = nullptr;
   TokenSet set_, keys_;
   Index vectors_ = 0, width_ = 0, n_strips_ = 0, low_least_ = 0, low_most_ = 0, high_least_ = 0, high_most_ = 0;
   Index vector_low_[max_vectors] = {},

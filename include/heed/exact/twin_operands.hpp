@@ -39,7 +39,7 @@ class TwinOperands {
     for (Index t = 0; t < n_twins_ * width; ++t) q_[t] = {times(factor, q_[t].first), times(factor, q_[t].second)};
   }
 
-  void scores(const Tile& tile, const Strip& strip, Index width, float* s, float* top) const {
+  void scores(const Tile& tile, const Strip& strip, Index width, float* s, float* top, const Ahead*) const {
     twins_.scores(tile.k(strip.at), tile.k_stride(), strip.n_keys, q_, n_twins_, width, strip.first, strip.count, s,
                   top);
   }

@@ -30,16 +30,16 @@ class TwinTile {
     row_ = scratch.take<Twin>(static_cast<std::size_t>(n_blocks() * rows));
   }
 
-  /// `keys`: at most `capacity` of them; `shared`: several panels will visit, so that copying pays.
+  /// `keys`: at most `capacity` of them; visited by `visits` panels: copying pays for several only.
   void load(const ConstView<Eigen::bfloat16>& keys_of, const ConstView<Eigen::bfloat16>& values_of,
-            const TokenSet& keys, bool shared) {
+            const TokenSet& keys, Index visits) {
     size_ = keys.size;
     finite_ = Finite::unknown;
     const Index first = keys.list == nullptr ? keys.first : 0;
     const Bfloat* k_data = kernel_pointer(keys_of.data) + first * keys_of.row_stride;
     const Bfloat* v_data = kernel_pointer(values_of.data) + first * values_of.row_stride;
     if (keys.list == nullptr && keys_of.col_stride == 1 && keys_of.cols % 2 == 0 &&
-        (!shared || keys_of.row_stride == keys_of.cols)) {
+        (visits == 1 || keys_of.row_stride == keys_of.cols)) {
       k_ = k_data;
       k_stride_ = keys_of.row_stride;
     } else {

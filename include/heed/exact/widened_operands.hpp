@@ -30,8 +30,9 @@ class WidenedOperands {
                        true);
   }
 
-  void scores(const Tile& tile, const Strip& strip, Index width, Sum* s, Sum* top) const {
-    tiles_.scores(tile.k(strip.at), tile.k_stride(), strip.n_keys, q_, d_, width, strip.first, strip.count, s, top);
+  void scores(const Tile& tile, const Strip& strip, Index width, Sum* s, Sum* top, const Ahead* ahead) const {
+    tiles_.scores(tile.k(strip.at), tile.k_stride(), strip.n_keys, q_, d_, width, strip.first, strip.count, s, top,
+                  ahead);
   }
 
   /// Scores to weights, in place, and their sum to l.

@@ -1,6 +1,4 @@
 #pragma once
-#include <type_traits>
-
 #include "heed/core/floating.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/per_head.hpp"
@@ -28,31 +26,11 @@ void write_out(const Call& call, const TokenSet& queries, const SoftmaxState<T>&
       out(queries[0], c) = static_cast<typename Call::Out>(empty ? T(0) : state.out[c] * inverse);
     return;
   }
-  tile_kernels<T>(isa).normalise(state.d_v, state.width, state.l, state.out);
-  if constexpr (std::is_same_v<typename Call::Out, T>) {
-    if (queries.list == nullptr && (out.col_stride == 1 || out.row_stride == 1)) {
-      T* to = out.data + queries.first * out.row_stride;
-      const StorageKernels<T, T>& same = storage_kernels<T, T>(isa);
-      if (out.col_stride == 1) {
-        same.transpose(state.out, state.width, 1, nullptr, state.d_v, nullptr, queries.size, to, out.row_stride, T(1),
-                       false);
-      } else {
-        same.gather(state.out, state.width, 1, nullptr, state.d_v, queries.size, to, out.col_stride);
-      }
-      return;
-    }
-  }
-  if constexpr (std::is_same_v<typename Call::Out, Eigen::bfloat16> && std::is_same_v<T, float>) {
-    if (const TwinKernels* twins = twin_kernels(isa); twins != nullptr) {
-      auto* to = reinterpret_cast<Bfloat*>(out.data) + (queries.list == nullptr ? queries.first * out.row_stride : 0);
-      twins->store(state.out, state.width, queries.size, state.d_v, to, out.row_stride, out.col_stride, queries.list);
-      return;
-    }
-  }
-  for (Index i = 0; i < queries.size; ++i) {
-    for (Index c = 0; c < state.d_v; ++c)
-      out(queries[i], c) = static_cast<typename Call::Out>(state.out[c * state.width + i]);
-  }
+  using Stored = KernelScalar<typename Call::Out>;
+  const StorageKernels<T, Stored>& kernels = storage_kernels<T, Stored>(isa);
+  auto* to = reinterpret_cast<Stored*>(out.data) + (queries.list == nullptr ? queries.first * out.row_stride : 0);
+  kernels.write_rows(state.out, state.width, state.l, queries.size, state.d_v, to, out.row_stride, out.col_stride,
+                     queries.list);
 }
 
 }  // namespace heed::detail

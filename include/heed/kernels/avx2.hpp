@@ -5,13 +5,13 @@
 
 #if HEED_HAS_X86_KERNELS
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,prfchw"))), apply_to = function)
 #pragma float_control(push)
 #pragma float_control(precise, on)
 #else
 #pragma GCC push_options
 #pragma GCC optimize("O2", "no-fast-math")
-#pragma GCC target("avx2,fma,f16c")
+#pragma GCC target("avx2,fma,f16c,prfchw")
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"  // g++ 12 warns inside its own AVX-512 intrinsics
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -25,6 +25,7 @@ namespace heed::detail::avx2 {
 #include "heed/kernels/adjust_body.inl"
 #include "heed/kernels/pack_body.inl"
 #include "heed/kernels/row_body.inl"
+#include "heed/kernels/write_body.inl"
 #include "heed/kernels/table_body.inl"
 // clang-format on
 #undef HEED_INLINE

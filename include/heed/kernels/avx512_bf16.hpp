@@ -7,14 +7,15 @@
 // The bfloat16 dot instruction on top of the AVX-512 instance, whose vector types and exp2 it uses.
 #if HEED_HAS_X86_KERNELS
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
-                             apply_to = function)
+#pragma clang attribute push(                                                                      \
+    __attribute__((target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prfchw"))), \
+    apply_to = function)
 #pragma float_control(push)
 #pragma float_control(precise, on)
 #else
 #pragma GCC push_options
 #pragma GCC optimize("O2", "no-fast-math")
-#pragma GCC target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+#pragma GCC target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prfchw")
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"  // g++ 12 warns inside its own AVX-512 intrinsics
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -27,8 +28,7 @@ namespace heed::detail::avx512_bf16 {
 #include "heed/kernels/twin_tile_body.inl"
 #undef HEED_INLINE
 
-inline constexpr TwinKernels table = {&transpose, &gather, &pack_values, &all_finite, &clean,
-                                      &store,     &scores, &weigh,       &values};
+inline constexpr TwinKernels table = {&transpose, &gather, &pack_values, &all_finite, &clean, &scores, &weigh, &values};
 }  // namespace heed::detail::avx512_bf16
 
 #if defined(__clang__)

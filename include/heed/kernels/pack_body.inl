@@ -148,17 +148,3 @@ bool all_finite(const typename X::Scalar* tile, Size stride, Size n_rows, Size n
   }
   return finite;
 }
-
-// out[c][i] /= l[i], and 0 where l[i] = 0.
-template <class X>
-void normalise(Size d_v, Size panel, const typename X::Scalar* l, typename X::Scalar* out) {
-  for (Size i = 0; i < panel; i += X::lanes) {
-    const typename X::V sum = X::load(l + i);
-    const typename X::M empty = X::is_zero(sum);
-    const typename X::V inverse = X::select(empty, X::zero(), X::div(X::set(1), sum));
-    for (Size c = 0; c < d_v; ++c) {
-      typename X::Scalar* at = out + c * panel + i;
-      X::store(at, X::select(empty, X::zero(), X::mul(X::load(at), inverse)));
-    }
-  }
-}

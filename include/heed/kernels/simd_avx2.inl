@@ -61,6 +61,21 @@ struct Vf {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   }
 
+  HEED_INLINE static void store_as(float* p, V x) { _mm256_storeu_ps(p, x); }
+  HEED_INLINE static void store_as(Half* p, V x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  HEED_INLINE static void store_as(Bfloat* p, V x) {
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i nearest = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i word = _mm256_srli_epi32(_mm256_blendv_epi8(nearest, quiet, nan), 16);
+    const __m128i low = _mm256_castsi256_si128(word), high = _mm256_extracti128_si256(word, 1);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi32(low, high));
+  }
+
   HEED_INLINE static void transpose(V* r) {
     V pair[8], quad[8];
 #pragma GCC unroll 4
@@ -139,6 +154,8 @@ struct Vd {
     return _mm256_cvtps_pd(_mm_castsi128_ps(_mm_slli_epi32(wide, 16)));
   }
   HEED_INLINE static V load_as(const Bool* p) { return _mm256_set_pd(p[3].byte, p[2].byte, p[1].byte, p[0].byte); }
+
+  HEED_INLINE static void store_as(double* p, V x) { _mm256_storeu_pd(p, x); }
 
   HEED_INLINE static void transpose(V* r) {
     const V a = _mm256_unpacklo_pd(r[0], r[1]), b = _mm256_unpackhi_pd(r[0], r[1]);

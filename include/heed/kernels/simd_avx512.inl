@@ -62,6 +62,20 @@ struct Vf {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
   }
 
+  HEED_INLINE static void store_as(float* p, V x) { _mm512_storeu_ps(p, x); }
+  HEED_INLINE static void store_as(Half* p, V x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  HEED_INLINE static void store_as(Bfloat* p, V x) {
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i nearest = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    const __m512i word = _mm512_mask_or_epi32(nearest, nan, bits, _mm512_set1_epi32(0x400000));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(word, 16)));
+  }
+
   // Swaps the off-diagonal blocks of size 1, 2, 4, 8: four stages of two-source permutes.
   template <int block>
   HEED_INLINE static void transpose_stage(V* r) {
@@ -143,6 +157,8 @@ struct Vd {
   HEED_INLINE static V load_as(const Bool* p) {
     return _mm512_cvtepi32_pd(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   }
+
+  HEED_INLINE static void store_as(double* p, V x) { _mm512_storeu_pd(p, x); }
 
   template <int block>
   HEED_INLINE static void transpose_stage(V* r) {

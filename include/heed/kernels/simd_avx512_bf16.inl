@@ -28,11 +28,6 @@ HEED_INLINE inline Words narrow(V first, V second) {
 #endif
   return reinterpret_cast<Words>(twins);
 }
-HEED_INLINE inline __m256i narrow(V x) {
-  __m256i words;
-  __asm__("vcvtneps2bf16 {%1, %0|%0, %1}" : "=v"(words) : "v"(x));
-  return words;
-}
 
 // One twin, from any address, in all lanes.
 HEED_INLINE inline Words set(const Bfloat* p) {

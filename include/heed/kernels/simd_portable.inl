@@ -73,6 +73,35 @@ struct Portable {
     if (rest < 0x400u) value = (sign != 0 ? -1.0f : 1.0f) * static_cast<float>(rest) * 5.9604644775390625e-8f;  // 2^-24
     return static_cast<T>(value);
   }
+  HEED_INLINE static void store_as(T* p, V x) { store(p, x); }
+  template <class S>
+  HEED_INLINE static void store_as(S* p, V x) {
+    for (int i = 0; i < W; ++i) p[i] = narrowed(p, static_cast<float>(x[i]));
+  }
+  HEED_INLINE static std::uint32_t bits_of(float x) {
+    std::uint32_t bits;
+    __builtin_memcpy(&bits, &x, sizeof bits);
+    return bits;
+  }
+  // To nearest, ties to even; NaN stays NaN.
+  HEED_INLINE static Bfloat narrowed(const Bfloat*, float x) {
+    const std::uint32_t bits = bits_of(x), nearest = bits + 0x7fffu + (bits >> 16 & 1u);
+    return {static_cast<std::uint16_t>((x != x ? bits | 0x400000u : nearest) >> 16)};
+  }
+  HEED_INLINE static Half narrowed(const Half*, float x) {
+    const std::uint32_t bits = bits_of(x), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
+    std::uint32_t word;
+    if (rest > 0x7f800000u) {
+      word = 0x7e00u;
+    } else if (rest >= 0x477ff000u) {  // 65520 and more round to infinity
+      word = 0x7c00u;
+    } else if (rest < 0x38800000u) {  // subnormal: a multiple of 2^-24, rounded by adding 2^23 of them
+      word = bits_of((x < 0 ? -x : x) * 16777216.0f + 8388608.0f) & 0x7ffu;
+    } else {  // exponent bias 127 to 15
+      word = (rest - (112u << 23) + 0xfffu + (rest >> 13 & 1u)) >> 13;
+    }
+    return {static_cast<std::uint16_t>(sign | word)};
+  }
   HEED_INLINE static void transpose(V* r) {
     T t[W][W];
     for (int i = 0; i < W; ++i) {

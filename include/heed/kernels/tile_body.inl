@@ -38,7 +38,7 @@ HEED_INLINE inline Vd::V exp2(Vd::V x) {
 }
 
 // Scores of R keys: s[r][i] = k_r . q_i; top[i] = max(top[i], s[.][i]). The maximum waits in memory: the accumulators need
-// the registers.
+// the registers. Asks for the keys behind these, which come next, where they lie in one run of memory.
 template <class X, int U, int R>
 HEED_INLINE inline void score_rows(const typename X::Scalar* k, Size k_stride, const typename X::Scalar* q, Size d,
                                    Size panel, typename X::Scalar* s, typename X::Scalar* top) {
@@ -48,7 +48,10 @@ HEED_INLINE inline void score_rows(const typename X::Scalar* k, Size k_stride, c
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u) sum[r][u] = X::zero();
   }
-  for (Size c = 0; c < d; ++c, q += panel) {
+  const typename X::Scalar* next = k + R * k_stride;
+  const Size step = k_stride == d ? R : 0;
+  for (Size c = 0; c < d; ++c, q += panel, next += step) {
+    __builtin_prefetch(next);
     typename X::V row[U];
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u) row[u] = X::load(q + u * X::lanes);
@@ -72,32 +75,56 @@ HEED_INLINE inline void score_rows(const typename X::Scalar* k, Size k_stride, c
   }
 }
 
+// Asks the second level cache for part `part` of `parts` of the rows ahead; rows to be written are wanted as owner.
+inline void fetch_ahead(const Ahead& ahead, Size part, const Size* per_part) {
+  for (int x = 0; x < ahead.n; ++x) {
+    const RowsAhead& rows = ahead.rows[x];
+    const Size end = (part + 1) * per_part[x] < rows.n ? (part + 1) * per_part[x] : rows.n;
+    for (Size r = part * per_part[x]; r < end; ++r) {
+      const char* row = rows.data + (rows.list == nullptr ? r : rows.list[r]) * rows.stride;
+      for (Size at = -(reinterpret_cast<Size>(row) & 63); at < rows.width; at += 64) {
+        if (rows.written) {
+          __builtin_prefetch(row + at, 1);
+        } else {
+          __builtin_prefetch(row + at, 0, 2);
+        }
+      }
+    }
+  }
+}
+
 template <class X, int U>
 HEED_INLINE inline void score_strip(const typename X::Scalar* k, Size k_stride, Size n_keys,
                                     const typename X::Scalar* q, Size d, Size panel, typename X::Scalar* s,
-                                    typename X::Scalar* top) {
+                                    typename X::Scalar* top, const Ahead* ahead) {
   constexpr int R = X::rows;
+  Size per_part[Ahead::capacity] = {};
+  for (int x = 0; ahead != nullptr && x < ahead->n; ++x) {
+    const Size parts = (n_keys + R - 1) / R;
+    per_part[x] = (ahead->rows[x].n + parts - 1) / parts;
+  }
   if (n_keys < R) {
     for (Size j = 0; j < n_keys; ++j) score_rows<X, U, 1>(k + j * k_stride, k_stride, q, d, panel, s + j * panel, top);
     return;
   }
   for (Size j = 0; j < n_keys; j += R) {
     const Size from = j + R <= n_keys ? j : n_keys - R;  // the last tile overlaps: the same scores, written again
+    if (ahead != nullptr) fetch_ahead(*ahead, j / R, per_part);
     score_rows<X, U, R>(k + from * k_stride, k_stride, q, d, panel, s + from * panel, top);
   }
 }
 
-// s[j][i] = k_j . q_i for the keys of a strip; top[i] = max(top[i], s[.][i]).
+// s[j][i] = k_j . q_i for the keys of a strip; top[i] = max(top[i], s[.][i]). Fetches what is `ahead` (null: nothing).
 template <class X>
 void scores(const typename X::Scalar* k, Size k_stride, Size n_keys, const typename X::Scalar* q, Size d, Size panel,
-            Size first, Size count, typename X::Scalar* s, typename X::Scalar* top) {
+            Size first, Size count, typename X::Scalar* s, typename X::Scalar* top, const Ahead* ahead) {
   const Size shift = first * X::lanes;
   if (count == 1) {
-    score_strip<X, 1>(k, k_stride, n_keys, q + shift, d, panel, s + shift, top + shift);
+    score_strip<X, 1>(k, k_stride, n_keys, q + shift, d, panel, s + shift, top + shift, ahead);
   } else if (count == 2) {
-    score_strip<X, 2>(k, k_stride, n_keys, q + shift, d, panel, s + shift, top + shift);
+    score_strip<X, 2>(k, k_stride, n_keys, q + shift, d, panel, s + shift, top + shift, ahead);
   } else if constexpr (X::vectors >= 3) {
-    score_strip<X, 3>(k, k_stride, n_keys, q + shift, d, panel, s + shift, top + shift);
+    score_strip<X, 3>(k, k_stride, n_keys, q + shift, d, panel, s + shift, top + shift, ahead);
   }
 }
 
@@ -156,9 +183,10 @@ void weigh(Size n_keys, Size panel, Size first, Size count, typename X::Scalar c
   }
 }
 
-// out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v[j][c] for R columns of v.
+// out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v[j][c] for R columns of v. Asks for the columns behind them, which come
+// next, key by key.
 template <class X, int U, int R>
-HEED_INLINE inline void value_columns(const typename X::Scalar* v, Size v_stride, Size n_keys,
+HEED_INLINE inline void value_columns(const typename X::Scalar* v, Size v_stride, Size block_stride, Size n_keys,
                                       const typename X::Scalar* w, Size panel, const typename X::Scalar* correction,
                                       typename X::Scalar* out) {
   typename X::V sum[R][U];
@@ -169,6 +197,7 @@ HEED_INLINE inline void value_columns(const typename X::Scalar* v, Size v_stride
     for (int u = 0; u < U; ++u) sum[r][u] = X::mul(X::load(from + u * X::lanes), X::load(correction + u * X::lanes));
   }
   for (Size j = 0; j < n_keys; ++j, w += panel, v += v_stride) {
+    __builtin_prefetch(v + block_stride);
     typename X::V weight[U];
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u) weight[u] = X::load(w + u * X::lanes);
@@ -194,8 +223,9 @@ HEED_INLINE inline void value_strip(const typename X::Scalar* v, Size v_stride, 
   constexpr int R = X::rows;
   Size c = 0;
   for (; c + R <= d_v; c += R, v += block_stride)
-    value_columns<X, U, R>(v, v_stride, n_keys, w, panel, correction, out + c * panel);
-  for (; c < d_v; ++c, ++v) value_columns<X, U, 1>(v, v_stride, n_keys, w, panel, correction, out + c * panel);
+    value_columns<X, U, R>(v, v_stride, block_stride, n_keys, w, panel, correction, out + c * panel);
+  for (; c < d_v; ++c, ++v)
+    value_columns<X, U, 1>(v, v_stride, block_stride, n_keys, w, panel, correction, out + c * panel);
 }
 
 // out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v_jc with v_jc at v[(c / R) * block_stride + j * v_stride + c % R], R = rows

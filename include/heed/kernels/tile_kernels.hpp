@@ -4,9 +4,27 @@
 
 namespace heed::detail {
 
+/// Rows that later work reads or writes: row r at data + (list ? list[r] : r) * stride. Distances in bytes.
+struct RowsAhead {
+  const char* data;
+  Size stride;
+  Size width;
+  const Size* list;
+  Size n;
+  bool written;
+};
+
+/// What a kernel asks the caches for while it computes, spread over its run: a tile of rows on as many pages comes in at the
+/// pace of memory only where nobody waits for it.
+struct Ahead {
+  static constexpr int capacity = 4;
+  RowsAhead rows[capacity];
+  int n = 0;
+};
+
 /// The kernels of one instruction set for scalar T, as function pointers over raw pointers and strides: nothing of Eigen or
 /// the standard library crosses, so code compiled with other flags may call them. What each computes stands beside its body
-/// (tile_body.inl, pack_body.inl, adjust_body.inl, row_body.inl).
+/// (tile_body.inl, adjust_body.inl, pack_body.inl, row_body.inl, write_body.inl).
 template <class T>
 struct TileKernels {
   Size lanes;    ///< entries of a vector
@@ -14,7 +32,7 @@ struct TileKernels {
   Size rows;     ///< rows of a register tile: columns of a packed block of values
 
   void (*scores)(const T* k, Size k_stride, Size n_keys, const T* q, Size d, Size panel, Size first, Size count, T* s,
-                 T* top);
+                 T* top, const Ahead* ahead);
   void (*advance)(Size panel, T c, const T* top, T* m, T* l, T* base, T* correction);
   void (*weigh)(Size n_keys, Size panel, Size first, Size count, T c, const T* base, T* s, T* l);
   void (*values)(const T* v, Size v_stride, Size block_stride, Size n_keys, const T* w, Size d_v, Size panel,
@@ -25,12 +43,11 @@ struct TileKernels {
   int (*census)(Size n_keys, Size panel, Size n_queries, const T* added);
   void (*bound)(Size n_keys, Size panel, Size first, Size count, const T* low, const T* high, T* s, T* top);
   bool (*all_finite)(const T* tile, Size stride, Size n_rows, Size n_columns);
-  void (*normalise)(Size d_v, Size panel, const T* l, T* out);
   T (*row_top)(Size n, T* s, T floor);
   T (*row_weigh)(Size n, T c, T base, T* s);
 };
 
-/// The kernels that read storage scalar S (float, double, Half, Bfloat, Bool) into scalar T.
+/// The kernels that bring storage scalar S (float, double, Half, Bfloat, Bool) to scalar T and back.
 template <class T, class S>
 struct StorageKernels {
   void (*transpose)(const S* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
@@ -43,6 +60,8 @@ struct StorageKernels {
                      Size s_stride);
   void (*row_values)(const S* v, Size v_stride, Size n_keys, const T* w, Size w_stride, Size n_q, Size d_v,
                      const T* correction, T* out, Size out_stride);
+  void (*write_rows)(const T* out, Size panel, const T* l, Size n_rows, Size n_columns, S* to, Size row_stride,
+                     Size column_stride, const Size* list);
 };
 
 }  // namespace heed::detail

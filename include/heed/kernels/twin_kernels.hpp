@@ -21,8 +21,6 @@ struct TwinKernels {
                       Size n_columns, Twin* to, Size block_stride);
   bool (*all_finite)(const Twin* from, Size n);
   void (*clean)(const Twin* from, Size n, Twin* to);
-  void (*store)(const float* from, Size from_stride, Size n_rows, Size n_columns, Bfloat* to, Size row_stride,
-                Size column_stride, const Size* row_list);
 
   void (*scores)(const Bfloat* k, Size k_stride, Size n_keys, const Twin* q, Size n_twins, Size panel, Size first,
                  Size count, float* s, float* top);

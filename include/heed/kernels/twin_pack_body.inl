@@ -160,29 +160,3 @@ inline void clean(const Twin* from, Size n, Twin* to) {
     store_words(to + t, _mm512_andnot_si512(not_finite(x), x), n - t);
   }
 }
-
-// to(row i, c) = from[c * from_stride + i], rounded to the nearest bfloat16: outputs of a panel as the caller's rows.
-inline void store(const float* from, Size from_stride, Size n_rows, Size n_columns, Bfloat* to, Size row_stride,
-                  Size column_stride, const Size* row_list) {
-  for (Size i0 = 0; i0 < n_rows; i0 += lanes, from += lanes) {
-    const Size rows = n_rows - i0 < lanes ? n_rows - i0 : lanes;
-    for (Size c0 = 0; c0 < n_columns; c0 += lanes) {
-      const Size columns = n_columns - c0 < lanes ? n_columns - c0 : lanes;
-      V x[lanes];
-#pragma GCC unroll 16
-      for (Size c = 0; c < lanes; ++c) x[c] = c < columns ? Vf::load(from + (c0 + c) * from_stride) : Vf::zero();
-      Vf::transpose(x);
-      for (Size i = 0; i < rows; ++i) {
-        Bfloat* row = to + (row_list == nullptr ? i0 + i : row_list[i0 + i]) * row_stride + c0 * column_stride;
-        const __m256i words = narrow(x[i]);
-        if (column_stride == 1 && columns == lanes) {
-          _mm256_storeu_si256(reinterpret_cast<__m256i*>(row), words);
-        } else {
-          Bfloat word[lanes];
-          _mm256_storeu_si256(reinterpret_cast<__m256i*>(word), words);
-          for (Size c = 0; c < columns; ++c) row[c * column_stride] = word[c];
-        }
-      }
-    }
-  }
-}
