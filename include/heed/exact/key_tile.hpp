@@ -78,9 +78,11 @@ class KeyTile {
   }
   /// Value (j, c).
   T value(Index j, Index c) const { return v(j)[column(c)]; }
-  /// The values of key j with 0 for NaN and Inf, columns in order. Lives until the next call.
-  const T* finite_row(Index j) {
-    for (Index c = 0; c < d_v_; ++c) v_rows_[c] = is_finite(value(j, c)) ? value(j, c) : T(0);
+  /// The values of keys [j, j + n) with 0 for NaN and Inf, row-major. Lives until the next call.
+  const T* finite_copy(Index j, Index n) {
+    for (Index r = 0; r < n; ++r) {
+      for (Index c = 0; c < d_v_; ++c) v_rows_[r * d_v_ + c] = is_finite(value(j + r, c)) ? value(j + r, c) : T(0);
+    }
     return v_rows_;
   }
 

@@ -225,8 +225,8 @@ class Panel {
       if (strip.count < vectors_) correct_now(w);
       operands_.weigh(strip, width_, rule_->softmax_factor, shared_.base, w, state_.l);
       if (strip.partial && !tile_->finite(strip.at, strip.n_keys)) {
-        correct_now(w);
-        add_kept_values(strip, w);
+        operands_.finite_values(*tile_, strip, width_, w, correction, state_.out);
+        add_spoiled(strip, w);
       } else {
         operands_.values(*tile_, strip, width_, w, correction, state_.out);
       }
@@ -235,34 +235,17 @@ class Panel {
     n_strips_ = 0;
   }
 
-  // Value products of a strip with masked pairs over rows that hold NaN or Inf: 0 stands in for them, so that every other number
-  // keeps its bits, and then they reach the queries that give their key a weight.
-  void add_kept_values(const Strip& strip, const T* w) {
-    Strip part = strip;
-    const auto row_of = [&](Index at) { return w + (at - strip.at) / Operands::granule * width_; };
-    const auto add_finite = [&](Index end) {
-      part.n_keys = end - part.at;
-      if (part.n_keys > 0) operands_.values(*tile_, part, width_, row_of(part.at), shared_.ones, state_.out);
-      part.at = end;
-    };
-    const Index end = strip.at + strip.n_keys;
-    for (Index at = strip.at; at < end; at += Operands::granule) {
-      if (tile_->finite(at, Operands::granule)) continue;
-      add_finite(at);
-      operands_.finite_values(*tile_, part, width_, row_of(at), shared_.ones, state_.out);
-      part.at = std::min(at + Operands::granule, end);
-      for (Index j = at; j < part.at; ++j) add_spoiled(strip, j, w);
-    }
-    add_finite(end);
-  }
-
-  void add_spoiled(const Strip& strip, Index j, const T* w) {
-    for (Index c = 0; c < call_->v.cols; ++c) {
-      const T value = tile_->value(j, c);
-      if (is_finite(value)) continue;
-      for (Index i = strip.first * tiles_.lanes; i < (strip.first + strip.count) * tiles_.lanes; ++i) {
-        const T weight = Operands::weight(w, width_, j - strip.at, i);
-        if (!is_zero(weight)) state_.out[c * width_ + i] += weight * value;
+  // Value rows of a strip with masked pairs may hold NaN or Inf: 0 has stood in for them, so that every other number keeps its bits;
+  // now they reach the queries that give their key a weight.
+  void add_spoiled(const Strip& strip, const T* w) {
+    for (Index j = strip.at; j < strip.at + strip.n_keys; ++j) {
+      for (Index c = 0; c < call_->v.cols; ++c) {
+        const T value = tile_->value(j, c);
+        if (is_finite(value)) continue;
+        for (Index i = strip.first * tiles_.lanes; i < (strip.first + strip.count) * tiles_.lanes; ++i) {
+          const T weight = Operands::weight(w, width_, j - strip.at, i);
+          if (!is_zero(weight)) state_.out[c * width_ + i] += weight * value;
+        }
       }
     }
   }

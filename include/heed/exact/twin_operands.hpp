@@ -59,8 +59,8 @@ class TwinOperands {
   }
   void finite_values(Tile& tile, const Strip& strip, Index width, const float* w, const float* correction,
                      float* out) const {
-    twins_.values(tile.finite_row(strip.at), tile.rows, 1, w, tile.d_v(), width, strip.first, strip.count, correction,
-                  out);
+    twins_.values(tile.finite_copy(strip.at, strip.n_keys), tile.v_block(), (strip.n_keys + 1) / 2, w, tile.d_v(),
+                  width, strip.first, strip.count, correction, out);
   }
 
  private:

@@ -27,7 +27,7 @@ class TwinTile {
       : rows(tile_kernels<float>(isa).rows), twins_(*twin_kernels(isa)), d_v_(d_v) {
     k_tile_ = scratch.take<Twin>(static_cast<std::size_t>(capacity * ((d + 1) / 2)));
     v_tile_ = scratch.take<Twin>(static_cast<std::size_t>(n_blocks() * v_block()));
-    row_ = scratch.take<Twin>(static_cast<std::size_t>(n_blocks() * rows));
+    clean_ = scratch.take<Twin>(static_cast<std::size_t>(n_blocks() * v_block()));
   }
 
   /// `keys`: at most `capacity` of them; visited by `visits` panels: copying pays for several only.
@@ -72,11 +72,11 @@ class TwinTile {
     const Twin& twin = v(j)[c / rows * v_block() + c % rows];
     return std::bit_cast<float>(static_cast<std::uint32_t>((j % 2 == 0 ? twin.first : twin.second).bits) << 16);
   }
-  /// The values of keys j and j + 1, j even, with 0 for NaN and Inf, blocks of columns one after the other. Lives until the next
-  /// call.
-  const Twin* finite_row(Index j) {
-    for (Index b = 0; b < n_blocks(); ++b) twins_.clean(v(j) + b * v_block(), rows, row_ + b * rows);
-    return row_;
+  /// The values of keys [j, j + n), j even, with 0 for NaN and Inf, laid out like v(j). Lives until the next call.
+  const Twin* finite_copy(Index j, Index n) {
+    for (Index b = 0; b < n_blocks(); ++b)
+      twins_.clean(v(j) + b * v_block(), (n + 1) / 2 * rows, clean_ + b * v_block());
+    return clean_;
   }
 
  private:
@@ -92,7 +92,7 @@ class TwinTile {
 
   const TwinKernels& twins_;
   Index d_v_;
-  Twin *k_tile_, *v_tile_, *row_;
+  Twin *k_tile_, *v_tile_, *clean_;
   const Bfloat* k_ = nullptr;
   Index k_stride_ = 0, size_ = 0;
   Finite finite_ = Finite::unknown;

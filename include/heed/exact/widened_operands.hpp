@@ -45,10 +45,10 @@ class WidenedOperands {
     tiles_.values(tile.v(strip.at), tile.v_stride(), tile.v_block(), strip.n_keys, w, tile.d_v(), width, strip.first,
                   strip.count, correction, out);
   }
-  /// The same for one granule of keys with 0 for NaN and Inf.
+  /// The same with 0 for NaN and Inf.
   void finite_values(Tile& tile, const Strip& strip, Index width, const Sum* w, const Sum* correction, Sum* out) const {
-    tiles_.values(tile.finite_row(strip.at), 0, tiles_.rows, 1, w, tile.d_v(), width, strip.first, strip.count,
-                  correction, out);
+    tiles_.values(tile.finite_copy(strip.at, strip.n_keys), tile.d_v(), tiles_.rows, strip.n_keys, w, tile.d_v(), width,
+                  strip.first, strip.count, correction, out);
   }
 
  private:

@@ -86,7 +86,7 @@ HEED_INLINE inline void row_values_block(const S* v, Size v_stride, Size n_keys,
 #pragma GCC unroll 4
   for (int g = 0; g < Q; ++g) {
 #pragma GCC unroll 4
-    for (int u = 0; u < C; ++u) sum[g][u] = X::mul(X::set(correction[g]), X::load(out + g * out_stride + u * X::lanes));
+    for (int u = 0; u < C; ++u) sum[g][u] = X::zero();
   }
   const Size ahead = entries_ahead<S>(v_stride, columns);
   for (Size j = 0; j < n_keys; ++j) {
@@ -104,7 +104,10 @@ HEED_INLINE inline void row_values_block(const S* v, Size v_stride, Size n_keys,
 #pragma GCC unroll 4
   for (int g = 0; g < Q; ++g) {
 #pragma GCC unroll 4
-    for (int u = 0; u < C; ++u) X::store(out + g * out_stride + u * X::lanes, sum[g][u]);
+    for (int u = 0; u < C; ++u) {
+      typename X::Scalar* at = out + g * out_stride + u * X::lanes;
+      X::store(at, X::fma(X::set(correction[g]), X::load(at), sum[g][u]));
+    }
   }
 }
 

@@ -154,7 +154,7 @@ HEED_INLINE inline void weigh_strip(Size n_keys, Size panel, typename X::Scalar 
   const typename X::V factor = X::set(c);
 #pragma GCC unroll 4
   for (int u = 0; u < U; ++u) {
-    sum[u] = X::load(l + u * X::lanes);
+    sum[u] = X::zero();
     from[u] = X::load(base + u * X::lanes);
   }
   for (Size j = 0; j < n_keys; ++j) {
@@ -167,7 +167,7 @@ HEED_INLINE inline void weigh_strip(Size n_keys, Size panel, typename X::Scalar 
     }
   }
 #pragma GCC unroll 4
-  for (int u = 0; u < U; ++u) X::store(l + u * X::lanes, sum[u]);
+  for (int u = 0; u < U; ++u) X::store(l + u * X::lanes, X::add(X::load(l + u * X::lanes), sum[u]));
 }
 
 template <class X>
@@ -183,18 +183,18 @@ void weigh(Size n_keys, Size panel, Size first, Size count, typename X::Scalar c
   }
 }
 
-// out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v[j][c] for R columns of v. Asks for the columns behind them, which come
+// out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v[j][c] for R columns of v. The keys are summed before they join the rest:
+// rounding grows with the root of a tile and of the number of tiles, not of their product. Asks for the columns behind them, which come
 // next, key by key.
 template <class X, int U, int R>
 HEED_INLINE inline void value_columns(const typename X::Scalar* v, Size v_stride, Size block_stride, Size n_keys,
                                       const typename X::Scalar* w, Size panel, const typename X::Scalar* correction,
                                       typename X::Scalar* out) {
   typename X::V sum[R][U];
-  typename X::Scalar* from = out;
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r, from += panel) {
+  for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) sum[r][u] = X::mul(X::load(from + u * X::lanes), X::load(correction + u * X::lanes));
+    for (int u = 0; u < U; ++u) sum[r][u] = X::zero();
   }
   for (Size j = 0; j < n_keys; ++j, w += panel, v += v_stride) {
     __builtin_prefetch(v + block_stride);
@@ -212,7 +212,10 @@ HEED_INLINE inline void value_columns(const typename X::Scalar* v, Size v_stride
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r, to += panel) {
 #pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) X::store(to + u * X::lanes, sum[r][u]);
+    for (int u = 0; u < U; ++u) {
+      const typename X::V before = X::load(to + u * X::lanes), factor = X::load(correction + u * X::lanes);
+      X::store(to + u * X::lanes, X::fma(factor, before, sum[r][u]));
+    }
   }
 }
 

@@ -71,7 +71,7 @@ HEED_INLINE inline void weigh_strip(Size n_keys, Size panel, float c, const floa
   const V factor = Vf::set(c);
 #pragma GCC unroll 4
   for (int u = 0; u < U; ++u) {
-    sum[u] = Vf::load(l + u * lanes);
+    sum[u] = Vf::zero();
     from[u] = Vf::load(base + u * lanes);
   }
   float* to = s;
@@ -95,7 +95,7 @@ HEED_INLINE inline void weigh_strip(Size n_keys, Size panel, float c, const floa
     }
   }
 #pragma GCC unroll 4
-  for (int u = 0; u < U; ++u) Vf::store(l + u * lanes, sum[u]);
+  for (int u = 0; u < U; ++u) Vf::store(l + u * lanes, Vf::add(Vf::load(l + u * lanes), sum[u]));
 }
 
 // The weights w_j = 2^(c * (s[j][i] - base[i])), rounded, of keys j and j + 1 as twins in place of row j / 2; l[i] += their sum, keys in
@@ -117,11 +117,10 @@ template <int U, int R>
 HEED_INLINE inline void value_columns(const Twin* v, Size n_twins, const float* w, Size panel, const float* correction,
                                       float* out) {
   V sum[R][U];
-  float* from = out;
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r, from += panel) {
+  for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) sum[r][u] = Vf::mul(Vf::load(from + u * lanes), Vf::load(correction + u * lanes));
+    for (int u = 0; u < U; ++u) sum[r][u] = Vf::zero();
   }
   for (Size t = 0; t < n_twins; ++t, w += panel, v += Vf::rows) {
     Words weight[U];
@@ -138,7 +137,10 @@ HEED_INLINE inline void value_columns(const Twin* v, Size n_twins, const float* 
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r, to += panel) {
 #pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) Vf::store(to + u * lanes, sum[r][u]);
+    for (int u = 0; u < U; ++u) {
+      const V before = Vf::load(to + u * lanes), factor = Vf::load(correction + u * lanes);
+      Vf::store(to + u * lanes, Vf::fma(factor, before, sum[r][u]));
+    }
   }
 }
 
