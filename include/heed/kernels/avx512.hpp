@@ -26,6 +26,7 @@ namespace heed::detail::avx512 {
 #include "heed/kernels/adjust_body.inl"
 #include "heed/kernels/pack_body.inl"
 #include "heed/kernels/row_body.inl"
+#include "heed/kernels/route_body.inl"
 #include "heed/kernels/table_body.inl"
 // clang-format on
 #undef HEED_INLINE

@@ -45,4 +45,13 @@ struct StorageKernels {
                      const T* correction, T* out, Size out_stride);
 };
 
+/// The kernels that take tokens in storage scalar S down a tree of hyperplanes (route_body.inl).
+template <class T, class S>
+struct RouteKernels {
+  void (*route)(const S* from, Size row_stride, Size n_rows, Size d, const T* planes, Size plane_stride,
+                const T* biases, const T* lift, const T* extra, Size height, Size* leaf);
+  void (*project)(const S* from, Size row_stride, Size n_rows, Size d, const T* planes, Size plane_stride,
+                  const Size* node, T* to);
+};
+
 }  // namespace heed::detail
