@@ -16,6 +16,7 @@
 #include "heed/core/pair_view.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/per_head.hpp"
+#include "heed/core/random.hpp"
 #include "heed/core/result.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/types.hpp"
@@ -34,6 +35,13 @@
 #include "heed/exact/key_value_cache.hpp"
 #include "heed/exact/multi_head.hpp"
 #include "heed/exact/reference.hpp"
+
+// trees/ (floor 3): trees of hyperplanes that route tokens to leaves
+#include "heed/trees/decision_tree.hpp"
+#include "heed/trees/route.hpp"
+
+// approx/ (floor 4): methods with a name
+#include "heed/approx/tf_attention.hpp"
 
 // io/ (floor 6): .npy and .safetensors; include by name, so that who reads no files does not parse file streams
 //   #include "heed/io/npy.hpp"

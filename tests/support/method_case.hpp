@@ -157,6 +157,7 @@ struct MethodCase {
   bool has_softmax = true;            ///< returns lse, and results of two sets of keys merge by it
   bool positional = false;            ///< moving a key or a query among the others changes what it sees
   bool reads_keys_to_choose = false;  ///< which pairs it sees depends on what the keys hold (routing)
+  bool falls_back = false;            ///< a query none of whose own keys is there sees others: parts do not merge
   bool linear_in_v = true;
   bool reuses_workspace = true;  ///< allocates nothing from the second call on
 };
