@@ -42,6 +42,17 @@ inline PairMatrix pairs_of_leaves(const Vector<Index>& query_leaf, const Vector<
   return pairs;
 }
 
+/// True when key j is one of the window_left before query i's aligned diagonal, the one on it, or one of the first n_sinks of the
+/// query's sequence.
+inline bool is_near(const Mask& mask, Index i, Index j, Index n_q, Index n_k, Index window_left, Index n_sinks) {
+  const auto key_offsets = mask.key_sequence_offsets.empty() ? mask.sequence_offsets : mask.key_sequence_offsets;
+  const auto of_query = heed::detail::reference_sequence(mask.sequence_offsets, i, n_q);
+  const auto of_key = heed::detail::reference_sequence(key_offsets, j, n_k);
+  if (of_query.number != of_key.number) return false;
+  const Index ahead = heed::detail::reference_pair(mask, i, j, n_q, n_k, 0).ahead;
+  return (ahead <= 0 && -ahead <= window_left) || j - of_key.first < n_sinks;
+}
+
 template <class S>
 PairMatrix pairs_of_tree(const DecisionTree<S>& tree, const Inputs<S>& in, const AttentionOptions& options) {
   return pairs_of_leaves(tree.leaf_of(in.q), tree.leaf_of_keys(in.k), tree.height(), options.mask);

@@ -216,24 +216,36 @@ class Engine {
   Index d_, d_v_;
 };
 
-/// Runs the engine on checked calls and counts its work.
-template <class Call, KeyPattern Pattern, class ScoreMod>
+/// Pairs in the tiles of a pattern, whatever masks say.
+template <KeyPattern Pattern>
+double tile_pairs(const Pattern& pattern) {
+  double pairs = 0;
+  for (Index g = 0; g < pattern.n_groups(); ++g) {
+    Index n_keys = 0;
+    for (Index s = 0; s < pattern.n_segments(g); ++s) n_keys += pattern.keys(g, s).size;
+    pairs += static_cast<double>(pattern.queries(g).size) * static_cast<double>(n_keys);
+  }
+  return pairs;
+}
+
+/// Runs the engine on checked calls and counts its work. `rule` is for counting: which pairs `mod` leaves.
+template <class Call, KeyPattern Pattern, class ScoreMod, class Rule = EveryPair>
 void run_engine(const Pattern& pattern, std::span<const Call> calls, Index heads_per_kv,
-                const AttentionOptions& options, const ScoreMod& mod, const Context& context) {
+                const AttentionOptions& options, const ScoreMod& mod, const Context& context, const Rule& rule = {}) {
   if (calls.empty()) return;
   std::optional<Workspace> own;
   Workspace& workspace = context.workspace != nullptr ? *context.workspace : own.emplace();
   const Call& one = calls.front();
   // A thread is worth waking for about ten microseconds of arithmetic: small calls run on fewer than they may.
   constexpr double least_work = 5e5;
-  const double work = static_cast<double>(calls.size()) * static_cast<double>(one.q.rows) *
-                      static_cast<double>(one.k.rows) * static_cast<double>(one.k.cols + one.v.cols);
+  const double work = static_cast<double>(calls.size()) * tile_pairs(pattern) *
+                      static_cast<double>(one.k.cols + one.v.cols);
   const int threads =
       static_cast<int>(std::clamp(work / least_work, 1.0, static_cast<double>(thread_count(context.threads))));
   Engine<Call, Pattern, ScoreMod>(pattern, calls, heads_per_kv, options, mod, workspace, threads).run();
   if (context.flops != nullptr) {
     count_attention(*context.flops, pattern, options.mask, one.q.rows, one.k.rows, one.k.cols, one.v.cols, one.head,
-                    static_cast<Index>(calls.size()));
+                    static_cast<Index>(calls.size()), rule);
   }
 }
 

@@ -44,6 +44,10 @@ void attend_all_heads(const Method& method, std::span<const Call> calls, Index h
                   method[0];
                 }) {
     require_method<std::remove_cvref_t<decltype(method[0])>, Call>();
+    // All of them before the first writes anything: outputs are untouched when a call throws.
+    if constexpr (requires { method[0].check_heads(Index(0), options); }) {
+      for (std::size_t h = 0; h < calls.size(); ++h) method[h].check_heads(calls[h].k.cols, options);
+    }
     for (std::size_t h = 0; h < calls.size(); ++h)
       method[h].attend_heads(calls.subspan(h, 1), Index(1), options, context);
   } else {

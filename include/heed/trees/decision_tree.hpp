@@ -123,7 +123,7 @@ class DecisionTree {
     Workspace::Frame frame(workspace);
     const auto rows = view_of(keys);
     check_width(rows.cols, "keys");
-    const detail::Router<Sum> router = router_for(rows, rows.rows, frame, 1);
+    const detail::Router<Sum> router = router_for(rows, rows.rows, nullptr, frame, 1);
     tree.biases_ = Eigen::Map<const Vector<Sum>>(router.biases, biases_.size());
     return tree;
   }
@@ -137,13 +137,14 @@ class DecisionTree {
     }
     return router;
   }
-  /// The same with the biases a call over the first n_real of `keys` uses, taken from `frame` where they are medians.
+  /// The same with the biases a call over the first n_real of `keys` uses, taken from `frame` where they are medians over those
+  /// of the keys that `counts` flags (null: all).
   template <class Key>
-  detail::Router<Sum> router_for(const ConstView<Key>& keys, Index n_real, Workspace::Frame& frame,
+  detail::Router<Sum> router_for(const ConstView<Key>& keys, Index n_real, const bool* counts, Workspace::Frame& frame,
                                  int threads) const {
     detail::Router<Sum> router = this->router();
     if (options_.biases == TreeBiases::key_medians && height_ > 0)
-      router.biases = detail::median_biases(router, keys, n_real, frame, threads);
+      router.biases = detail::median_biases(router, keys, n_real, counts, frame, threads);
     return router;
   }
 
@@ -189,7 +190,7 @@ class DecisionTree {
     std::optional<Workspace> own;
     Workspace::Frame frame(context.workspace != nullptr ? *context.workspace : own.emplace());
     const int threads = thread_count(context.threads);
-    const auto router = router_for(tokens, tokens.rows, frame, threads);
+    const auto router = router_for(tokens, tokens.rows, nullptr, frame, threads);
     detail::RouteJob<Sum, Token> job{&router, tokens, tokens.rows, role, leaf.data()};
     detail::route_all(std::span<const detail::RouteJob<Sum, Token>>(&job, 1), frame, threads);
     if (context.flops != nullptr)

@@ -28,7 +28,9 @@ class LeafLists {
   Index size(Index leaf) const { return start_[leaf + 1] - start_[leaf]; }
   /// Tokens in leaves [first, last).
   Index size(Index first, Index last) const { return start_[last] - start_[first]; }
-  TokenSet tokens(Index leaf) const { return token_set(tokens_ + start_[leaf], size(leaf)); }
+  TokenSet tokens(Index leaf) const { return token_set(list(leaf), size(leaf)); }
+  /// At most the first `cap` of them.
+  TokenSet tokens(Index leaf, Index cap) const { return token_set(list(leaf), size(leaf) < cap ? size(leaf) : cap); }
   /// The list itself, for who needs its address.
   const Index* list(Index leaf) const { return tokens_ + start_[leaf]; }
   const Index* leaf_of() const { return leaf_of_; }

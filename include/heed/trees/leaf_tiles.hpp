@@ -85,9 +85,10 @@ struct LeafTiles {
 
 static_assert(KeyPattern<LeafTiles>);
 
-/// `query_leaf`: n_q leaves; `keys`: the real keys by leaf. Takes what it needs from `frame`.
+/// `query_leaf`: n_q leaves; `keys`: the real keys by leaf. Tiles hold the first `cap` keys of a leaf; what a query sees is not
+/// capped. Takes what it needs from `frame`.
 inline LeafTiles leaf_tiles(const Index* query_leaf, Index n_q, Index n_k, const LeafLists& keys, Index height,
-                            const Mask& mask, Index head, Workspace::Frame& frame) {
+                            const Mask& mask, Index head, Index cap, Workspace::Frame& frame) {
   const auto take = [&](Index n) { return frame.take<Index>(static_cast<std::size_t>(n)); };
   const KeptKeys kept(mask, n_q, n_k, head);
   const NodeFinder finder(keys, height, kept, hides_keys(mask, n_q, n_k));
@@ -121,7 +122,7 @@ inline LeafTiles leaf_tiles(const Index* query_leaf, Index n_q, Index n_k, const
     const Index leaves = Index(1) << (height - level), first = (v - (Index(1) << level)) * leaves;
     for (Index l = first; l < first + leaves; ++l) {
       // A leaf without keys keeps an empty segment, so that a query without any stands in a group all the same.
-      if (keys.size(l) > 0 || leaves == 1) segments[at++] = keys.tokens(l);
+      if (keys.size(l) > 0 || leaves == 1) segments[at++] = keys.tokens(l, cap);
     }
   }
   first_segment[group] = at;

@@ -129,10 +129,11 @@ void route_all(std::span<const RouteJob<T, S>> jobs, Workspace::Frame& frame, in
 }
 
 /// Biases under which every node of `router` sends half of those of the first n_real `keys` that reach it to each child, the
-/// larger half to the second where they are odd, all equal products to one side. NaN products count as -inf.
+/// larger half to the second where they are odd, all equal products to one side. NaN products count as the least number.
+/// `counts`: n_real flags, false for keys that do not count; null: all do.
 template <class T, class S>
-const T* median_biases(const Router<T>& router, const ConstView<S>& keys, Index n_real, Workspace::Frame& frame,
-                       int threads) {
+const T* median_biases(const Router<T>& router, const ConstView<S>& keys, Index n_real, const bool* counts,
+                       Workspace::Frame& frame, int threads) {
   const Index n_nodes = router.n_nodes();
   T* biases = frame.take<T>(static_cast<std::size_t>(n_nodes));
   Index* node = frame.take<Index>(static_cast<std::size_t>(n_real));
@@ -164,12 +165,19 @@ const T* median_biases(const Router<T>& router, const ConstView<S>& keys, Index 
     });
     const Index first_node = (Index(1) << level) - 1, n_here = Index(1) << level;
     std::fill_n(end, n_here + 1, Index(0));  // counting sort of the products by node
-    for (Index j = 0; j < n_real; ++j) ++end[node[j] - first_node + 1];
+    Index n_counted = 0;
+    for (Index j = 0; j < n_real; ++j) {
+      if (counts != nullptr && !counts[j]) continue;
+      ++end[node[j] - first_node + 1];
+      ++n_counted;
+    }
     for (Index v = 0; v < n_here; ++v) end[v + 1] += end[v];
-    for (Index j = n_real - 1; j >= 0; --j) sorted[--end[node[j] - first_node + 1]] = z[j];
+    for (Index j = n_real - 1; j >= 0; --j) {
+      if (counts == nullptr || counts[j]) sorted[--end[node[j] - first_node + 1]] = z[j];
+    }
     for (Index v = 0; v < n_here; ++v) {  // end[v + 1] is now where node v begins
       T* begin = sorted + end[v + 1];
-      T* stop = sorted + (v + 2 <= n_here ? end[v + 2] : n_real);
+      T* stop = sorted + (v + 2 <= n_here ? end[v + 2] : n_counted);
       if (begin == stop) continue;
       T* middle = begin + (stop - begin) / 2;
       std::nth_element(begin, middle, stop);
