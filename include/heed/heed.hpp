@@ -39,6 +39,7 @@
 // trees/ (floor 3): trees of hyperplanes that route tokens to leaves
 #include "heed/trees/decision_tree.hpp"
 #include "heed/trees/fit_tree.hpp"
+#include "heed/trees/leaf_pattern.hpp"
 #include "heed/trees/route.hpp"
 #include "heed/trees/tree_balance.hpp"
 

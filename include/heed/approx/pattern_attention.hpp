@@ -1,5 +1,6 @@
 #pragma once
 #include <span>
+#include <type_traits>
 #include <utility>
 
 #include "heed/core/context.hpp"
@@ -35,7 +36,7 @@ class PatternAttention {
     if (calls.empty()) return;
     const Index n_q = calls.front().q.rows, n_k = calls.front().k.rows;
     const auto pattern = pattern_for_(n_q, n_k);
-    static_assert(PairPattern<decltype(pattern)>,
+    static_assert(PairPattern<std::remove_cv_t<decltype(pattern)>>,
                   "heed: pattern_for(n_q, n_k) must return a KeyPattern or a PatternUnion (core/pattern.hpp)");
     detail::check_pattern(pattern, n_q, n_k);
     for (const Call& call : calls) {  // queries in no group are written by nobody else

@@ -109,15 +109,21 @@ class Engine {
     for (Index g = 0; g < n_groups; ++g)
       first_panel[g + 1] = first_panel[g] + (pattern_.queries(g).size + width - 1) / width;
     const Index n_panels = first_panel[n_groups];
-    Index most_keys = 0;
-    for (Index s = 0; n_panels == 1 && s < pattern_.n_segments(0); ++s)
-      most_keys = std::max(most_keys, pattern_.keys(0, s).size);
+    Index most_keys = 0, only = 0;  // the group of the only panel
+    while (n_panels == 1 && first_panel[only + 1] == 0) ++only;
+    for (Index s = 0; n_panels == 1 && s < pattern_.n_segments(only); ++s)
+      most_keys = std::max(most_keys, pattern_.keys(only, s).size);
     const Index n_chunks = chunks_of(most_keys, panel_chunk);
     SoftmaxState<T>* states = n_chunks > 1 ? take_states(n_calls * n_chunks, width) : nullptr;
 
     // Sharing tiles changes no result, so it may depend on threads: several tasks for each.
     const Index share = std::clamp<Index>(n_calls * n_panels / (4 * threads_), 1, max_share);
-    const Index n_tasks = (n_panels + share - 1) / share;
+    // A task stays in one group, so that the group's tiles are made as few times as can be.
+    Index* first_task = frame_.template take<Index>(static_cast<std::size_t>(n_groups + 1));
+    first_task[0] = 0;
+    for (Index g = 0; g < n_groups; ++g)
+      first_task[g + 1] = first_task[g] + (first_panel[g + 1] - first_panel[g] + share - 1) / share;
+    const Index n_tasks = first_task[n_groups];
     Scratch measure;
     Worker<Operands>(measure, share, width, d_, d_v_, isa_);
     std::byte* memory = frame_.template take<std::byte>(measure.used() * static_cast<std::size_t>(threads_));
@@ -125,18 +131,16 @@ class Engine {
       Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
       return [=, this, worker = Worker<Operands>(scratch, share, width, d_, d_v_, isa_)](Index task) mutable {
         const Index chunk = task % n_chunks, c = task / n_chunks / n_tasks;
-        const Index last = n_panels - task / n_chunks % n_tasks * share, first = std::max<Index>(0, last - share);
-        for (Index at = first; at < last;) {  // panels of one group at a time
-          const Index group = std::upper_bound(first_panel, first_panel + n_groups + 1, at) - first_panel - 1;
-          const Index end = std::min(last, first_panel[group + 1]);
-          visit(worker, calls_[static_cast<std::size_t>(c)], group, at - first_panel[group], end - at, width, chunk,
-                n_chunks, n_chunks > 1 ? &states[c * n_chunks + chunk] : nullptr);
-          at = end;
-        }
+        const Index t = n_tasks - 1 - task / n_chunks % n_tasks;
+        const Index group = std::upper_bound(first_task, first_task + n_groups + 1, t) - first_task - 1;
+        const Index last = first_panel[group + 1] - first_panel[group] - (first_task[group + 1] - 1 - t) * share;
+        const Index first = std::max<Index>(0, last - share);
+        visit(worker, calls_[static_cast<std::size_t>(c)], group, first, last - first, width, chunk, n_chunks,
+              n_chunks > 1 ? &states[c * n_chunks + chunk] : nullptr);
       };
     });
     for (Index c = 0; n_chunks > 1 && c < n_calls; ++c) {
-      finish(calls_[static_cast<std::size_t>(c)], pattern_.queries(0), states + c * n_chunks, n_chunks);
+      finish(calls_[static_cast<std::size_t>(c)], pattern_.queries(only), states + c * n_chunks, n_chunks);
     }
   }
 

@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <type_traits>
 
 #include "heed/core/floating.hpp"
@@ -49,9 +50,21 @@ void write_out(const Call& call, const TokenSet& queries, const SoftmaxState<T>&
       return;
     }
   }
-  for (Index i = 0; i < queries.size; ++i) {
-    for (Index c = 0; c < state.d_v; ++c)
-      out(queries[i], c) = static_cast<typename Call::Out>(state.out[c * state.width + i]);
+  // A few rows at a time are turned by the kernel, then go where their queries stand.
+  constexpr Index tile_rows = 16, tile_columns = 64;
+  T tile[tile_rows * tile_columns];
+  for (Index first = 0; first < queries.size; first += tile_rows) {
+    const Index n = std::min(tile_rows, queries.size - first);
+    for (Index c0 = 0; c0 < state.d_v; c0 += tile_columns) {
+      const Index columns = std::min(tile_columns, state.d_v - c0);
+      storage_kernels<T, T>(isa).transpose(state.out + c0 * state.width + first, state.width, 1, nullptr, columns,
+                                           nullptr, n, tile, tile_columns, T(1), false);
+      for (Index i = 0; i < n; ++i) {
+        const T* row = tile + i * tile_columns;
+        typename Call::Out* to = &out(queries[first + i], c0);
+        for (Index c = 0; c < columns; ++c) to[c * out.col_stride] = static_cast<typename Call::Out>(row[c]);
+      }
+    }
   }
 }
 
