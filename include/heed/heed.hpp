@@ -16,6 +16,7 @@
 #include "heed/core/pair_view.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/per_head.hpp"
+#include "heed/core/random.hpp"
 #include "heed/core/result.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/types.hpp"
@@ -35,8 +36,25 @@
 #include "heed/exact/multi_head.hpp"
 #include "heed/exact/reference.hpp"
 
+// trees/ (floor 3): trees of hyperplanes that route tokens to leaves
+#include "heed/trees/decision_tree.hpp"
+#include "heed/trees/fit_tree.hpp"
+#include "heed/trees/leaf_pattern.hpp"
+#include "heed/trees/route.hpp"
+#include "heed/trees/tree_balance.hpp"
+
+// approx/ (floor 4): methods with a name
+#include "heed/approx/bigbird_attention.hpp"
+#include "heed/approx/bigbird_tiles.hpp"
+#include "heed/approx/pattern_attention.hpp"
+#include "heed/approx/tc_attention.hpp"
+#include "heed/approx/tc_state.hpp"
+#include "heed/approx/tf_attention.hpp"
+#include "heed/approx/window_attention.hpp"
+
 // io/ (floor 6): .npy and .safetensors; include by name, so that who reads no files does not parse file streams
 //   #include "heed/io/npy.hpp"
 //   #include "heed/io/safetensors.hpp"
 //   #include "heed/io/tensor.hpp"
 //   #include "heed/io/tensor_dtype.hpp"
+//   #include "heed/io/tree_file.hpp"

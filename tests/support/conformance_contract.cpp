@@ -70,7 +70,8 @@ TEST_P(MethodConformance, CountedWorkEqualsTheFormula) {
                                .d = 9,
                                .d_v = 7,
                                .kept_pairs = static_cast<double>(kept.count()),
-                               .real_keys = static_cast<double>(std::min<Index>(113, options.mask.n_real_keys))});
+                               .real_keys = static_cast<double>(std::min<Index>(113, options.mask.n_real_keys)),
+                               .options = options});
       FlopCounter got;
       for (const Index threads : {1, 2}) {
         got.reset();

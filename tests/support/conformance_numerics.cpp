@@ -40,16 +40,20 @@ TEST_P(MethodConformance, HugeScoresGiveTheValueOfTheirLargestKey) {
         const PairMatrix kept = kept_pairs(method_case(), in, options);
         Index judged = 0, wrong = 0;
         for (Index i = 0; i < 70; ++i) {
-          double first = -std::numeric_limits<double>::max(), second = first;
+          double first = -std::numeric_limits<double>::max(), second = first, magnitude = 0.0;
           for (Index j = 0; j < 203; ++j) {
             if (!kept(i, j)) continue;
-            double score = 0.0;
-            for (Index c = 0; c < 8; ++c) score += static_cast<double>(in.q(i, c)) * static_cast<double>(in.k(j, c));
-            score *= *options.scale;
+            double score = 0.0, terms = 0.0;
+            for (Index c = 0; c < 8; ++c) {
+              const double term = static_cast<double>(in.q(i, c)) * static_cast<double>(in.k(j, c)) * *options.scale;
+              score += term;
+              terms += std::abs(term);
+            }
+            magnitude = std::max(magnitude, terms);  // a score near 0 is rounded like its terms
             second = std::max(second, std::min(score, first));
             first = std::max(first, score);
           }
-          const double uncertainty = 64.0 * epsilon * std::abs(first);
+          const double uncertainty = 64.0 * epsilon * magnitude;
           if (first - second < uncertainty + 40.0) continue;
           ++judged;
           const double lse = static_cast<double>(got.lse(i));
@@ -87,6 +91,9 @@ TEST_P(MethodConformance, NanAndInfinityReachExactlyTheRowsThatSeeThem) {
       if (!kind.masks_pairs || !method_case().supports(kind.name)) continue;
       const AttentionOptions options = options_of(store, kind);
       const PairMatrix kept = kept_pairs(method_case(), in, options);
+      MethodCase mask_alone = method_case();
+      mask_alone.keeps = {};
+      const PairMatrix in_call = kept_pairs(mask_alone, in, options);
       const AttentionResult<S> clean = call(method, in, options);
       for (const Index j : {0, 2, 5, 31, 32, 63, 64, 88, 89, 127, 132}) {
         SCOPED_TRACE(std::string(kind.name) + ", key " + std::to_string(j));
@@ -96,7 +103,7 @@ TEST_P(MethodConformance, NanAndInfinityReachExactlyTheRowsThatSeeThem) {
         infinite.k.row(j).setConstant(infinity_of<S>());
         infinite.v.row(j).setConstant(infinity_of<S>());
         const bool may_move =
-            method_case().reads_keys_to_choose && kept.col(j).any();  // a NaN key may be routed anywhere
+            method_case().reads_keys_to_choose && in_call.col(j).any();  // a NaN key may be routed anywhere
         const AttentionResult<S> of_nan_key = call(method, nan_key, options);
         const AttentionResult<S> of_nan_value = call(method, nan_value, options);
         const AttentionResult<S> of_infinite = call(method, infinite, options);
@@ -132,7 +139,9 @@ TEST_P(MethodConformance, NanInAQueryStaysInItsRow) {
       const AttentionResult<S> got = call(method, poisoned);
       for (Index i = 0; i < 71; ++i) {
         for (Index c = 0; c < 5; ++c) {
-          EXPECT_EQ(is_nan(got.out(i, c)), i == row);
+          if (i != row || method_case().shows_nan_of_queries) {
+            EXPECT_EQ(is_nan(got.out(i, c)), i == row);
+          }
           if (i != row) {
             EXPECT_TRUE(same_bits(got.out(i, c), clean.out(i, c)));
           }

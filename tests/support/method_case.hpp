@@ -131,6 +131,7 @@ struct FlopCase {
   Index d_v = 0;
   double kept_pairs = 0.0;  ///< by the method and by the masks
   double real_keys = 0.0;
+  AttentionOptions options{};
 };
 
 /// 2 (d + d_v) per kept pair, one exp each.
@@ -157,6 +158,8 @@ struct MethodCase {
   bool has_softmax = true;            ///< returns lse, and results of two sets of keys merge by it
   bool positional = false;            ///< moving a key or a query among the others changes what it sees
   bool reads_keys_to_choose = false;  ///< which pairs it sees depends on what the keys hold (routing)
+  bool falls_back = false;            ///< a query none of whose own keys is there sees others: parts do not merge
+  bool shows_nan_of_queries = true;   ///< a query with a NaN gets a row of them
   bool linear_in_v = true;
   bool reuses_workspace = true;  ///< allocates nothing from the second call on
 };

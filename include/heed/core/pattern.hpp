@@ -28,6 +28,32 @@ concept KeyPattern = requires(const P& pattern, Index group, Index segment) {
   { pattern.keys(group, segment) } -> std::convertible_to<TokenSet>;
 };
 
+/// A pattern whose tiles only cover it: of their pairs it has those for which sees(i, j) is true.
+template <class P>
+concept RefinedPattern = KeyPattern<P> && P::refines && requires(const P& pattern, Index i, Index j) {
+  { pattern.sees(i, j) } -> std::convertible_to<bool>;
+};
+
+/// The pairs of two patterns, each of them once however many of the two have it. Either may itself be a union.
+template <class A, class B>
+struct PatternUnion {
+  A first;
+  B second;
+};
+template <class A, class B>
+PatternUnion(A, B) -> PatternUnion<A, B>;
+
+namespace detail {
+template <class P>
+inline constexpr bool is_union = false;
+template <class A, class B>
+inline constexpr bool is_union<PatternUnion<A, B>> = true;
+}  // namespace detail
+
+/// What attend_over takes: a KeyPattern or a union of such.
+template <class P>
+concept PairPattern = KeyPattern<P> || detail::is_union<P>;
+
 /// Every query with every key: one group, one segment.
 struct DensePattern {
   Index n_q = 0;

@@ -13,8 +13,8 @@
 #include "heed/core/values.hpp"
 #include "heed/core/view.hpp"
 #include "heed/exact/attend.hpp"
-#include "heed/exact/engine.hpp"
 #include "heed/exact/head_call.hpp"
+#include "heed/exact/run_pattern.hpp"
 
 namespace heed {
 
@@ -32,16 +32,26 @@ inline void check_tokens(const TokenSet& tokens, Index n, const char* name, Inde
 }
 
 template <KeyPattern Pattern>
-void check_pattern(const Pattern& pattern, Index n_q, Index n_k) {
+void check_tiles(const Pattern& pattern, Index n_q, Index n_k) {
   for (Index g = 0; g < pattern.n_groups(); ++g) {
     check_tokens(pattern.queries(g), n_q, "queries", g);
     for (Index s = 0; s < pattern.n_segments(g); ++s) check_tokens(pattern.keys(g, s), n_k, "keys", g);
   }
 }
 
+template <PairPattern Pattern>
+void check_pattern(const Pattern& pattern, Index n_q, Index n_k) {
+  if constexpr (is_union<Pattern>) {
+    check_pattern(pattern.first, n_q, n_k);
+    check_pattern(pattern.second, n_q, n_k);
+  } else {
+    check_tiles(pattern, n_q, n_k);
+  }
+}
+
 }  // namespace detail
 
-/// Softmax attention over the pairs of `pattern` that `options.mask` keeps:
+/// Softmax attention over the pairs of `pattern`, a KeyPattern or a PatternUnion, that `options.mask` keeps:
 /// out_i = sum_j softmax_j(score(i, j)) v_j, j over the keys of the group query i stands in.
 ///
 /// Shapes  q: n_q x d, k: n_k x d, values: a TokenMatrix or a ValueSource of n_k rows of d_v; returns out: n_q x d_v, lse: n_q.
@@ -51,7 +61,7 @@ void check_pattern(const Pattern& pattern, Index n_q, Index n_k) {
 ///         empties are skipped.
 /// Threads const and re-entrant; the same bits for any context.threads.
 /// Source  Milakov and Gimelshein 2018 (running softmax); Rabe and Staats 2021; Dao et al. 2022 (tiles).
-template <KeyPattern Pattern, class Q, class K, class Values, class ScoreMod = NoScoreMod>
+template <PairPattern Pattern, class Q, class K, class Values, class ScoreMod = NoScoreMod>
 auto attend_over(const Pattern& pattern, const Q& q, const K& k, const Values& values,
                  const AttentionOptions& options = {}, const Context& context = {}, const ScoreMod& score_mod = {})
     -> AttentionResult<detail::OperandScalar<Q>> {
@@ -68,7 +78,7 @@ auto attend_over(const Pattern& pattern, const Q& q, const K& k, const Values& v
   result.lse.setConstant(call.q.rows, detail::minus_infinity<Accumulator<S>>);
   call.out = output_view_of(result.out);
   call.lse = result.lse.data();
-  detail::run_engine(pattern, std::span<const Call>(&call, 1), Index(1), options, score_mod, context);
+  detail::run_pattern(pattern, std::span<const Call>(&call, 1), Index(1), options, score_mod, context);
   return result;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <type_traits>
 
 #include "heed/core/floating.hpp"
 #include "heed/core/flops.hpp"
@@ -10,9 +11,15 @@
 
 namespace heed::detail {
 
-/// Pairs of `pattern` that the mask keeps for one head.
-template <KeyPattern Pattern>
-double kept_pairs(const Pattern& pattern, const Mask& mask, Index n_q, Index n_k, Index head) {
+/// The rule of a pattern that has all pairs of its tiles.
+struct EveryPair {
+  constexpr bool operator()(Index, Index) const { return true; }
+};
+
+/// Pairs of `pattern` that the mask and `rule` keep for one head.
+template <KeyPattern Pattern, class Rule = EveryPair>
+double kept_pairs(const Pattern& pattern, const Mask& mask, Index n_q, Index n_k, Index head, const Rule& rule = {}) {
+  constexpr bool every_pair = std::is_same_v<Rule, EveryPair>;
   const KeyBounds bounds(mask, n_q, n_k);
   const Index bias_row = mask.bias.rows() > n_q ? head * n_q : 0;
   const Index allowed_row = mask.allowed.rows() > n_q ? head * n_q : 0;
@@ -29,14 +36,14 @@ double kept_pairs(const Pattern& pattern, const Mask& mask, Index n_q, Index n_k
           return static_cast<Index>(std::lower_bound(keys.list, keys.list + keys.size, key) - keys.list);
         };
         const Index from = offset(range.low), to = offset(range.high);
-        if (!mask.bias.given() && !mask.allowed.given()) {
+        if (every_pair && !mask.bias.given() && !mask.allowed.given()) {
           pairs += static_cast<double>(std::max(to - from, Index(0)));
           continue;
         }
         for (Index j = from; j < to; ++j) {
           const bool forbidden = mask.allowed.given() && mask.allowed.at(allowed_row + i, keys[j]) == 0.0;
           const bool infinite = mask.bias.given() && is_minus_infinity(mask.bias.at(bias_row + i, keys[j]));
-          pairs += forbidden || infinite ? 0.0 : 1.0;
+          pairs += forbidden || infinite || !rule(i, keys[j]) ? 0.0 : 1.0;
         }
       }
     }
@@ -45,15 +52,15 @@ double kept_pairs(const Pattern& pattern, const Mask& mask, Index n_q, Index n_k
 }
 
 /// Adds what softmax attention over `pattern` spends on heads first_head .. first_head + n_heads - 1.
-template <KeyPattern Pattern>
+template <KeyPattern Pattern, class Rule = EveryPair>
 void count_attention(FlopCounter& flops, const Pattern& pattern, const Mask& mask, Index n_q, Index n_k, Index d,
-                     Index d_v, Index first_head, Index n_heads) {
+                     Index d_v, Index first_head, Index n_heads, const Rule& rule = {}) {
   const bool alike = mask.bias.rows() <= n_q && mask.allowed.rows() <= n_q;
   double pairs = 0.0;
   if (alike) {
-    pairs = static_cast<double>(n_heads) * kept_pairs(pattern, mask, n_q, n_k, first_head);
+    pairs = static_cast<double>(n_heads) * kept_pairs(pattern, mask, n_q, n_k, first_head, rule);
   } else {
-    for (Index h = first_head; h < first_head + n_heads; ++h) pairs += kept_pairs(pattern, mask, n_q, n_k, h);
+    for (Index h = first_head; h < first_head + n_heads; ++h) pairs += kept_pairs(pattern, mask, n_q, n_k, h, rule);
   }
   flops.add_products(Phase::scores, 2.0 * pairs * static_cast<double>(d));
   flops.add_products(Phase::values, 2.0 * pairs * static_cast<double>(d_v));

@@ -97,15 +97,14 @@ class Engine {
       finish(calls_[static_cast<std::size_t>(c)], {0, 1}, states + c * n_chunks, n_chunks);
   }
 
-  // Task: head x a few panels of queries that share tiles of keys, last panels first (the longest under a causal mask), x chunk of
-  // keys where there is one panel only.
+  // Task: head x a few panels of queries that share tiles of keys x chunk of keys; see QueryCut.
   template <class Operands>
   void run_panels() {
     const Index n_calls = static_cast<Index>(calls_.size());
     const TileKernels<T>& kernels = tile_kernels<T>(isa_);
     const Index width = kernels.lanes * kernels.vectors, panel_bytes = width * (d_ + d_v_) * Index(sizeof(T));
-    Index* first_panel = frame_.template take<Index>(static_cast<std::size_t>(pattern_.n_groups() + 1));
-    const Cut cut(pattern_, width, panel_bytes, n_calls, threads_, first_panel);
+    Index* first_task = frame_.template take<Index>(static_cast<std::size_t>(pattern_.n_groups() + 1));
+    const Cut cut(pattern_, width, panel_bytes, n_calls, threads_, first_task);
     SoftmaxState<T>* states = cut.n_chunks > 1 ? take_states(n_calls * cut.n_chunks, width) : nullptr;
     const Index n_tasks = n_calls * cut.n_tasks * cut.n_chunks;
     Scratch measure;
@@ -114,18 +113,12 @@ class Engine {
     parallel_tasks(n_tasks, threads_, [&](int thread) {
       Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
       return [=, this, worker = Worker<Operands>(scratch, cut.share, width, d_, d_v_, isa_)](Index task) mutable {
-        for (Visit now = cut.visit_of(task);;) {
-          const bool more = now.at + now.n < now.last;
-          const Index later = task + threads_;  // likely this thread's next: a guess, and only caches are touched on it
-          const Visit next = more ? cut.visit_at(now, now.at + now.n) : later < n_tasks ? cut.visit_of(later) : Visit{};
-          visit(worker, cut, now, next, states);
-          if (!more) return;
-          now = next;
-        }
+        const Index later = task + threads_;  // likely this thread's next: a guess, and only caches are touched on it
+        visit(worker, cut, cut.visit_of(task), later < n_tasks ? cut.visit_of(later) : Visit{}, states);
       };
     });
     for (Index c = 0; cut.n_chunks > 1 && c < n_calls; ++c) {
-      finish(calls_[static_cast<std::size_t>(c)], pattern_.queries(0), states + c * cut.n_chunks, cut.n_chunks);
+      finish(calls_[static_cast<std::size_t>(c)], pattern_.queries(cut.only_group), states + c * cut.n_chunks, cut.n_chunks);
     }
   }
 
@@ -237,24 +230,36 @@ class Engine {
   Index d_, d_v_;
 };
 
-/// Runs the engine on checked calls and counts its work.
-template <class Call, KeyPattern Pattern, class ScoreMod>
+/// Pairs in the tiles of a pattern, whatever masks say.
+template <KeyPattern Pattern>
+double tile_pairs(const Pattern& pattern) {
+  double pairs = 0;
+  for (Index g = 0; g < pattern.n_groups(); ++g) {
+    Index n_keys = 0;
+    for (Index s = 0; s < pattern.n_segments(g); ++s) n_keys += pattern.keys(g, s).size;
+    pairs += static_cast<double>(pattern.queries(g).size) * static_cast<double>(n_keys);
+  }
+  return pairs;
+}
+
+/// Runs the engine on checked calls and counts its work. `rule` is for counting: which pairs `mod` leaves.
+template <class Call, KeyPattern Pattern, class ScoreMod, class Rule = EveryPair>
 void run_engine(const Pattern& pattern, std::span<const Call> calls, Index heads_per_kv,
-                const AttentionOptions& options, const ScoreMod& mod, const Context& context) {
+                const AttentionOptions& options, const ScoreMod& mod, const Context& context, const Rule& rule = {}) {
   if (calls.empty()) return;
   std::optional<Workspace> own;
   Workspace& workspace = context.workspace != nullptr ? *context.workspace : own.emplace();
   const Call& one = calls.front();
   // A thread is worth waking for about ten microseconds of arithmetic: small calls run on fewer than they may.
   constexpr double least_work = 5e5;
-  const double work = static_cast<double>(calls.size()) * static_cast<double>(one.q.rows) *
-                      static_cast<double>(one.k.rows) * static_cast<double>(one.k.cols + one.v.cols);
+  const double work = static_cast<double>(calls.size()) * tile_pairs(pattern) *
+                      static_cast<double>(one.k.cols + one.v.cols);
   const int threads =
       static_cast<int>(std::clamp(work / least_work, 1.0, static_cast<double>(thread_count(context.threads))));
   Engine<Call, Pattern, ScoreMod>(pattern, calls, heads_per_kv, options, mod, workspace, threads).run();
   if (context.flops != nullptr) {
     count_attention(*context.flops, pattern, options.mask, one.q.rows, one.k.rows, one.k.cols, one.v.cols, one.head,
-                    static_cast<Index>(calls.size()));
+                    static_cast<Index>(calls.size()), rule);
   }
 }
 

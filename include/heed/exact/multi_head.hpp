@@ -19,6 +19,16 @@ namespace heed {
 
 namespace detail {
 
+/// True for a method, or a list of methods, that returns a log-sum-exp.
+template <class Method>
+constexpr bool returns_lse() {
+  if constexpr (requires(const Method& m) { m[0]; }) {
+    return std::remove_cvref_t<decltype(std::declval<const Method&>()[0])>::has_softmax;
+  } else {
+    return Method::has_softmax;
+  }
+}
+
 /// Width of one head in packed rows.
 inline Index head_width(Index cols, Index n_heads, const char* name, const char* heads) {
   if (cols % n_heads != 0)
@@ -44,6 +54,10 @@ void attend_all_heads(const Method& method, std::span<const Call> calls, Index h
                   method[0];
                 }) {
     require_method<std::remove_cvref_t<decltype(method[0])>, Call>();
+    // All of them before the first writes anything: outputs are untouched when a call throws.
+    if constexpr (requires { method[0].check_heads(Index(0), options); }) {
+      for (std::size_t h = 0; h < calls.size(); ++h) method[h].check_heads(calls[h].k.cols, options);
+    }
     for (std::size_t h = 0; h < calls.size(); ++h)
       method[h].attend_heads(calls.subspan(h, 1), Index(1), options, context);
   } else {
@@ -94,7 +108,7 @@ void attend_packed(const ConstView<typename Call::Query>& q, const KeyOf& key_of
 
 /// `multi_head_attend` into storage the caller owns; nothing is allocated with a grown Workspace.
 ///
-/// Shapes  out: n_q x (n_heads * d_v), lse: n_q x n_heads, both writable TokenMatrix.
+/// Shapes  out: n_q x (n_heads * d_v), lse: n_q x n_heads (or 0 x 0: not wanted), both writable TokenMatrix.
 /// Errors  as multi_head_attend; out and lse are untouched when it throws.
 template <class Out, class Lse, class Q, class K, class V, class Method = ExactAttention<>>
 void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const V& v, const HeadOptions& heads,
@@ -114,11 +128,13 @@ void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const 
   detail::check_attention(d, k.rows(), d_k, v.rows(), {q.rows(), k.rows(), d_k, d_v, n_heads}, options);
   detail::check_methods(method, n_heads);
   detail::check_output(to.rows, to.cols, q.rows(), n_heads * d_v);
-  if (lse_to.rows != q.rows() || lse_to.cols != n_heads) {
+  const bool no_lse = lse_to.rows == 0 && lse_to.cols == 0;
+  if (!no_lse && (lse_to.rows != q.rows() || lse_to.cols != n_heads)) {
     throw ShapeError(detail::message("lse is ", lse_to.rows, " x ", lse_to.cols,
                                      " but must be rows(q) x n_heads = ", q.rows(), " x ", n_heads));
   }
   if (q.rows() == 0) return;
+  if (no_lse) lse_to.data = nullptr;
   const auto k_view = view_of(k);
   const auto v_view = view_of(v);
   detail::attend_packed<Call>(
@@ -130,7 +146,8 @@ void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const 
 /// key/value head h / (n_heads / n_kv_heads).
 ///
 /// Shapes  q: n_q x (n_heads * d), k: n_k x (n_kv_heads * d), v: n_k x (n_kv_heads * d_v);
-///         returns out: n_q x (n_heads * d_v), lse: n_q x n_heads. Masks with n_heads * n_q rows differ between heads.
+///         returns out: n_q x (n_heads * d_v), lse: n_q x n_heads, 0 x 0 for methods without a softmax. Masks with n_heads * n_q
+///         rows differ between heads.
 /// Errors  as attend, and OptionError unless n_kv_heads divides n_heads.
 /// Cost    n_heads times one head; keys shared by several heads are read from memory once when decoding.
 /// Threads parallel over heads and queries; per head the same bits as `attend` on its columns.
@@ -142,7 +159,7 @@ auto multi_head_attend(const Q& q, const K& k, const V& v, const HeadOptions& he
   MultiHeadResult<detail::OperandScalar<Q>> result;
   const Index n_kv_heads = detail::kv_heads_of(heads);
   result.out.resize(q.rows(), heads.n_heads * detail::head_width(v.cols(), n_kv_heads, "v", "n_kv_heads"));
-  result.lse.resize(q.rows(), heads.n_heads);
+  if constexpr (detail::returns_lse<Method>()) result.lse.resize(q.rows(), heads.n_heads);
   multi_head_attend_into(result.out, result.lse, q, k, v, heads, options, method, context);
   return result;
 }

@@ -178,7 +178,7 @@ class Panel {
     // The maximum counts only once the scores are final; until then it goes where nobody looks.
     const bool bounded = edge || has_functor;
     std::fill(shared_.base, shared_.base + width_, minus_infinity<T>);
-    const Strip strip{at, n, first, count, edge || some_masked};
+    const Strip strip{at, n, first, count, edge || some_masked || has_functor};  // a functor may mask
     operands_.scores(*tile_, strip, width_, s, adjusts || bounded ? shared_.base : shared_.top, ahead_);
     ahead_ = nullptr;  // once
     if (adjusts) adjust(keys, first, count, s, added, bounded ? shared_.base : shared_.top);

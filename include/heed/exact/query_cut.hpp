@@ -10,10 +10,9 @@ namespace heed::detail {
 /// Pieces of `chunk` that n entries make, at least one.
 inline Index chunks_of(Index n, Index chunk) { return std::max<Index>(1, (n + chunk - 1) / chunk); }
 
-/// Panels first .. first + n - 1 of one group of queries of one head, over one chunk of keys. They are panels at .. at + n - 1 of
-/// all groups, and the task they belong to ends before panel `last`.
+/// What a task does: panels first .. first + n - 1 of one group of queries of one head, over one chunk of keys.
 struct Visit {
-  Index call = 0, chunk = 0, group = 0, first = 0, n = 0, at = 0, last = 0;
+  Index call = 0, chunk = 0, group = 0, first = 0, n = 0;
 };
 
 /// A place among the keys of a group.
@@ -21,50 +20,53 @@ struct KeyPlace {
   Index segment = 0, at = 0;
 };
 
-/// Cuts the queries of a pattern into panels, and the panels into tasks: a few panels that share tiles of keys, last panels first
-/// (the longest under a causal mask), times a chunk of keys where there is one panel only. Panels and chunks depend on
-/// shapes alone; how many panels share tiles changes no result and so may depend on threads.
+/// Cuts the queries of a pattern into panels, and the panels of a group into tasks: a few panels that share tiles of keys, last
+/// panels first (the longest under a causal mask), times a chunk of keys where there is one panel only. Panels and
+/// chunks depend on shapes alone; how many panels share tiles changes no result and so may depend on threads.
 template <KeyPattern Pattern>
 class QueryCut {
  public:
   static constexpr Index max_share = 16;  ///< panels of a task
-  Index share, n_tasks, n_chunks;         ///< panels of a task at most, tasks of one head and chunk, chunks of keys
+  Index share = 1;                        ///< panels of a task at most
+  Index n_tasks = 0;                      ///< of one head and chunk
+  Index n_chunks = 1;                     ///< chunks of keys
+  Index only_group = 0;                   ///< with several chunks: the group with queries
 
-  /// `width` queries and `panel_bytes` a panel; `first_panel` has room for n_groups + 1 and must live as long.
-  QueryCut(const Pattern& pattern, Index width, Index panel_bytes, Index n_calls, Index threads, Index* first_panel)
-      : pattern_(pattern), width_(width), first_panel_(first_panel) {
+  /// `width` queries and `panel_bytes` a panel; `first_task` has room for n_groups + 1 and must live as long.
+  QueryCut(const Pattern& pattern, Index width, Index panel_bytes, Index n_calls, Index threads, Index* first_task)
+      : pattern_(pattern), width_(width), first_task_(first_task) {
     const Index n_groups = pattern.n_groups();
-    first_panel[0] = 0;
-    for (Index g = 0; g < n_groups; ++g)
-      first_panel[g + 1] = first_panel[g] + (pattern.queries(g).size + width - 1) / width;
-    n_panels_ = first_panel[n_groups];
+    Index n_panels = 0, most_panels = 0;
+    for (Index g = 0; g < n_groups; ++g) {
+      n_panels += panels_of(g);
+      if (panels_of(g) > most_panels) only_group = g;
+      most_panels = std::max(most_panels, panels_of(g));
+    }
     Index most_keys = 0;
-    for (Index s = 0; n_panels_ == 1 && s < pattern.n_segments(0); ++s)
-      most_keys = std::max(most_keys, pattern.keys(0, s).size);
+    for (Index s = 0; n_panels == 1 && s < pattern.n_segments(only_group); ++s)
+      most_keys = std::max(most_keys, pattern.keys(only_group, s).size);
     n_chunks = chunks_of(most_keys, chunk_keys);
-    // Several tasks for each thread; panels that take turns at a tile stay in the second level cache.
-    const Index spread = threads == 1 ? n_panels_ : n_calls * n_panels_ / (4 * threads);
+    // Several tasks for each thread; panels that take turns at a tile stay in the second level cache. A task stays in one
+    // group, so that tiles are made as few times as can be.
+    const Index spread = threads == 1 ? n_panels : n_calls * n_panels / (4 * threads);
     const Index most = std::clamp<Index>(std::min(spread, cache_bytes / (panel_bytes + 1)), 1, max_share);
-    share = chunks_of(n_panels_, chunks_of(n_panels_, most));  // tasks of one size
-    n_tasks = chunks_of(n_panels_, share);
+    share = std::min(most, chunks_of(most_panels, 1));
+    first_task[0] = 0;
+    for (Index g = 0; g < n_groups; ++g) first_task[g + 1] = first_task[g] + (panels_of(g) + share - 1) / share;
+    n_tasks = first_task[n_groups];
   }
 
-  /// The first visit of a task; tasks go by head, then panels, then chunks.
+  /// Tasks go by head, then panels, then chunks.
   Visit visit_of(Index task) const {
     Visit visit;
     visit.chunk = task % n_chunks;
     visit.call = task / n_chunks / n_tasks;
-    visit.last = n_panels_ - task / n_chunks % n_tasks * share;
-    return visit_at(visit, std::max<Index>(0, visit.last - share));
-  }
-
-  /// The visit of the same task that begins at panel `at` of all.
-  Visit visit_at(Visit visit, Index at) const {
-    const Index* end = first_panel_ + pattern_.n_groups() + 1;
-    visit.at = at;
-    visit.group = std::upper_bound(first_panel_, end, at) - first_panel_ - 1;
-    visit.first = at - first_panel_[visit.group];
-    visit.n = std::min(visit.last, first_panel_[visit.group + 1]) - at;
+    const Index t = n_tasks - 1 - task / n_chunks % n_tasks;
+    visit.group = std::upper_bound(first_task_, first_task_ + pattern_.n_groups() + 1, t) - first_task_ - 1;
+    const Index part = t - first_task_[visit.group], parts = first_task_[visit.group + 1] - first_task_[visit.group];
+    const Index panels = panels_of(visit.group);  // in parts of one size, give or take one
+    visit.first = panels * part / parts;
+    visit.n = panels * (part + 1) / parts - visit.first;
     return visit;
   }
 
@@ -94,9 +96,11 @@ class QueryCut {
   static constexpr Index chunk_keys = 4096;
   static constexpr Index cache_bytes = 400 << 10;
 
+  Index panels_of(Index group) const { return (pattern_.queries(group).size + width_ - 1) / width_; }
+
   const Pattern& pattern_;
-  Index width_, n_panels_ = 0;
-  const Index* first_panel_;  // of each group
+  Index width_;
+  const Index* first_task_;  // of each group
 };
 
 }  // namespace heed::detail

@@ -27,6 +27,7 @@ namespace heed::detail::avx512 {
 #include "heed/kernels/pack_body.inl"
 #include "heed/kernels/row_body.inl"
 #include "heed/kernels/write_body.inl"
+#include "heed/kernels/route_body.inl"
 #include "heed/kernels/table_body.inl"
 // clang-format on
 #undef HEED_INLINE

@@ -36,6 +36,18 @@ const StorageKernels<T, S>& storage_kernels(Isa isa) {
   return portable::storage_table<std::conditional_t<single, portable::Vf, portable::Vd>, S>;
 }
 
+/// The routing kernels that read storage scalar S into scalar T.
+template <class T, class S>
+const RouteKernels<T, S>& route_kernels(Isa isa) {
+  constexpr bool single = std::is_same_v<T, float>;
+#if HEED_HAS_X86_KERNELS
+  if (isa >= Isa::avx512) return avx512::route_table<std::conditional_t<single, avx512::Vf, avx512::Vd>, S>;
+  if (isa == Isa::avx2) return avx2::route_table<std::conditional_t<single, avx2::Vf, avx2::Vd>, S>;
+#endif
+  (void)isa;
+  return portable::route_table<std::conditional_t<single, portable::Vf, portable::Vd>, S>;
+}
+
 /// The kernels on bfloat16 operands as they are stored, null where the instruction set has none.
 inline const TwinKernels* twin_kernels(Isa isa) {
 #if HEED_HAS_X86_KERNELS

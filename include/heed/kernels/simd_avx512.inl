@@ -101,6 +101,18 @@ struct Vf {
     transpose_stage<4>(r);
     transpose_stage<8>(r);
   }
+
+  // Lane l: a[l] + a[l ^ block] where bit `block` of l is clear, the same of b where it is set.
+  template <int block>
+  HEED_INLINE static V merge(V a, V b) {
+    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __mmask16 upper = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(block));
+    const __m512i shift = _mm512_set1_epi32(block);
+    const __m512i second = _mm512_set1_epi32(16);
+    const __m512i low = _mm512_mask_add_epi32(lane, upper, _mm512_sub_epi32(lane, shift), second);
+    const __m512i high = _mm512_mask_add_epi32(_mm512_add_epi32(lane, shift), upper, lane, second);
+    return _mm512_add_ps(_mm512_permutex2var_ps(a, low, b), _mm512_permutex2var_ps(a, high, b));
+  }
 };
 
 struct Vd {
@@ -181,5 +193,16 @@ struct Vd {
     transpose_stage<1>(r);
     transpose_stage<2>(r);
     transpose_stage<4>(r);
+  }
+
+  template <int block>
+  HEED_INLINE static V merge(V a, V b) {
+    const __m512i lane = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
+    const __mmask8 upper = _mm512_test_epi64_mask(lane, _mm512_set1_epi64(block));
+    const __m512i shift = _mm512_set1_epi64(block);
+    const __m512i second = _mm512_set1_epi64(8);
+    const __m512i low = _mm512_mask_add_epi64(lane, upper, _mm512_sub_epi64(lane, shift), second);
+    const __m512i high = _mm512_mask_add_epi64(_mm512_add_epi64(lane, shift), upper, lane, second);
+    return _mm512_add_pd(_mm512_permutex2var_pd(a, low, b), _mm512_permutex2var_pd(a, high, b));
   }
 };

@@ -15,3 +15,6 @@ inline constexpr StorageKernels<typename X::Scalar, S> storage_table = {
 template <class X>
 inline constexpr StorageKernels<typename X::Scalar, Bool> storage_table<X, Bool> = {nullptr, &gather<X, Bool>, nullptr,
                                                                                     nullptr, nullptr,          nullptr};
+
+template <class X, class S>
+inline constexpr RouteKernels<typename X::Scalar, S> route_table = {&route<X, S>, &project<X, S>};

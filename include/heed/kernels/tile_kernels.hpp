@@ -64,4 +64,13 @@ struct StorageKernels {
                      Size column_stride, const Size* list);
 };
 
+/// The kernels that take tokens in storage scalar S down a tree of hyperplanes (route_body.inl).
+template <class T, class S>
+struct RouteKernels {
+  void (*route)(const S* from, Size row_stride, Size n_rows, Size d, const T* planes, Size plane_stride,
+                const T* biases, const T* lift, const T* extra, Size height, Size* leaf);
+  void (*project)(const S* from, Size row_stride, Size n_rows, Size d, const T* planes, Size plane_stride,
+                  const Size* node, T* to);
+};
+
 }  // namespace heed::detail

@@ -1,0 +1,17 @@
+// BigBird: blocks of keys near, global and drawn at random.
+#include "attend_attempt.hpp"
+
+namespace compare {
+namespace {
+
+std::unique_ptr<Attempt> bigbird(const Head& head, const Settings& settings) {
+  return attend_attempt<float>(head, settings.options, settings.threads,
+                               heed::BigBirdAttention({.block = 32, .seed = settings.seed}));
+}
+
+const Registration registration{{.name = "bigbird",
+                                 .description = "blocks of 32 keys: near, the first two, and three at random",
+                                 .bind = bigbird}};
+
+}  // namespace
+}  // namespace compare

@@ -1,0 +1,66 @@
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "heed/approx/bigbird_tiles.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/errors.hpp"
+#include "heed/core/options.hpp"
+#include "heed/core/score_mod.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/exact/engine.hpp"
+
+namespace heed {
+
+/// BigBird's sparse attention in blocks: the queries of a block see the key blocks next to their own, the first ones, and some drawn
+/// at random; the first blocks of queries see every key. Softmax over those keys that the mask keeps.
+/// Blocks are cut from the first key of each sequence; a query belongs to the block its aligned diagonal falls in. Under a causal
+/// mask random blocks come from the past only.
+///
+/// Shapes  as attend.
+/// Empty   a query with no kept key gets out = 0 and lse = -inf.
+/// Errors  as attend; OptionError for block < 1 or a negative number of blocks.
+/// Cost    2 (d + d_v) flops and one exponential per kept pair, about n_q block (2 n_near + n_global + n_random + 1) of them.
+/// Threads const and re-entrant; results do not depend on context.threads. Draws are a pure function of (seed, block), alike for all
+///         heads.
+/// Source  Zaheer et al. 2020 (BigBird), section 2 and appendix D (blocks).
+class BigBirdAttention {
+ public:
+  static constexpr bool has_softmax = true;
+
+  explicit BigBirdAttention(const BigBirdOptions& options = {}) : options_(options) {
+    const auto check = [](Index value, const char* name, Index least) {
+      if (value < least)
+        throw OptionError(detail::message("BigBirdOptions::", name, " = ", value, " must be >= ", least));
+    };
+    check(options.block, "block", 1);
+    check(options.n_near, "n_near", 0);
+    check(options.n_global, "n_global", 0);
+    check(options.n_random, "n_random", 0);
+  }
+
+  const BigBirdOptions& options() const { return options_; }
+
+  /// The method interface: see ExactAttention.
+  template <class Call>
+  void attend_heads(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
+                    const Context& context) const {
+    if (calls.empty()) return;
+    std::optional<Workspace> own;
+    Context inner = context;
+    inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
+    Workspace::Frame frame(*inner.workspace);
+    const detail::TileList tiles =
+        detail::bigbird_tiles(options_, options.mask, calls.front().q.rows, calls.front().k.rows, frame);
+    detail::run_engine(tiles, calls, heads_per_kv, options, NoScoreMod{}, inner);
+  }
+
+ private:
+  BigBirdOptions options_;
+};
+
+}  // namespace heed

@@ -1,0 +1,67 @@
+#pragma once
+#include <span>
+#include <string>
+
+#include "heed/core/errors.hpp"
+#include "heed/core/types.hpp"
+#include "heed/io/safetensors.hpp"
+#include "heed/io/tensor.hpp"
+#include "heed/trees/decision_tree.hpp"
+
+namespace heed {
+
+/// Writes a tree as a .safetensors file: tensors planes, (2^h - 1) x d, and biases, 2^h - 1, in float or double; lift_weights and
+/// lift_radius where it has a lift; metadata bias_rule = stored | key_medians.
+/// Errors  FormatError where the file cannot be written.
+template <class S>
+void save_tree(const std::string& path, const DecisionTree<S>& tree) {
+  using T = Accumulator<S>;
+  const auto column = [](const Vector<T>& numbers) {
+    return Tensor::of<T>({numbers.size()}, std::span<const T>(numbers.data(), static_cast<std::size_t>(numbers.size())));
+  };
+  TensorMap tensors;
+  tensors.emplace("planes", Tensor::of(tree.planes()));
+  tensors.emplace("biases", column(tree.biases()));
+  if (tree.lift()) {
+    tensors.emplace("lift_weights", column(tree.lift()->weights));
+    tensors.emplace("lift_radius", Tensor::of<T>({}, std::span<const T>(&tree.lift()->radius, 1)));
+  }
+  const bool medians = tree.bias_rule() == TreeBiases::key_medians;
+  write_safetensors(path, tensors, {{"bias_rule", medians ? "key_medians" : "stored"}});
+}
+
+/// Reads a tree that save_tree, or anybody, has written so; numbers are converted to the scalar S keeps sums in.
+/// Errors  FormatError for a file that is no such thing; ShapeError or OptionError for numbers that make no tree.
+template <class S>
+DecisionTree<S> load_tree(const std::string& path) {
+  using T = Accumulator<S>;
+  const SafetensorsFile file(path);
+  const auto column = [&](const std::string& name) {
+    const std::vector<T> numbers = file.load(name).template as<T>();
+    return Vector<T>(Eigen::Map<const Vector<T>>(numbers.data(), static_cast<Index>(numbers.size())));
+  };
+  TreeOptions<T> options;
+  if (const auto rule = file.metadata().find("bias_rule"); rule != file.metadata().end()) {
+    if (rule->second != "stored" && rule->second != "key_medians") {
+      throw FormatError("heed: " + path + ": metadata bias_rule is \"" + rule->second +
+                        "\" but must be stored or key_medians");
+    }
+    if (rule->second == "key_medians") options.biases = TreeBiases::key_medians;
+  }
+  if (file.has("lift_weights")) {
+    const Vector<T> radius = column("lift_radius");
+    if (radius.size() != 1) {
+      throw FormatError("heed: " + path + ": tensor lift_radius has " + std::to_string(radius.size()) +
+                        " numbers but must have 1");
+    }
+    options.lift = TreeLift<T>{radius(0), column("lift_weights")};
+  }
+  const Tensor planes = file.load("planes");
+  if (planes.rank() != 2) {
+    throw FormatError("heed: " + path + ": tensor planes has " + std::to_string(planes.rank()) +
+                      " axes but must have 2");
+  }
+  return DecisionTree<S>(planes.template nth_matrix<T>(0), column("biases"), options);
+}
+
+}  // namespace heed

@@ -1,0 +1,45 @@
+#pragma once
+#include <algorithm>
+#include <cstddef>
+
+#include "heed/core/pattern.hpp"
+#include "heed/core/tile_list.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/workspace.hpp"
+
+namespace heed::detail {
+
+/// Tokens by leaf, in ascending order within each: a counting sort. Views a frame.
+class LeafLists {
+ public:
+  LeafLists() = default;
+  LeafLists(const Index* leaf_of, Index n_tokens, Index n_leaves, Workspace::Frame& frame)
+      : leaf_of_(leaf_of), n_leaves_(n_leaves) {
+    start_ = frame.take<Index>(static_cast<std::size_t>(n_leaves + 2));
+    tokens_ = frame.take<Index>(static_cast<std::size_t>(n_tokens));
+    // Counts stand two entries ahead of their leaf, so that filling leaves each start where it belongs.
+    std::fill_n(start_, n_leaves + 2, Index(0));
+    for (Index t = 0; t < n_tokens; ++t) ++start_[leaf_of[t] + 2];
+    for (Index l = 2; l <= n_leaves + 1; ++l) start_[l] += start_[l - 1];
+    for (Index t = 0; t < n_tokens; ++t) tokens_[start_[leaf_of[t] + 1]++] = t;
+  }
+
+  Index n_leaves() const { return n_leaves_; }
+  Index size(Index leaf) const { return start_[leaf + 1] - start_[leaf]; }
+  /// Tokens in leaves [first, last).
+  Index size(Index first, Index last) const { return start_[last] - start_[first]; }
+  TokenSet tokens(Index leaf) const { return token_set(list(leaf), size(leaf)); }
+  /// At most the first `cap` of them.
+  TokenSet tokens(Index leaf, Index cap) const { return token_set(list(leaf), size(leaf) < cap ? size(leaf) : cap); }
+  /// The list itself, for who needs its address.
+  const Index* list(Index leaf) const { return tokens_ + start_[leaf]; }
+  const Index* leaf_of() const { return leaf_of_; }
+
+ private:
+  const Index* leaf_of_ = nullptr;
+  Index n_leaves_ = 0;
+  Index* start_ = nullptr;   // n_leaves + 1
+  Index* tokens_ = nullptr;  // n_tokens
+};
+
+}  // namespace heed::detail

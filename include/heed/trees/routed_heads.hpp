@@ -1,0 +1,88 @@
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <span>
+
+#include "heed/core/check.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/kept_keys.hpp"
+#include "heed/core/options.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/trees/decision_tree.hpp"
+#include "heed/trees/leaf_lists.hpp"
+#include "heed/trees/leaf_tiles.hpp"
+#include "heed/trees/route.hpp"
+
+namespace heed::detail {
+
+/// Throws where `tree` cannot route the tokens of a call: another width, or medians that would see the future or another
+/// sequence.
+template <class S>
+void check_tree(const DecisionTree<S>& tree, Index d, const Mask& mask) {
+  tree.check_width(d, "q");
+  if (tree.bias_rule() != TreeBiases::key_medians) return;
+  if (mask.causal != Causal::none) {
+    throw OptionError(
+        "heed: TreeBiases::key_medians looks at all keys of the call, so Mask::causal must be Causal::none; store the "
+        "biases instead (DecisionTree::with_biases_of)");
+  }
+  if (!mask.sequence_offsets.empty()) {
+    throw OptionError(
+        "heed: TreeBiases::key_medians looks at all keys of the call, so Mask::sequence_offsets must not be given; "
+        "store the biases instead (DecisionTree::with_biases_of)");
+  }
+}
+
+/// Flags the real keys that some query of head `head` keeps; null where all are.
+inline const bool* seen_keys(const Mask& mask, Index n_q, Index n_k, Index n_real, Index head,
+                             Workspace::Frame& frame) {
+  if (!hides_keys(mask, n_q, n_k)) return nullptr;
+  const KeptKeys kept(mask, n_q, n_k, head);
+  bool* seen = frame.take<bool>(static_cast<std::size_t>(n_real));
+  std::fill_n(seen, n_real, false);
+  Index done = 0;  // ranges do not decrease: keys below are decided unless pairs decide
+  for (Index i = 0; i < n_q; ++i) {
+    const KeyRange range = kept.bounds().of(i);
+    for (Index j = kept.has_pairs() ? range.low : std::max(range.low, done); j < range.high; ++j)
+      seen[j] = seen[j] || kept.pair(i, j);
+    done = std::max(done, range.high);
+  }
+  return seen;
+}
+
+/// Calls visit(call, query_leaf, keys) for every head: the leaf of each of its queries and the leaves of its real keys, which
+/// consecutive heads that share keys also share. Keys are routed once for them but counted for each, so that counts do not
+/// depend on how heads are split between calls.
+template <class Call, class S, class Visit>
+void visit_routed_heads(const DecisionTree<S>& tree, std::span<const Call> calls, Index heads_per_kv, const Mask& mask,
+                        const Context& context, Workspace& workspace, const Visit& visit) {
+  using T = typename Call::Sum;
+  using Query = RouteJob<T, typename Call::Query>;
+  using Key = RouteJob<T, typename Call::Key>;
+  const Index n_q = calls.front().q.rows, n_k = calls.front().k.rows, n_real = std::min(n_k, mask.n_real_keys);
+  const int threads = thread_count(context.threads);
+  const bool medians = tree.bias_rule() == TreeBiases::key_medians;
+  if (medians && (mask.allowed.given() || mask.bias.given())) heads_per_kv = 1;  // heads may see different keys
+  for (std::size_t first = 0; first < calls.size(); first += static_cast<std::size_t>(heads_per_kv)) {
+    const auto group = calls.subspan(first, std::min(calls.size() - first, static_cast<std::size_t>(heads_per_kv)));
+    Workspace::Frame frame(workspace);
+    const ConstView<typename Call::Key>& k = group.front().k;
+    const bool* counts = medians ? seen_keys(mask, n_q, n_k, n_real, group.front().head, frame) : nullptr;
+    const Router<T> router = tree.router_for(k, n_real, counts, frame, threads);
+    Index* key_leaf = frame.take<Index>(static_cast<std::size_t>(n_real));
+    const Key job{&router, k, n_real, TokenRole::key, key_leaf};
+    route_all(std::span<const Key>(&job, 1), frame, threads);
+    const LeafLists keys(key_leaf, n_real, tree.n_leaves(), frame);
+    for (const Call& call : group) {
+      Workspace::Frame own(workspace);
+      Index* query_leaf = own.take<Index>(static_cast<std::size_t>(n_q));
+      const Query queries{&router, call.q, n_q, TokenRole::query, query_leaf};
+      route_all(std::span<const Query>(&queries, 1), own, threads);
+      if (context.flops != nullptr) context.flops->add_products(Phase::route, route_flops(router, n_q + n_real));
+      visit(call, query_leaf, keys);
+    }
+  }
+}
+
+}  // namespace heed::detail

@@ -1,0 +1,209 @@
+#include "heed/approx/tc_attention.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "heed/approx/tc_state.hpp"
+#include "heed/exact/attend.hpp"
+#include "heed/exact/multi_head.hpp"
+#include "support/conformance.hpp"
+#include "support/trees.hpp"
+
+namespace heed::test {
+namespace {
+
+constexpr Index height = 3;
+
+template <class S>
+Vector<Accumulator<S>> some_logits(Index levels) {
+  Vector<Accumulator<S>> logits(levels);
+  for (Index t = 0; t < levels; ++t) logits(t) = static_cast<Accumulator<S>>(0.3 * static_cast<double>(t * t) - 0.7);
+  return logits;
+}
+template <class S>
+TcAttention<S> tc_for(const Inputs<S>& in, const TcOptions& options) {
+  return TcAttention<S>(random_tree<S>(height, in.q.cols()), some_logits<S>(height + 1), options);
+}
+constexpr auto published = []<class S>(const Inputs<S>& in) { return tc_for<S>(in, {}); };
+constexpr auto by_query = []<class S>(const Inputs<S>& in) { return tc_for<S>(in, {.by_query = true}); };
+
+/// The formula in plain loops, a query and a level at a time.
+template <class S>
+AttentionResult<double> tc_formula(const TcAttention<S>& tc, const Inputs<S>& in, const AttentionOptions& options) {
+  const Index n_q = in.q.rows(), n_k = in.k.rows(), d = in.q.cols();
+  const Vector<Index> of_query = tc.tree().leaf_of(in.q), of_key = tc.tree().leaf_of_keys(in.k);
+  const double scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(d)));
+  AttentionResult<double> result{Matrix<double>::Zero(n_q, in.v.cols()), Vector<double>::Zero(n_q)};
+  for (Index i = 0; i < n_q; ++i) {
+    std::vector<double> logits;
+    std::vector<Eigen::RowVectorXd> means;
+    for (Index t = 0; t <= tc.tree().height(); ++t) {
+      const Index above = tc.tree().height() - t;
+      double n = 0;
+      Eigen::RowVectorXd k = Eigen::RowVectorXd::Zero(d), v = Eigen::RowVectorXd::Zero(in.v.cols());
+      for (Index j = 0; j < n_k; ++j) {
+        if (of_key(j) >> above != of_query(i) >> above) continue;
+        if (!heed::detail::reference_pair(options.mask, i, j, n_q, n_k, 0).kept) continue;
+        n += 1;
+        k += in.k.row(j).template cast<double>();
+        v += in.v.row(j).template cast<double>();
+      }
+      if (n == 0) continue;
+      const double product = in.q.row(i).template cast<double>().dot(k) / n;
+      logits.push_back(static_cast<double>(tc.level_logits()(t)) +
+                       (tc.options().by_query ? std::log(n) + scale * product : 0.0));
+      means.push_back(v / n);
+    }
+    if (means.empty()) continue;
+    const double top = *std::max_element(logits.begin(), logits.end());
+    double sum = 0;
+    for (std::size_t t = 0; t < means.size(); ++t) {
+      sum += std::exp(logits[t] - top);
+      result.out.row(i) += std::exp(logits[t] - top) * means[t];
+    }
+    result.out.row(i) /= sum;
+  }
+  return result;
+}
+constexpr auto published_formula = []<class S>(const Inputs<S>& in, const AttentionOptions& options) {
+  return tc_formula(published(in), in, options);
+};
+constexpr auto by_query_formula = []<class S>(const Inputs<S>& in, const AttentionOptions& options) {
+  return tc_formula(by_query(in), in, options);
+};
+
+FlopCounter tc_flops(const FlopCase& sizes, bool query) {
+  FlopCounter flops;
+  const bool causal = sizes.options.mask.causal != Causal::none;
+  const auto& offsets = sizes.options.mask.sequence_offsets;
+  const double levels = height + 1, leaves = 1 << height, n_q = static_cast<double>(sizes.n_q);
+  const double d = static_cast<double>(sizes.d), d_v = static_cast<double>(sizes.d_v);
+  const double sequences = offsets.empty() ? 1.0 : static_cast<double>(offsets.size() - 1);
+  const double added = causal ? levels * sizes.real_keys : sizes.real_keys + sequences * (leaves - 1);
+  const double read = levels * (causal || query ? n_q : sequences * leaves);
+  flops.add_products(Phase::route, 2.0 * height * d * (n_q + sizes.real_keys));
+  flops.add_products(Phase::values, added * d_v + 2.0 * read * d_v);
+  if (query) flops.add_products(Phase::scores, added * d + 2.0 * levels * n_q * d);
+  flops.add_exponentials(read);
+  flops.add_tokens(sizes.real_keys, static_cast<double>(sizes.n_k));
+  return flops;
+}
+FlopCounter published_flops(const FlopCase& sizes) { return tc_flops(sizes, false); }
+FlopCounter by_query_flops(const FlopCase& sizes) { return tc_flops(sizes, true); }
+
+bool tc_supports(std::string_view option) {
+  for (const std::string_view refused :
+       {"window", "window_left", "window_right", "allowed", "bias", "masking_bias", "alibi", "softcap", "sink"}) {
+    if (option == refused) return false;
+  }
+  return true;
+}
+
+INSTANTIATE_METHOD_SUITE(TcAttention, {.make = published,
+                                       .expected = published_formula,
+                                       .flops = published_flops,
+                                       .supports = tc_supports,
+                                       .has_softmax = false,
+                                       .reads_keys_to_choose = true,
+                                       .shows_nan_of_queries = false});
+INSTANTIATE_METHOD_SUITE(TcAttentionByQuery, {.make = by_query,
+                                              .expected = by_query_formula,
+                                              .flops = by_query_flops,
+                                              .supports = tc_supports,
+                                              .has_softmax = false,
+                                              .reads_keys_to_choose = true});
+
+/// The suite's tolerance is that of softmax attention, which TC is not.
+TEST(TcAttention, EqualsItsFormulaToRounding) {
+  for (const bool query : {false, true}) {
+    for (const Sizes& sizes : {Sizes{.n_q = 65, .n_k = 113, .d = 9, .d_v = 7}, Sizes{.n_q = 1, .n_k = 1, .d = 4},
+                               Sizes{.n_q = 203, .n_k = 64, .d = 33, .d_v = 40}, Sizes{.n_q = 64, .n_k = 64}}) {
+      const auto in = random_inputs<double>(sizes);
+      const OptionStore store(in.q.rows(), in.k.rows());
+      const TcAttention<double> tc = tc_for(in, {.by_query = query});
+      for (const OptionKind& a : option_kinds(store)) {
+        for (const OptionKind& b : option_kinds(store)) {
+          if (!tc_supports(a.name) || !tc_supports(b.name) || !fit_together(a, b)) continue;
+          SCOPED_TRACE(std::string(a.name) + " and " + std::string(b.name));
+          const AttentionOptions options = options_of(store, a, b);
+          for (const Index threads : {1, 3}) {
+            const auto got = attend(in.q, in.k, in.v, options, tc, {.threads = threads});
+            EXPECT_MATRIX_NEAR(got.out, tc_formula(tc, in, options).out, 2e-14);
+            EXPECT_EQ(got.lse.size(), 0);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(TcAttention, HeightZeroIsMeanPooling) {
+  const auto in = random_inputs<double>({.n_q = 20, .n_k = 30, .d = 5, .d_v = 6});
+  const TcAttention<double> tc{DecisionTree<double>(), Vector<double>::Zero(1).eval()};
+  const auto got = attend(in.q, in.k, in.v, {}, tc);
+  const Eigen::RowVectorXd mean = in.v.colwise().mean();
+  for (Index i = 0; i < 20; ++i) EXPECT_MATRIX_NEAR(got.out.row(i).eval(), mean, 1e-15);
+}
+
+TEST(TcAttention, ALevelOfMinusInfinityIsOff) {
+  const auto in = random_inputs<double>({.n_q = 40, .n_k = 60, .d = 5, .d_v = 6});
+  const DecisionTree<double> tree = random_tree<double>(1, 5);
+  Vector<double> logits(2);
+  logits << 0.0, minus_infinity_of<double>();
+  const auto root_alone = attend(in.q, in.k, in.v, {}, TcAttention<double>{tree, logits});
+  const Eigen::RowVectorXd mean = in.v.colwise().mean();
+  for (Index i = 0; i < 40; ++i) EXPECT_MATRIX_NEAR(root_alone.out.row(i).eval(), mean, 1e-14);
+}
+
+TEST(TcAttention, DecodingGivesTheRowsOfTheCausalPassBitForBit) {
+  for (const bool query : {false, true}) {
+    const auto in = random_inputs<float>({.n_q = 90, .n_k = 90, .d = 9, .d_v = 7});
+    const TcAttention<float> tc = tc_for(in, {.by_query = query});
+    const auto want = attend(in.q, in.k, in.v, {.mask = {.causal = Causal::square}}, tc, {.threads = 1});
+    TcState<float> state(tc, 7);
+    state.append(in.k.topRows(10), in.v.topRows(10));
+    for (Index i = 9; i < 90; ++i) {
+      if (i > 9) state.append(in.k.row(i), in.v.row(i));
+      EXPECT_EQ(state.size(), i + 1);
+      EXPECT_SAME_BITS(state.attend(in.q.row(i)), want.out.row(i).eval());
+    }
+    EXPECT_THROW(state.append(in.k.leftCols(8), in.v), ShapeError);
+    EXPECT_EQ(state.size(), 90);
+  }
+}
+
+TEST(TcAttention, LeavesLseEmptyOverHeadsToo) {
+  const auto in = random_inputs<float>({.n_q = 12, .n_k = 20, .d = 8, .d_v = 6});
+  const TcAttention<float> tc{random_tree<float>(2, 4), some_logits<float>(3)};
+  const auto got = multi_head_attend(in.q, in.k, in.v, {.n_heads = 2}, {}, tc);
+  EXPECT_EQ(got.lse.size(), 0);
+  EXPECT_SAME_BITS(got.out.leftCols(3).eval(),
+                   attend(in.q.leftCols(4), in.k.leftCols(4), in.v.leftCols(3), {}, tc).out);
+}
+
+TEST(TcAttention, RefusesWhatItCannotMean) {
+  const auto in = random_inputs<float>({.n_q = 9, .n_k = 9, .d = 4});
+  const DecisionTree<float> tree = random_tree<float>(2, 4);
+  EXPECT_THROW((TcAttention<float>{tree, some_logits<float>(4)}), ShapeError);
+  Vector<float> bad = some_logits<float>(3);
+  bad(1) = nan_of<float>();
+  EXPECT_THROW((TcAttention<float>{tree, bad}), OptionError);
+  const TcAttention<float> tc{tree, some_logits<float>(3)};
+  const OptionStore store(9, 9);
+  for (const OptionKind& kind : option_kinds(store)) {
+    SCOPED_TRACE(kind.name);
+    if (tc_supports(kind.name)) {
+      EXPECT_NO_THROW(attend(in.q, in.k, in.v, options_of(store, kind), tc));
+    } else {
+      EXPECT_THROW(attend(in.q, in.k, in.v, options_of(store, kind), tc), OptionError);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace heed::test

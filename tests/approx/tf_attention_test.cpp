@@ -1,0 +1,324 @@
+#include "heed/approx/tf_attention.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "heed/exact/attend.hpp"
+#include "heed/exact/multi_head.hpp"
+#include "support/conformance.hpp"
+#include "support/trees.hpp"
+
+namespace heed::test {
+namespace {
+
+constexpr Index height = 3;
+constexpr TfOptions near{.window_left = 5, .n_sinks = 2};
+
+template <class S>
+DecisionTree<S> tree_for(const Inputs<S>& in) {
+  return random_tree<S>(height, in.q.cols());
+}
+template <class S>
+DecisionTree<S> balanced_tree_for(const Inputs<S>& in) {
+  return random_tree<S>(height, in.q.cols(), 2, {.biases = TreeBiases::key_medians});
+}
+
+constexpr auto small_tree = []<class S>(const Inputs<S>& in) { return TfAttention<S>(tree_for(in)); };
+constexpr auto united = []<class S>(const Inputs<S>& in) { return TfAttention<S>(tree_for(in), near); };
+constexpr auto balanced = []<class S>(const Inputs<S>& in) { return TfAttention<S>(balanced_tree_for(in)); };
+constexpr auto one_leaf = []<class S>(const Inputs<S>&) { return TfAttention<S>(DecisionTree<S>()); };
+constexpr auto wide_window = []<class S>(const Inputs<S>& in) {
+  return TfAttention<S>(tree_for(in), {.n_sinks = 100000});
+};
+
+constexpr auto same_leaf = []<class S>(const Inputs<S>& in, const AttentionOptions& options) {
+  return pairs_of_tree(tree_for(in), in, options);
+};
+constexpr auto same_leaf_or_near = []<class S>(const Inputs<S>& in, const AttentionOptions& options) {
+  PairMatrix pairs = pairs_of_tree(tree_for(in), in, options);
+  for (Index i = 0; i < pairs.rows(); ++i) {
+    for (Index j = 0; j < pairs.cols(); ++j) {
+      pairs(i, j) = pairs(i, j) || is_near(options.mask, i, j, pairs.rows(), pairs.cols(), *near.window_left, near.n_sinks);
+    }
+  }
+  return pairs;
+};
+constexpr auto same_balanced_leaf = []<class S>(const Inputs<S>& in, const AttentionOptions& options) {
+  std::vector<Index> seen;  // medians are over keys that some query sees
+  for (Index j = 0; j < in.k.rows(); ++j) {
+    for (Index i = 0; i < in.q.rows(); ++i) {
+      if (!heed::detail::reference_pair(options.mask, i, j, in.q.rows(), in.k.rows(), 0).kept) continue;
+      seen.push_back(j);
+      break;
+    }
+  }
+  const Matrix<S> keys = in.k(seen, Eigen::all);
+  return pairs_of_tree(balanced_tree_for(in).with_biases_of(keys), in, options);
+};
+
+/// Products of kept pairs, and h decisions a token.
+FlopCounter tf_flops(const FlopCase& sizes) {
+  FlopCounter flops = exact_flops(sizes);
+  const double tokens = static_cast<double>(sizes.n_q) + sizes.real_keys;
+  flops.add_products(Phase::route, 2.0 * static_cast<double>(height * sizes.d) * tokens);
+  return flops;
+}
+
+bool without_the_future(std::string_view option) {
+  return option != "top_left" && option != "bottom_right" && option != "square" && option != "sequences" &&
+         option != "same_sequences";
+}
+
+INSTANTIATE_METHOD_SUITE(TfAttention, {.make = small_tree,
+                                       .exact_when = one_leaf,
+                                       .keeps = same_leaf,
+                                       .flops = tf_flops,
+                                       .reads_keys_to_choose = true,
+                                       .falls_back = true});
+INSTANTIATE_METHOD_SUITE(TfAttentionWithWindowAndSinks, {.make = united,
+                                                         .exact_when = wide_window,
+                                                         .keeps = same_leaf_or_near,
+                                                         .flops = tf_flops,
+                                                         .positional = true,
+                                                         .reads_keys_to_choose = true,
+                                                         .falls_back = true});
+INSTANTIATE_METHOD_SUITE(TfAttentionBalancedByMedians, {.make = balanced,
+                                                        .keeps = same_balanced_leaf,
+                                                        .flops = tf_flops,
+                                                        .supports = without_the_future,
+                                                        .reads_keys_to_choose = true,
+                                                        .falls_back = true});
+
+TEST(TfAttention, WithOneLeafEqualsExactBitForBit) {
+  const OptionStore store(65, 113);
+  const auto in = random_inputs<float>({.n_q = 65, .n_k = 113, .d = 9, .d_v = 7});
+  for (const OptionKind& kind : option_kinds(store)) {
+    SCOPED_TRACE(kind.name);
+    const AttentionOptions options = options_of(store, kind);
+    const auto want = attend(in.q, in.k, in.v, options);
+    const auto got = attend(in.q, in.k, in.v, options, TfAttention<float>{DecisionTree<float>()});
+    EXPECT_SAME_BITS(got.out, want.out);
+    EXPECT_SAME_BITS(got.lse, want.lse);
+  }
+}
+
+/// Every token goes to leaf `leaf`: zero planes, signs in the biases.
+template <class S>
+DecisionTree<S> tree_to_leaf(Index tree_height, Index leaf, Index d) {
+  const Index n_nodes = (Index(1) << tree_height) - 1;
+  Vector<Accumulator<S>> biases = Vector<Accumulator<S>>::Zero(n_nodes);
+  for (Index v = 0, level = 0; level < tree_height; ++level) {
+    const Index bit = leaf >> (tree_height - 1 - level) & 1;
+    biases(v) = bit != 0 ? 1 : -1;
+    v = 2 * v + 1 + bit;
+  }
+  return DecisionTree<S>(Matrix<Accumulator<S>>::Zero(n_nodes, d).eval(), biases);
+}
+
+TEST(TfAttention, WithEveryTokenInOneLeafOfManyEqualsExactBitForBit) {
+  for (const Index n_q : {1, 2, 150}) {
+    const auto in = random_inputs<float>({.n_q = n_q, .n_k = 5003, .d = 9, .d_v = 7});
+    for (const Index leaf : {0, 5, 15}) {
+      const TfAttention<float> tf{tree_to_leaf<float>(4, leaf, 9)};
+      for (const Causal causal : {Causal::none, Causal::bottom_right}) {
+        const AttentionOptions options{.mask = {.causal = causal}};
+        const auto want = attend(in.q, in.k, in.v, options);
+        const auto got = attend(in.q, in.k, in.v, options, tf);
+        EXPECT_SAME_BITS(got.out, want.out);
+        EXPECT_SAME_BITS(got.lse, want.lse);
+      }
+    }
+  }
+}
+
+/// Queries turn one way and keys the other at the root.
+TEST(TfAttention, QueriesInEmptyLeavesSeeTheDeepestAncestorWithKeys) {
+  auto in = random_inputs<double>({.n_q = 40, .n_k = 70, .d = 3, .d_v = 4});
+  Matrix<double> planes = Matrix<double>::Zero(7, 3);
+  planes(0, 0) = planes(1, 1) = planes(2, 1) = 1;
+  const DecisionTree<double> tree(planes, Vector<double>::Zero(7));
+  in.q.col(0) = in.q.col(0).cwiseAbs();
+  in.k.col(0) = -in.k.col(0).cwiseAbs().array() - 1.0;
+  FlopCounter flops;
+  const auto got = attend(in.q, in.k, in.v, {}, TfAttention<double>{tree}, {.flops = &flops});
+  EXPECT_MATRIX_NEAR(got.out, attend(in.q, in.k, in.v).out, rounding_of(in).out);
+  EXPECT_EQ(flops.exponentials(), 40.0 * 70.0) << "all keys, and not more";
+}
+
+TEST(TfAttention, DuplicateKeysAndZeroPlanesGiveExactAttention) {
+  auto in = random_inputs<float>({.n_q = 50, .n_k = 90, .d = 8});
+  for (Index j = 1; j < 90; ++j) in.k.row(j) = in.k.row(0);
+  const auto want = attend(in.q, in.k, in.v);
+  const DecisionTree<float> zero(Matrix<float>::Zero(7, 8).eval(), Vector<float>::Zero(7).eval());
+  const auto of_zero = attend(in.q, in.k, in.v, {}, TfAttention<float>{zero});
+  EXPECT_SAME_BITS(of_zero.out, want.out);
+  const auto medians = random_tree<float>(3, 8, 4, {.biases = TreeBiases::key_medians});
+  in.q = in.k.topRows(50);
+  const auto duplicates = attend(in.q, in.k, in.v, {}, TfAttention<float>{medians});
+  EXPECT_MATRIX_NEAR(duplicates.out, attend(in.q, in.k, in.v).out, rounding_of(in).out);
+}
+
+TEST(TfAttention, TakesATreePerHeadAndChecksAllBeforeItWrites) {
+  const Index n_heads = 3, d = 6;
+  const auto in = random_inputs<float>({.n_q = 41, .n_k = 77, .d = n_heads * d, .d_v = n_heads * 5});
+  std::vector<TfAttention<float>> methods;
+  for (Index h = 0; h < n_heads; ++h) methods.emplace_back(random_tree<float>(h, d, static_cast<std::uint64_t>(h)));
+  const auto got = multi_head_attend(in.q, in.k, in.v, {.n_heads = n_heads}, {}, methods);
+  for (Index h = 0; h < n_heads; ++h) {
+    const auto want = attend(in.q.middleCols(h * d, d), in.k.middleCols(h * d, d), in.v.middleCols(h * 5, 5), {},
+                             methods[static_cast<std::size_t>(h)]);
+    EXPECT_SAME_BITS(got.out.middleCols(h * 5, 5).eval(), want.out);
+    EXPECT_SAME_BITS(got.lse.col(h).eval(), want.lse);
+  }
+  methods.back() = TfAttention<float>(random_tree<float>(2, d + 1));
+  Matrix<float> out = Matrix<float>::Constant(41, n_heads * 5, 7.0f), lse = Matrix<float>::Constant(41, n_heads, 7.0f);
+  EXPECT_THROW(multi_head_attend_into(out, lse, in.q, in.k, in.v, {.n_heads = n_heads}, {}, methods), ShapeError);
+  EXPECT_TRUE((out.array() == 7.0f).all() && (lse.array() == 7.0f).all());
+}
+
+TEST(TfAttention, AFloatTreeServesSixteenBitTokens) {
+  const auto in = random_inputs<Eigen::bfloat16>({.n_q = 41, .n_k = 77, .d = 8});
+  const DecisionTree<float> tree = random_tree<float>(2, 8);
+  const DecisionTree<Eigen::bfloat16> own(tree.planes(), tree.biases());
+  const auto want = attend(in.q, in.k, in.v, {}, TfAttention<Eigen::bfloat16>{own});
+  EXPECT_SAME_BITS(attend(in.q, in.k, in.v, {}, TfAttention<float>{tree}).out, want.out);
+}
+
+TEST(TfAttention, RefusesWhatItCannotMean) {
+  const auto in = random_inputs<float>({.n_q = 20, .n_k = 20, .d = 8});
+  const auto said = [](const auto& run) -> std::string {
+    try {
+      run();
+    } catch (const std::invalid_argument& error) {
+      return error.what();
+    }
+    return "nothing";
+  };
+  const DecisionTree<float> tree = random_tree<float>(2, 8);
+  EXPECT_EQ(said([&] { TfAttention<float>(tree, {.window_left = -1}); }), "heed: TfOptions::window_left = -1 must be >= 0");
+  EXPECT_EQ(said([&] { TfAttention<float>(tree, {.n_sinks = -2}); }), "heed: TfOptions::n_sinks = -2 must be >= 0");
+  EXPECT_EQ(said([&] { TfAttention<float>(tree, {.leaf_cap = 0}); }), "heed: TfOptions::leaf_cap = 0 must be >= 1");
+  EXPECT_EQ(said([&] { attend(in.q, in.k, in.v, {}, TfAttention<float>(random_tree<float>(2, 7))); }),
+            "heed: cols(q) = 8 but the tree has planes of 7 entries");
+  const TfAttention<float> medians{random_tree<float>(2, 8, 1, {.biases = TreeBiases::key_medians})};
+  EXPECT_NE(said([&] { attend(in.q, in.k, in.v, {.mask = {.causal = Causal::square}}, medians); }).find("Mask::causal"),
+            std::string::npos);
+  const std::vector<Index> offsets{0, 7, 20};
+  EXPECT_NE(said([&] { attend(in.q, in.k, in.v, {.mask = {.sequence_offsets = offsets}}, medians); })
+                .find("Mask::sequence_offsets"),
+            std::string::npos);
+}
+
+/// TF-attention with a leaf cap, from its definition in plain loops.
+template <class S>
+AttentionResult<double> capped_attention(const DecisionTree<S>& tree, const TfOptions& tf, const Inputs<S>& in,
+                                         const AttentionOptions& options, double* centroids) {
+  const Index n_q = in.q.rows(), n_k = in.k.rows(), d = in.q.cols(), d_v = in.v.cols();
+  const PairMatrix pairs = pairs_of_tree(tree, in, options);
+  const Vector<Index> leaf = tree.leaf_of_keys(in.k);
+  const auto q = in.q.template cast<double>().eval(), k = in.k.template cast<double>().eval(),
+             v = in.v.template cast<double>().eval();
+  const double scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(d)));
+  std::vector<Index> rank(static_cast<std::size_t>(n_k)), seen(static_cast<std::size_t>(tree.n_leaves()));
+  for (Index j = 0; j < n_k; ++j) rank[static_cast<std::size_t>(j)] = seen[static_cast<std::size_t>(leaf(j))]++;
+  AttentionResult<double> result{Matrix<double>::Zero(n_q, d_v), Vector<double>::Zero(n_q)};
+  for (Index i = 0; i < n_q; ++i) {
+    std::vector<double> scores;
+    std::vector<Eigen::VectorXd> values;
+    double diagonal = 0;
+    for (Index l = 0; l < tree.n_leaves(); ++l) {
+      double n = 0, position = 0, bias = 0;
+      Eigen::VectorXd mean_k = Eigen::VectorXd::Zero(d), mean_v = Eigen::VectorXd::Zero(d_v);
+      for (Index j = 0; j < n_k; ++j) {
+        const auto pair = heed::detail::reference_pair(options.mask, i, j, n_q, n_k, 0);
+        if (leaf(j) != l || !pair.kept) continue;
+        diagonal = static_cast<double>(j - pair.ahead);
+        const bool exact = pairs(i, j) && rank[static_cast<std::size_t>(j)] < *tf.leaf_cap;
+        const bool is_united = tf.window_left && !pairs(i, j) &&
+                            is_near(options.mask, i, j, n_q, n_k, *tf.window_left, tf.n_sinks);
+        if (exact || is_united) {
+          scores.push_back(heed::detail::reference_score<double>(view_of(q), view_of(k), options, scale, i, j,
+                                                                 pair.ahead, NoScoreMod{}, 0));
+          values.push_back(v.row(j).transpose());
+        } else if (pairs(i, j)) {
+          n += 1;
+          position += static_cast<double>(j);
+          if (options.mask.bias.given()) bias += options.mask.bias.at(i, j);
+          mean_k += k.row(j).transpose();
+          mean_v += v.row(j).transpose();
+        }
+      }
+      if (n == 0) continue;
+      ++*centroids;
+      double s = scale * q.row(i).dot((mean_k / n).transpose());
+      if (options.softcap) s = *options.softcap * std::tanh(s / *options.softcap);
+      s += bias / n;
+      if (options.mask.alibi_slope.given()) s -= options.mask.alibi_slope.of(0) * std::abs(diagonal - position / n);
+      scores.push_back(s + std::log(n));
+      values.push_back(mean_v / n);
+    }
+    double top = options.sinks.given() ? options.sinks.of(0) : -1e300;
+    for (const double s : scores) top = std::max(top, s);
+    double sum = options.sinks.given() ? std::exp(options.sinks.of(0) - top) : 0.0;
+    for (std::size_t t = 0; t < scores.size(); ++t) {
+      sum += std::exp(scores[t] - top);
+      result.out.row(i) += std::exp(scores[t] - top) * values[t].transpose();
+    }
+    if (sum > 0) result.out.row(i) /= sum;
+    result.lse(i) = sum > 0 ? top + std::log(sum) : minus_infinity_of<double>();
+  }
+  return result;
+}
+
+TEST(TfAttention, OverflowOfALeafStandsAsOneCentroid) {
+  const auto in = random_inputs<double>({.n_q = 65, .n_k = 113, .d = 9, .d_v = 7});
+  const OptionStore store(65, 113);
+  const DecisionTree<double> tree = random_tree<double>(2, 9);
+  std::vector<OptionKind> kinds = option_kinds(store);
+  for (const TfOptions& tf : {TfOptions{.leaf_cap = 4}, TfOptions{.window_left = 6, .n_sinks = 3, .leaf_cap = 9}}) {
+    for (const OptionKind& a : kinds) {
+      for (const OptionKind& b : kinds) {
+        if (!fit_together(a, b)) continue;
+        SCOPED_TRACE(std::string(a.name) + " and " + std::string(b.name));
+        const AttentionOptions options = options_of(store, a, b);
+        double centroids = 0;
+        const auto want = capped_attention(tree, tf, in, options, &centroids);
+        FlopCounter flops;
+        const auto got = attend(in.q, in.k, in.v, options, TfAttention<double>(tree, tf), {.flops = &flops});
+        EXPECT_MATRIX_NEAR(got.out, want.out, 1e-13);
+        EXPECT_MATRIX_NEAR(got.lse, want.lse, 1e-13);
+        EXPECT_EQ(flops.products(Phase::far_field), 2.0 * (9 + 7) * centroids);
+      }
+    }
+  }
+}
+
+TEST(TfAttention, ACapNoLeafReachesChangesNoBit) {
+  const auto in = random_inputs<float>({.n_q = 65, .n_k = 113, .d = 9, .d_v = 7});
+  const auto want = attend(in.q, in.k, in.v, {}, TfAttention<float>{tree_for(in)});
+  const auto got = attend(in.q, in.k, in.v, {}, TfAttention<float>{tree_for(in), {.leaf_cap = 113}});
+  EXPECT_SAME_BITS(got.out, want.out);
+}
+
+TEST(TfAttention, CapsChangeNoBitWithThreadsAndAllocateNothingTwice) {
+  const auto in = random_inputs<float>({.n_q = 613, .n_k = 933, .d = 40, .d_v = 24});
+  const TfAttention<float> tf{random_tree<float>(3, 40), {.window_left = 20, .leaf_cap = 30}};
+  const AttentionOptions options{.mask = {.causal = Causal::bottom_right}};
+  Workspace workspace;
+  const auto want = attend(in.q, in.k, in.v, options, tf, {.threads = 1});
+  for (const Index threads : {1, 2, 5}) {
+    const auto got = attend(in.q, in.k, in.v, options, tf, {.workspace = &workspace, .threads = threads});
+    EXPECT_SAME_BITS(got.out, want.out);
+    EXPECT_SAME_BITS(got.lse, want.lse);
+  }
+  const std::size_t bytes = workspace.bytes();
+  attend(in.q, in.k, in.v, options, tf, {.workspace = &workspace, .threads = 5});
+  EXPECT_EQ(workspace.bytes(), bytes);
+}
+
+}  // namespace
+}  // namespace heed::test
