@@ -1,0 +1,199 @@
+// Kernels that make value rows from chosen rows of a weight matrix, and that reduce columns of softmax weights; included inside
+// each instance's target region.
+
+// sum[t][u] += y_t[k] * row vector u for N tokens.
+template <class X, int N, int C>
+HEED_INLINE inline void encode_step(const typename X::Scalar* row, const typename X::Scalar* const* y, Size k,
+                                    typename X::V (&sum)[N][C]) {
+  typename X::V weight[C];
+#pragma GCC unroll 4
+  for (int u = 0; u < C; ++u) weight[u] = X::load(row + u * X::lanes);
+#pragma GCC unroll 8
+  for (int t = 0; t < N; ++t) {
+    const typename X::V entry = X::set(y[t][k]);
+#pragma GCC unroll 4
+    for (int u = 0; u < C; ++u) sum[t][u] = X::fma(entry, weight[u], sum[t][u]);
+  }
+}
+
+// out[t][c] += sum over s of y_t[list[s]] w[list[s]][c] for N tokens and C vectors of columns. P samples are in flight: a single
+// token alone has too few chains to hide the latency of a fused multiply-add.
+template <class X, int N, int C, int P>
+HEED_INLINE inline void encode_block(const typename X::Scalar* w, Size w_stride, const std::int32_t* list, Size n,
+                                     const typename X::Scalar* const* y, typename X::Scalar* const* out, Size column) {
+  typename X::V sum[P][N][C];
+#pragma GCC unroll 4
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 8
+    for (int t = 0; t < N; ++t) {
+#pragma GCC unroll 4
+      for (int u = 0; u < C; ++u) sum[p][t][u] = p == 0 ? X::load(out[t] + column + u * X::lanes) : X::zero();
+    }
+  }
+  w += column;
+  Size s = 0;
+  for (; s + P <= n; s += P) {
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) encode_step<X, N, C>(w + list[s + p] * w_stride, y, list[s + p], sum[p]);
+  }
+  for (; s < n; ++s) encode_step<X, N, C>(w + list[s] * w_stride, y, list[s], sum[0]);
+#pragma GCC unroll 8
+  for (int t = 0; t < N; ++t) {
+#pragma GCC unroll 4
+    for (int u = 0; u < C; ++u) {
+#pragma GCC unroll 4
+      for (int p = 1; p < P; ++p) sum[0][t][u] = X::add(sum[0][t][u], sum[p][t][u]);
+      X::store(out[t] + column + u * X::lanes, sum[0][t][u]);
+    }
+  }
+}
+
+template <class X, int N, int C, int P>
+HEED_INLINE inline void encode_tokens(const typename X::Scalar* w, Size w_stride, const std::int32_t* list, Size n,
+                                      const typename X::Scalar* const* y, Size columns,
+                                      typename X::Scalar* const* out) {
+  Size c = 0;
+  for (; c + C * X::lanes <= columns; c += C * X::lanes) encode_block<X, N, C, P>(w, w_stride, list, n, y, out, c);
+  for (; c < columns; c += X::lanes) encode_block<X, N, 1, P>(w, w_stride, list, n, y, out, c);
+}
+
+// Tokens one call takes: as many as leave registers for two vectors of weights.
+template <class X>
+inline constexpr Size encode_limit = X::rows * X::vectors >= 24 ? 8 : 4;
+
+// out[t][c] += sum over s < n of y_t[list[s]] w[list[s]][c] for n_tokens tokens that share a list. `columns` is a whole number of
+// vectors; rows of w and out have room for them.
+template <class X>
+void encode(const typename X::Scalar* w, Size w_stride, const std::int32_t* list, Size n,
+            const typename X::Scalar* const* y, Size n_tokens, Size columns, typename X::Scalar* const* out) {
+  switch (n_tokens) {
+    case 1: return encode_tokens<X, 1, 4, 2>(w, w_stride, list, n, y, columns, out);
+    case 2: return encode_tokens<X, 2, 4, 1>(w, w_stride, list, n, y, columns, out);
+    case 3: return encode_tokens<X, 3, 2, 1>(w, w_stride, list, n, y, columns, out);
+    case 4: return encode_tokens<X, 4, 2, 1>(w, w_stride, list, n, y, columns, out);
+    default: break;
+  }
+  if constexpr (encode_limit<X> > 4) {
+    switch (n_tokens) {
+      case 5: return encode_tokens<X, 5, 2, 1>(w, w_stride, list, n, y, columns, out);
+      case 6: return encode_tokens<X, 6, 2, 1>(w, w_stride, list, n, y, columns, out);
+      case 7: return encode_tokens<X, 7, 2, 1>(w, w_stride, list, n, y, columns, out);
+      case 8: return encode_tokens<X, 8, 2, 1>(w, w_stride, list, n, y, columns, out);
+      default: break;
+    }
+  }
+}
+
+// y[k] = x[k], size[k] = |x[k]| norms[k]; returns the sum of the sizes. y, size and norms have room for whole vectors; the sizes
+// behind n are set to -1, below every floor.
+template <class X>
+typename X::Scalar products(Size n, const typename X::Scalar* x, const typename X::Scalar* norms,
+                            typename X::Scalar* y, typename X::Scalar* size) {
+  typename X::V total = X::zero();
+  for (Size k = 0; k < n; k += X::lanes) {
+    const typename X::V entry = load_first<X, typename X::Scalar>(x + k, n - k);
+    const typename X::V product = X::mul(X::abs(entry), X::load(norms + k));
+    X::store(y + k, entry);
+    X::store(size + k, product);
+    total = X::add(total, product);  // 0 behind n
+  }
+  for (Size k = n; k % X::lanes != 0; ++k) size[k] = -1;
+  return X::sum(total);
+}
+
+// x[k] - mean[k] for a vector of entries, 0 behind n; mean may be null.
+template <class X>
+HEED_INLINE inline typename X::V centred(Size n, const typename X::Scalar* x, const typename X::Scalar* mean, Size k) {
+  const typename X::V entry = load_first<X, typename X::Scalar>(x + k, n - k);
+  return mean == nullptr ? entry : X::sub(entry, load_first<X, typename X::Scalar>(mean + k, n - k));
+}
+
+// y[k] = x[k] - mean[k]; y has room for whole vectors.
+template <class X>
+void centre(Size n, const typename X::Scalar* x, const typename X::Scalar* mean, typename X::Scalar* y) {
+  for (Size k = 0; k < n; k += X::lanes) X::store(y + k, centred<X>(n, x, mean, k));
+}
+
+// Sum of (x[k] - mean[k])^2; mean may be null.
+template <class X>
+typename X::Scalar square(Size n, const typename X::Scalar* x, const typename X::Scalar* mean) {
+  typename X::V even = X::zero(), odd = X::zero();
+  Size k = 0;
+  for (; k + X::lanes < n; k += 2 * X::lanes) {
+    const typename X::V first = centred<X>(n, x, mean, k), second = centred<X>(n, x, mean, k + X::lanes);
+    even = X::fma(first, first, even);
+    odd = X::fma(second, second, odd);
+  }
+  if (k < n) {
+    const typename X::V last = centred<X>(n, x, mean, k);
+    even = X::fma(last, last, even);
+  }
+  return X::sum(X::add(even, odd));
+}
+
+// How many sizes are >= floor; sizes lie in whole vectors.
+template <class X>
+Size count_above(Size n, const typename X::Scalar* size, typename X::Scalar floor) {
+  const typename X::V least = X::set(floor), one = X::set(1);
+  typename X::V below[2] = {X::zero(), X::zero()};
+  Size k = 0;
+  for (; k + 2 * X::lanes <= n; k += 2 * X::lanes) {
+    below[0] = X::add(below[0], X::select(X::less(X::load(size + k), least), one, X::zero()));
+    below[1] = X::add(below[1], X::select(X::less(X::load(size + k + X::lanes), least), one, X::zero()));
+  }
+  for (; k < n; k += X::lanes)
+    below[0] = X::add(below[0], X::select(X::less(X::load(size + k), least), one, X::zero()));
+  return k - static_cast<Size>(X::sum(X::add(below[0], below[1])));
+}
+
+// Places of the sizes >= floor, ascending; returns how many. `list` has room for a whole vector more.
+template <class X>
+Size list_above(Size n, const typename X::Scalar* size, typename X::Scalar floor, std::int32_t* list) {
+  const typename X::V least = X::set(floor);
+  constexpr unsigned all = X::lanes == 32 ? ~0u : (1u << X::lanes) - 1u;
+  Size found = 0;
+  for (Size k = 0; k < n; k += X::lanes) {
+    const auto below = X::less(X::load(size + k), least);
+    unsigned kept = all & ~X::bits(below);
+    if constexpr (requires { X::store_places(list, below, k); }) {
+      X::store_places(list + found, static_cast<typename X::M>(kept), k);
+      found += __builtin_popcount(kept);
+    } else {
+      for (; kept != 0; kept &= kept - 1) list[found++] = static_cast<std::int32_t>(k) + __builtin_ctz(kept);
+    }
+  }
+  return found;
+}
+
+// top[j][lane] = max(top, w[j][i]) and squares[j][lane] += w[j][i]^2 over the queries i of that lane. A weight that is NaN counts as
+// 0: its query's whole answer is NaN, whatever the key's importance.
+template <class X>
+void fold(Size n_keys, Size panel, const typename X::Scalar* weights, typename X::Scalar* top,
+          typename X::Scalar* squares) {
+  for (Size j = 0; j < n_keys; ++j, weights += panel, top += X::lanes, squares += X::lanes) {
+    typename X::V best = X::load(top), sum = X::load(squares);
+    for (Size i = 0; i < panel; i += X::lanes) {
+      const typename X::V given = X::load(weights + i);
+      const typename X::V weight = X::select(X::less(given, X::set(2)), given, X::zero());
+      best = X::max(best, weight);
+      sum = X::fma(weight, weight, sum);
+    }
+    X::store(top, best);
+    X::store(squares, sum);
+  }
+}
+
+// to[c] = base[c] + factor * sum[c] for n columns; sum and base have room for whole vectors.
+template <class X>
+void finish_row(Size n, const typename X::Scalar* sum, typename X::Scalar factor, const typename X::Scalar* base,
+                typename X::Scalar* to) {
+  const typename X::V scale = X::set(factor);
+  for (Size c = 0; c < n; c += X::lanes)
+    store_first<X>(to + c, X::fma(scale, X::load(sum + c), X::load(base + c)), n - c);
+}
+
+template <class X>
+inline constexpr ProjectKernels<typename X::Scalar> project_table = {
+    X::lanes, encode_limit<X>, &encode<X>, &products<X>, &centre<X>, &square<X>, &count_above<X>, &list_above<X>,
+    &fold<X>, &finish_row<X>,
+};
