@@ -16,10 +16,12 @@
 #include "heed/core/pair_view.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/per_head.hpp"
+#include "heed/core/random.hpp"
 #include "heed/core/result.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/values.hpp"
+#include "heed/core/vector_view.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 
@@ -31,9 +33,22 @@
 #include "heed/exact/attend.hpp"
 #include "heed/exact/attend_over.hpp"
 #include "heed/exact/exact_attention.hpp"
+#include "heed/exact/importance.hpp"
 #include "heed/exact/key_value_cache.hpp"
 #include "heed/exact/multi_head.hpp"
 #include "heed/exact/reference.hpp"
+
+// sampling/ (floor 3): which products stand for a row, how many, and how far off they are
+#include "heed/sampling/alias_table.hpp"
+#include "heed/sampling/error_bounds.hpp"
+#include "heed/sampling/inclusion.hpp"
+#include "heed/sampling/monte_carlo_options.hpp"
+#include "heed/sampling/sample_counts.hpp"
+
+// approx/ (floor 4): values made during the call, exactly or by Monte Carlo
+#include "heed/approx/computed_values.hpp"
+#include "heed/approx/monte_carlo_values.hpp"
+#include "heed/approx/projected_values.hpp"
 
 // io/ (floor 6): .npy and .safetensors; include by name, so that who reads no files does not parse file streams
 //   #include "heed/io/npy.hpp"

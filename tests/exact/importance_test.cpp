@@ -148,7 +148,8 @@ TEST(KeyImportance, IsTheSameBitsForAnyThreadsAndWorkspace) {
   const auto want = key_importance(in.q, in.k, options, ExactAttention{}, {.threads = 1});
   Workspace workspace;
   for (const Index threads : {1, 2, 3, 7}) {
-    const auto got = key_importance(in.q, in.k, options, ExactAttention{}, {.workspace = &workspace, .threads = threads});
+    const auto got =
+        key_importance(in.q, in.k, options, ExactAttention{}, {.workspace = &workspace, .threads = threads});
     EXPECT_SAME_BITS(got.largest, want.largest);
     EXPECT_SAME_BITS(got.norm, want.norm);
   }

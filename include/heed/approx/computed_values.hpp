@@ -142,9 +142,13 @@ void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const 
   const auto k_view = view_of(k);
   Call* calls = frame.take<Call>(static_cast<std::size_t>(n_heads));
   for (Index h = 0; h < n_heads; ++h) {
-    new (calls + h) Call{q_view.columns(h * d, d), k_view.columns(h / heads_per_kv * d, d), {},
-                         to.columns(h * d_v, d_v), lse_to.data == nullptr ? nullptr : &lse_to(0, h),
-                         lse_to.row_stride, h};
+    new (calls + h) Call{q_view.columns(h * d, d),
+                         k_view.columns(h / heads_per_kv * d, d),
+                         {},
+                         to.columns(h * d_v, d_v),
+                         lse_to.data == nullptr ? nullptr : &lse_to(0, h),
+                         lse_to.row_stride,
+                         h};
   }
   v.attend_heads(std::span<Call>(calls, static_cast<std::size_t>(n_heads)), heads_per_kv, options,
                  detail::MethodRunner<Method>{method}, inner);

@@ -23,15 +23,15 @@ class VectorView : public PairView {
         static_assert(sizeof(T) == 0, "heed: a bias would dangle: it views a temporary vector; name the vector first");
       }
 
-    Index size() const { return rows() * cols(); }
-    double operator()(Index c) const { return rows() == 1 ? at(0, c) : at(c, 0); }
+      Index size() const { return rows() * cols(); }
+      double operator()(Index c) const { return rows() == 1 ? at(0, c) : at(c, 0); }
 
-   private:
-    template <class T>
-    static auto checked(const T& m) {
-      static_assert(RealScalar<typename T::Scalar>, "heed: a bias must be of float, double, half or bfloat16");
-      return view_of(m);
-    }
+     private:
+      template <class T>
+      static auto checked(const T& m) {
+        static_assert(RealScalar<typename T::Scalar>, "heed: a bias must be of float, double, half or bfloat16");
+        return view_of(m);
+      }
 };
 
 }  // namespace heed

@@ -134,15 +134,14 @@ class ColumnTile {
     for (Index i = 0; i < panel; ++i) {
       // A query without keys, or a lane without a query: every weight is 2^-inf = 0.
       const T lse = i < queries.size ? call.lse[queries[i] * call.lse_stride] : minus_infinity<T>;
-      base_[i] = is_minus_infinity(lse)
-                     ? std::numeric_limits<T>::infinity()
-                     : static_cast<T>(static_cast<double>(lse) * ScoreRule<T>::log2_e /
-                                      static_cast<double>(rule.softmax_factor));
+      base_[i] = is_minus_infinity(lse) ? std::numeric_limits<T>::infinity()
+                                        : static_cast<T>(static_cast<double>(lse) * ScoreRule<T>::log2_e /
+                                                         static_cast<double>(rule.softmax_factor));
     }
     const auto* from = kernel_pointer(call.q.data) + (queries.list == nullptr ? queries.first * call.q.row_stride : 0);
-    storage_kernels<T, KernelScalar<typename Call::Query>>(isa_).transpose(from, call.q.row_stride, call.q.col_stride,
-                                                                           queries.list, queries.size, nullptr,
-                                                                           call.q.cols, q_, panel, rule.query_factor, true);
+    storage_kernels<T, KernelScalar<typename Call::Query>>(isa_).transpose(
+        from, call.q.row_stride, call.q.col_stride, queries.list, queries.size, nullptr, call.q.cols, q_, panel,
+        rule.query_factor, true);
     std::fill(top_, top_ + panel, T(0));
     tiles_.scores(k_, k_stride_, keys_.size, q_, call.q.cols, panel, 0, vectors, s_, top_);
     if (rule.adjusts_all || some_masked) {
@@ -166,8 +165,8 @@ class ColumnTile {
   const TileKernels<T>& tiles_;
   const ProjectKernels<T>& columns_;
   Isa isa_;
-  T *s_, *added_, *allowed_, *pairs_;                                  // capacity x width
-  T *top_, *base_, *ignored_, *low_, *high_, *query_position_;         // width
+  T *s_, *added_, *allowed_, *pairs_;                           // capacity x width
+  T *top_, *base_, *ignored_, *low_, *high_, *query_position_;  // width
   T *key_position_, *q_, *k_tile_, *best_, *squares_;
   const T* k_ = nullptr;
   Index k_stride_ = 0;
@@ -206,11 +205,14 @@ void add_column_weights(const Pattern& pattern, std::span<const Call> calls, con
         for (Index s = 0; s < pattern.n_segments(g) && queries.size > 0; ++s) {
           const TokenSet all = pattern.keys(g, s);
           Index begin = 0, end = all.size;
-          while (begin < end && all[begin] < from) begin = all.list == nullptr ? std::min(end, from - all.first) : begin + 1;
-          while (begin < end && all[end - 1] >= to) end = all.list == nullptr ? std::max(begin, to - all.first) : end - 1;
+          while (begin < end && all[begin] < from)
+            begin = all.list == nullptr ? std::min(end, from - all.first) : begin + 1;
+          while (begin < end && all[end - 1] >= to)
+            end = all.list == nullptr ? std::max(begin, to - all.first) : end - 1;
           for (Index at = begin; at < end; at += Tile::capacity) {
             tile.begin(calls[static_cast<std::size_t>(first)].k, all.part(at, std::min(Tile::capacity, end - at)));
-            for (Index c = first; c < last; ++c) tile.add(calls[static_cast<std::size_t>(c)], queries, bounds, options, mod);
+            for (Index c = first; c < last; ++c)
+              tile.add(calls[static_cast<std::size_t>(c)], queries, bounds, options, mod);
             tile.finish(own);
           }
         }

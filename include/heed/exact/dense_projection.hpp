@@ -136,8 +136,7 @@ template <class T>
 T* take_bias(Workspace::Frame& frame, const PairView& bias, Index columns) {
   if (!bias.given()) return nullptr;
   T* values = frame.take<T>(static_cast<std::size_t>(columns));
-  for (Index c = 0; c < columns; ++c)
-    values[c] = static_cast<T>(bias.rows() == 1 ? bias.at(0, c) : bias.at(c, 0));
+  for (Index c = 0; c < columns; ++c) values[c] = static_cast<T>(bias.rows() == 1 ? bias.at(0, c) : bias.at(c, 0));
   return values;
 }
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <type_traits>
+#include <utility>
 
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
@@ -51,6 +52,15 @@ template <class Method>
 struct MethodRunner {
   const Method& method;
 
+  /// True where the method writes log-sum-exp values.
+  static constexpr bool has_softmax() {
+    if constexpr (requires(const Method& m) { m[0]; }) {
+      return std::remove_cvref_t<decltype(std::declval<const Method&>()[0])>::has_softmax;
+    } else {
+      return Method::has_softmax;
+    }
+  }
+
   template <class Call>
   static constexpr bool has_pattern() {
     if constexpr (requires(const Method& m) { m[0]; }) {
@@ -68,7 +78,8 @@ struct MethodRunner {
   void visit(std::span<const Call> calls, const AttentionOptions& options, const Context& context,
              const Visit& visit) const {
     if constexpr (requires(const Method& m) { m[0]; }) {
-      for (std::size_t h = 0; h < calls.size(); ++h) method[h].visit_pattern(calls.subspan(h, 1), options, context, visit);
+      for (std::size_t h = 0; h < calls.size(); ++h)
+        method[h].visit_pattern(calls.subspan(h, 1), options, context, visit);
     } else {
       method.visit_pattern(calls, options, context, visit);
     }
@@ -81,6 +92,7 @@ struct PatternRunner {
   const Pattern& pattern;
   const ScoreMod& score_mod;
 
+  static constexpr bool has_softmax() { return true; }
   template <class Call>
   static constexpr bool has_pattern() {
     return true;
@@ -113,8 +125,13 @@ void key_importance(std::span<const Call> given, Index heads_per_kv, const Atten
   for (Index c = 0; c < n_calls; ++c) {
     const Call& call = given[static_cast<std::size_t>(c)];
     // No columns: the engine computes scores and lse only.
-    new (calls + c) Bare{call.q,           call.k, {call.k.data, n_k, 0, call.k.row_stride, call.k.col_stride},
-                         {lse, n_q, 0, 0, 1}, lse + c * n_q, 1, call.head};
+    new (calls + c) Bare{call.q,
+                         call.k,
+                         {call.k.data, n_k, 0, call.k.row_stride, call.k.col_stride},
+                         {lse, n_q, 0, 0, 1},
+                         lse + c * n_q,
+                         1,
+                         call.head};
   }
   const std::span<const Bare> bare(calls, given.size());
   runner.run(bare, heads_per_kv, options, {.workspace = &workspace, .threads = context.threads});
@@ -124,8 +141,9 @@ void key_importance(std::span<const Call> given, Index heads_per_kv, const Atten
   runner.visit(bare, options, {.workspace = &workspace, .threads = context.threads},
                [&](std::span<const Bare> some, const auto& pattern, const auto& mod) {
                  const Index first = some.data() - calls;
-                 add_column_weights(pattern, some, options, mod, [&](Index c) { return (first + c) / heads_per_kv; },
-                                    sums, workspace, threads);
+                 add_column_weights(
+                     pattern, some, options, mod, [&](Index c) { return (first + c) / heads_per_kv; }, sums, workspace,
+                     threads);
                  if (context.flops == nullptr) return;
                  double pairs = 0;
                  for (const Bare& call : some) pairs += kept_pairs(pattern, options.mask, n_q, n_k, call.head);
@@ -141,8 +159,8 @@ KeyImportance<Accumulator<S>> importance_of(const Q& q, const K& k, const Attent
   using T = Accumulator<S>;
   using Call = HeadCall<S, S, T>;
   const Call call{view_of(q), view_of(k), {}, {}};
-  check_attention(call.q.cols, call.k.rows, call.k.cols, call.k.rows,
-                  {call.q.rows, call.k.rows, call.k.cols, 0}, options);
+  check_attention(call.q.cols, call.k.rows, call.k.cols, call.k.rows, {call.q.rows, call.k.rows, call.k.cols, 0},
+                  options);
   KeyImportance<T> result{Vector<T>::Zero(call.k.rows), Vector<T>::Zero(call.k.rows)};
   if (call.q.rows == 0 || call.k.rows == 0) return result;
   std::optional<Workspace> own;

@@ -59,7 +59,7 @@ HEED_INLINE inline void encode_tokens(const typename X::Scalar* w, Size w_stride
 
 // Tokens one call takes: as many as leave registers for two vectors of weights.
 template <class X>
-inline constexpr Size encode_limit = X::rows * X::vectors >= 24 ? 8 : 4;
+inline constexpr Size encode_limit = X::rows* X::vectors >= 24 ? 8 : 4;
 
 // out[t][c] += sum over s < n of y_t[list[s]] w[list[s]][c] for n_tokens tokens that share a list. `columns` is a whole number of
 // vectors; rows of w and out have room for them.
@@ -73,7 +73,7 @@ void encode(const typename X::Scalar* w, Size w_stride, const std::int32_t* list
     case 4: return encode_tokens<X, 4, 2, 1>(w, w_stride, list, n, y, columns, out);
     default: break;
   }
-  if constexpr (encode_limit<X> > 4) {
+  if constexpr (encode_limit < X >> 4) {
     switch (n_tokens) {
       case 5: return encode_tokens<X, 5, 2, 1>(w, w_stride, list, n, y, columns, out);
       case 6: return encode_tokens<X, 6, 2, 1>(w, w_stride, list, n, y, columns, out);
@@ -87,8 +87,8 @@ void encode(const typename X::Scalar* w, Size w_stride, const std::int32_t* list
 // y[k] = x[k], size[k] = |x[k]| norms[k]; returns the sum of the sizes. y, size and norms have room for whole vectors; the sizes
 // behind n are set to -1, below every floor.
 template <class X>
-typename X::Scalar products(Size n, const typename X::Scalar* x, const typename X::Scalar* norms,
-                            typename X::Scalar* y, typename X::Scalar* size) {
+typename X::Scalar products(Size n, const typename X::Scalar* x, const typename X::Scalar* norms, typename X::Scalar* y,
+                            typename X::Scalar* size) {
   typename X::V total = X::zero();
   for (Size k = 0; k < n; k += X::lanes) {
     const typename X::V entry = load_first<X, typename X::Scalar>(x + k, n - k);
@@ -183,17 +183,19 @@ void fold(Size n_keys, Size panel, const typename X::Scalar* weights, typename X
   }
 }
 
-// to[c] = base[c] + factor * sum[c] for n columns; sum and base have room for whole vectors.
+// to[c] = base[c] + factor * sum[c] for n columns.
 template <class X>
 void finish_row(Size n, const typename X::Scalar* sum, typename X::Scalar factor, const typename X::Scalar* base,
                 typename X::Scalar* to) {
   const typename X::V scale = X::set(factor);
-  for (Size c = 0; c < n; c += X::lanes)
-    store_first<X>(to + c, X::fma(scale, X::load(sum + c), X::load(base + c)), n - c);
+  for (Size c = 0; c < n; c += X::lanes) {
+    const typename X::V start = load_first<X, typename X::Scalar>(base + c, n - c);
+    store_first<X>(to + c, X::fma(scale, load_first<X, typename X::Scalar>(sum + c, n - c), start), n - c);
+  }
 }
 
 template <class X>
 inline constexpr ProjectKernels<typename X::Scalar> project_table = {
-    X::lanes, encode_limit<X>, &encode<X>, &products<X>, &centre<X>, &square<X>, &count_above<X>, &list_above<X>,
-    &fold<X>, &finish_row<X>,
+    X::lanes,   encode_limit<X>, &encode<X>,     &products<X>, &centre<X>,
+    &square<X>, &count_above<X>, &list_above<X>, &fold<X>,     &finish_row<X>,
 };

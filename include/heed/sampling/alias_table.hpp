@@ -29,7 +29,8 @@ inline Index draw_cell(const AliasCell* cells, std::size_t n, CounterRng& random
 /// Fills cells for `share`, weights whose mean is 1, which it overwrites; `order` has room for as many. Nothing is allocated.
 inline void build_alias_cells(std::span<double> share, AliasCell* cells, std::uint32_t* order) {
   const std::size_t n = share.size();
-  std::size_t small = 0, large = n;  // indices below their cell's share lie in order[0, small), the others in [large, n)
+  std::size_t small = 0,
+              large = n;  // indices below their cell's share lie in order[0, small), the others in [large, n)
   for (std::size_t k = 0; k < n; ++k) order[share[k] < 1 ? small++ : --large] = static_cast<std::uint32_t>(k);
   const auto threshold = [](double part) {
     const double scaled = part * 4294967296.0;

@@ -97,8 +97,8 @@ double sampling_variance(Estimator estimator, const X& x, const W& w, Index r) {
   const auto x_view = view_of(x);
   const auto w_view = view_of(w);
   if (x_view.rows != 1 || x_view.cols != w_view.rows)
-    throw ShapeError(detail::message("x is ", x_view.rows, " x ", x_view.cols, " but must be 1 x rows(w) = 1 x ",
-                                     w_view.rows));
+    throw ShapeError(
+        detail::message("x is ", x_view.rows, " x ", x_view.cols, " but must be 1 x rows(w) = 1 x ", w_view.rows));
   const auto d_in = static_cast<std::size_t>(w_view.rows), d_v = static_cast<std::size_t>(w_view.cols);
   if (r >= w_view.rows) return 0;
   std::vector<double> row(d_in), weights(d_in * d_v), product(d_v, 0.0), size(d_in);

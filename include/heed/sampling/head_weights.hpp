@@ -21,11 +21,11 @@ template <class T>
 struct HeadWeights {
   Index d_in = 0;
   Index d_v = 0;
-  Index padded = 0;             ///< columns with padding
-  T* rows = nullptr;            ///< W_k, or W_k / p_k for with_replacement: a draw costs no further product
-  T* norms = nullptr;           ///< |W_k|, 0 behind d_in up to a whole vector
-  AliasCell* cells = nullptr;   ///< with_replacement only
-  double norm = 0;              ///< |W|_F
+  Index padded = 0;            ///< columns with padding
+  T* rows = nullptr;           ///< W_k, or W_k / p_k for with_replacement: a draw costs no further product
+  T* norms = nullptr;          ///< |W_k|, 0 behind d_in up to a whole vector
+  AliasCell* cells = nullptr;  ///< with_replacement only
+  double norm = 0;             ///< |W|_F
 
   /// Takes memory only; `fill` does the work.
   template <class Memory>

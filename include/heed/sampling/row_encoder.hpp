@@ -52,9 +52,11 @@ class RowEncoder {
     list_ = scratch.take<std::int32_t>(row_ + static_cast<std::size_t>(lanes));
   }
 
-  /// Tokens that share one sequence, at most group_tokens; reorders them. Each has 0 < samples < d_in.
+  /// Tokens that share one sequence, at most group_tokens; reorders them. Each has 0 < samples < d_in, and starts from the row
+  /// base_of(token).
+  template <class BaseOf>
   void with_replacement(const HeadWeights<T>& weights, std::span<EncodeToken<T>> group, std::uint64_t seed,
-                        std::uint64_t stream, const T* base) {
+                        std::uint64_t stream, const BaseOf& base_of) {
     const auto n = static_cast<Index>(group.size());
     if (n == 0) return;
     for (Index t = 1; t < n; ++t) {  // most samples first: those still drawing are the first ones
@@ -83,7 +85,8 @@ class RowEncoder {
     }
     for (Index t = 0; t < n; ++t) {
       const EncodeToken<T>& token = at(group, t);
-      kernels_.finish_row(weights.d_v, sums_ + t * padded_, T(1) / static_cast<T>(token.samples), base, token.to);
+      kernels_.finish_row(weights.d_v, sums_ + t * padded_, T(1) / static_cast<T>(token.samples), base_of(token.token),
+                          token.to);
     }
   }
 
@@ -96,7 +99,7 @@ class RowEncoder {
     Index n = r;
     T factor = 1;
     if (estimator == Estimator::largest) {
-      selector_.select(d_in_, size_, sum, r, list_);
+      n = selector_.select(d_in_, size_, sum, r, list_);
     } else if (estimator == Estimator::without_replacement) {
       CounterRng random(seed, stream);
       n = choose_different(r, random.uniform());

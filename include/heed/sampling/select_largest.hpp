@@ -21,8 +21,8 @@ class LargestSelector {
   }
 
   /// Writes the places of the r largest, ascending; of equal sizes the lower places. `sum` is that of all sizes; 0 < r < n. `list`
-  /// has room for n and a whole vector.
-  void select(Index n, const T* size, T sum, Index r, std::int32_t* list) {
+  /// has room for n and a whole vector. Returns how many were written: r, and fewer only where sizes are NaN.
+  Index select(Index n, const T* size, T sum, Index r, std::int32_t* list) {
     const T mean = sum / static_cast<T>(n);
     T& guess = guess_[std::min<Index>(buckets - 1, r * buckets / n)];
     T low = 0, high = std::numeric_limits<T>::max();
@@ -32,8 +32,7 @@ class LargestSelector {
       const Index above = kernels_.count_above(n, size, floor);
       if (above == r) {
         guess = floor / mean;
-        kernels_.list_above(n, size, floor, list);
-        return;
+        return kernels_.list_above(n, size, floor, list);
       }
       (above > r ? low : high) = floor;
       (above > r ? above_low : above_high) = above;
@@ -47,21 +46,21 @@ class LargestSelector {
         floor = low + (high - low) * part;
       }
     }
-    finish(n, size, r, low, above_low, list);
+    return finish(n, size, r, low, above_low, list);
   }
 
  private:
   static constexpr int buckets = 32;
 
   // Drops the smallest of those >= low until r are left.
-  void finish(Index n, const T* size, Index r, T low, Index above_low, std::int32_t* list) {
+  Index finish(Index n, const T* size, Index r, T low, Index above_low, std::int32_t* list) {
     const Index positive = kernels_.list_above(n, size, std::numeric_limits<T>::denorm_min(), list);
     if (positive <= r) {  // rows with zeros, as behind a relu
       Index missing = r - positive, at = 0;
       for (Index k = 0; k < n; ++k) {
         if (size[k] > 0 || missing-- > 0) list[at++] = static_cast<std::int32_t>(k);
       }
-      return;
+      return at;
     }
     above_low = kernels_.list_above(n, size, low = std::max(low, std::numeric_limits<T>::denorm_min()), list);
     for (Index more = above_low - r; more > 0; --more) {
@@ -71,6 +70,7 @@ class LargestSelector {
       }
       for (Index t = least; t + 1 < r + more; ++t) list[t] = list[t + 1];
     }
+    return r;
   }
 
   const ProjectKernels<T>& kernels_;
