@@ -39,24 +39,31 @@ inline void check_monte_carlo(const MonteCarloOptions& options) {
 
 }  // namespace detail
 
-/// What a call of MonteCarloValues decides before it samples: how many products each token gets, and why.
+/// What a call of MonteCarloValues decides before it samples: how many products each token gets, and why. S: scalar of the values.
+template <class S>
 struct SamplePlan {
-  Matrix<Index> counts;       ///< r_j of (token, key head); d_in means the exact product
-  Matrix<double> importance;  ///< max_i A_ij of (token, key head); 0 for Budget::constant, which needs no weights
-  Matrix<Index> kept;         ///< 1 where some query sees the token, else 0
-  Vector<Index> exact;    ///< of each key head: 1 where all its rows are multiplied exactly, sampling being no faster
-  Vector<double> x_norm;  ///< |x_j|, or |x_j - mean row| where centred; 0 for tokens no query sees
+  Matrix<Index> counts;           ///< r_j of (token, key head); d_in means the exact product
+  Matrix<double> importance;      ///< max_i A_ij of (token, key head); 0 for Budget::constant, which needs no weights
+  Matrix<unsigned char> kept;     ///< 1 where some query of the head sees the token, else 0
+  Vector<unsigned char> exact;    ///< of each key head: 1 where all its rows are multiplied exactly, sampling being no faster
+  Vector<Accumulator<S>> x_norm;  ///< |x_j|, or |x_j - mean row| where centred; 0 for tokens no query sees
   Index d_in = 0;
 
   /// Mean r_j / d_in over (token, key head) pairs that are kept: what sampling spends, over what the exact product would.
-  double real_share() const { return share(static_cast<double>(kept.sum())); }
+  double real_share() const { return share(true); }
   /// The same over all positions, padding included: the published accounting, which flatters padded batches.
-  double padded_share() const { return share(static_cast<double>(counts.size())); }
+  double padded_share() const { return share(false); }
 
  private:
-  double share(double tokens) const {
-    return tokens == 0 ? 0.0
-                       : static_cast<double>(counts.sum()) / (tokens * static_cast<double>(std::max<Index>(1, d_in)));
+  double share(bool real_only) const {
+    double spent = 0, tokens = 0;
+    for (Index j = 0; j < counts.rows(); ++j) {
+      for (Index kv = 0; kv < counts.cols(); ++kv) {
+        spent += static_cast<double>(counts(j, kv));
+        tokens += real_only ? static_cast<double>(kept(j, kv)) : 1.0;
+      }
+    }
+    return tokens == 0 || d_in == 0 ? 0.0 : spent / (tokens * static_cast<double>(d_in));
   }
 };
 
@@ -108,7 +115,7 @@ class MonteCarloValues {
 
   /// What a call with these operands decides; see SamplePlan. Queries and keys of several heads are packed as in multi_head_attend.
   template <class Q, class K, class Method = ExactAttention<>>
-  SamplePlan plan(const Q& q, const K& k, const AttentionOptions& options = {}, const Method& method = {},
+  SamplePlan<S> plan(const Q& q, const K& k, const AttentionOptions& options = {}, const Method& method = {},
                   const Context& context = {}, const HeadOptions& heads = {}) const {
     detail::require_computed<Q, K, MonteCarloValues>();
     using Call = detail::HeadCall<S, S, T>;
@@ -129,15 +136,20 @@ class MonteCarloValues {
     detail::SamplePlanner<S> planner(x_, options_, workspace, detail::thread_count(context.threads));
     const auto made = planner.plan(frame, std::span<const Call>(calls, static_cast<std::size_t>(heads.n_heads)),
                                    heads_per_kv, options, detail::MethodRunner<Method>{method}, context);
-    SamplePlan plan{Matrix<Index>(n_keys(), n_kv), Matrix<double>(n_keys(), n_kv), Matrix<Index>(n_keys(), n_kv),
-                    Vector<Index>(n_kv),           Vector<double>(n_keys()),       x_.cols};
+    SamplePlan<S> plan;
+    plan.d_in = x_.cols;
+    plan.counts.resize(n_keys(), n_kv);
+    plan.importance.resize(n_keys(), n_kv);
+    plan.kept.resize(n_keys(), n_kv);
+    plan.exact.resize(n_kv);
+    plan.x_norm.resize(n_keys());
     for (Index kv = 0; kv < n_kv; ++kv) {
       plan.exact(kv) = multiplies(made, kv) ? 1 : 0;
       for (Index j = 0; j < n_keys(); ++j) {
         plan.counts(j, kv) = made.counts[kv * n_keys() + j];
         plan.importance(j, kv) = static_cast<double>(made.largest[kv * n_keys() + j]);
         plan.kept(j, kv) = made.kept[kv * n_keys() + j];
-        plan.x_norm(j) = static_cast<double>(made.x_norm[j]);
+        plan.x_norm(j) = made.x_norm[j];
       }
     }
     return plan;

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <numeric>
 #include <span>
 #include <vector>
 
@@ -44,10 +43,10 @@ inline double skip_bound(std::span<const double> importance, std::span<const dou
 namespace detail {
 
 /// Squared error of a row, averaged over the systematic samples: they change only where u passes the fractional part of a sum of pi.
-inline double systematic_variance(const std::vector<double>& x, const std::vector<double>& w, Index d_v,
-                                  const std::vector<double>& pi) {
+template <class T>  // double
+double systematic_variance(const std::vector<T>& x, const std::vector<T>& w, Index d_v, const std::vector<T>& pi) {
   const std::size_t d_in = x.size();
-  std::vector<double> ends{0.0, 1.0};
+  std::vector<T> ends{0.0, 1.0};
   double place = 0;
   for (const double share : pi) {
     if (share >= 1) continue;
@@ -56,12 +55,12 @@ inline double systematic_variance(const std::vector<double>& x, const std::vecto
   }
   std::sort(ends.begin(), ends.end());
   std::vector<std::int32_t> list(d_in + 1);
-  std::vector<double> miss(static_cast<std::size_t>(d_v));
+  std::vector<T> miss(static_cast<std::size_t>(d_v));
   double variance = 0;
   for (std::size_t e = 0; e + 1 < ends.size(); ++e) {
     const double length = ends[e + 1] - ends[e];
     if (length <= 0) continue;
-    const Index taken = systematic_sample<double>(pi, ends[e] + 0.5 * length, list.data());
+    const Index taken = systematic_sample<T>(pi, ends[e] + 0.5 * length, list.data());
     std::fill(miss.begin(), miss.end(), 0.0);
     std::size_t at = 0;
     for (std::size_t k = 0; k < d_in; ++k) {
@@ -130,7 +129,7 @@ double sampling_variance(Estimator estimator, const X& x, const W& w, Index r) {
     case Estimator::largest: break;
   }
   std::vector<std::size_t> order(d_in);
-  std::iota(order.begin(), order.end(), std::size_t{0});
+  for (std::size_t k = 0; k < d_in; ++k) order[k] = k;
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return size[a] > size[b]; });
   std::fill(product.begin(), product.end(), 0.0);
   for (std::size_t t = static_cast<std::size_t>(r); t < d_in; ++t) {
