@@ -23,8 +23,8 @@ double alpha_for(const Head& head, const Settings& settings, const MonteCarloOpt
     const double alpha = std::sqrt(below * above);
     double spent = 0;
     for (Index j = 0; j < plan.kept.rows(); ++j) {
-      spent += static_cast<double>(
-          heed::published_count(plan.importance(j, 0), n, alpha, head.x->cols(), options.rounding));
+      spent +=
+          static_cast<double>(heed::published_count(plan.importance(j, 0), n, alpha, head.x->cols(), options.rounding));
     }
     (spent > settings.fraction * kept * static_cast<double>(head.x->cols()) ? below : above) = alpha;
   }

@@ -6,8 +6,7 @@ namespace {
 
 std::unique_ptr<Attempt> projected(const Head& head, const Settings& settings) {
   return values_attempt<heed::ProjectedValues<float>>(head, settings, [](const auto& x, const auto& w_v, auto bias) {
-    return heed::ProjectedValues<float>(
-        x, w_v, {.bias = bias, .order = heed::ProjectionOrder::project_first});
+    return heed::ProjectedValues<float>(x, w_v, {.bias = bias, .order = heed::ProjectionOrder::project_first});
   });
 }
 

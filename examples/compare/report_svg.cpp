@@ -82,8 +82,9 @@ std::string frame(const Axis& x, const Axis& y, Against against) {
   }
   svg += format("<path class=\"axis\" d=\"M%.1f %.1fV%.1fH%.1f\"/>\n", left, top, bottom, right);
   svg += text_at((left + right) / 2, bottom + 46, "class=\"name\" text-anchor=\"middle\"",
-                 against == Against::time ? "time of one pass over all heads, ms (median of rounds, logarithmic)"
-                                          : "FLOPs of one pass over all heads, in millions (kept pairs and real tokens, logarithmic)");
+                 against == Against::time
+                     ? "time of one pass over all heads, ms (median of rounds, logarithmic)"
+                     : "FLOPs of one pass over all heads, in millions (kept pairs and real tokens, logarithmic)");
   svg += text_at(
       0, 0,
       format("class=\"name\" text-anchor=\"middle\" transform=\"translate(24 %.1f) rotate(-90)\"", (top + bottom) / 2),
@@ -93,7 +94,9 @@ std::string frame(const Axis& x, const Axis& y, Against against) {
 
 std::string titles(const Comparison& comparison, Against against) {
   const Inputs& inputs = *comparison.inputs;
-  std::string svg = text_at(left, 30, "class=\"title\"", std::string(against == Against::time ? "Error against time: " : "Error against FLOPs: ") + problem_text(comparison));
+  std::string svg = text_at(left, 30, "class=\"title\"",
+                            std::string(against == Against::time ? "Error against time: " : "Error against FLOPs: ") +
+                                problem_text(comparison));
   svg += text_at(left, 52, "class=\"sub\"", "data: " + inputs.source);
   svg += text_at(left, 70, "class=\"sub\"", comparison.machine.text());
   if (inputs.generated) svg += text_at(left, 92, "class=\"loud\"", generated_warning);
@@ -138,7 +141,8 @@ std::string svg_text(const Comparison& comparison, Against against) {
 
   const double exact = x.at(cost(rows.front()));
   svg += format("<path class=\"mark\" d=\"M%.1f %.1fV%.1f\"/>\n", exact, top, bottom);
-  svg += text_at(exact - 6, bottom - 8, "class=\"note\" text-anchor=\"end\"", against == Against::time ? "faster than exact" : "fewer FLOPs than exact");
+  svg += text_at(exact - 6, bottom - 8, "class=\"note\" text-anchor=\"end\"",
+                 against == Against::time ? "faster than exact" : "fewer FLOPs than exact");
   if (y.most > 1 && y.least < 1) {
     svg += format("<path class=\"mark\" d=\"M%.1f %.1fH%.1f\"/>\n", left, y.at(1), right);
     svg += text_at(right - 4, y.at(1) - 5, "class=\"note\" text-anchor=\"end\"", "as wrong as answering 0");

@@ -68,13 +68,13 @@ std::string values_text(const Comparison& comparison) {
     if (row.value_flops == 0) continue;
     const heed::FlopCounter& flops = (*comparison.measurements)[m].flops;
     const double per_token = 2.0 * static_cast<double>(inputs.heads.front().x->cols() * inputs.d_v());
-    text += format("%-17s %8s %7s %7s %10s   %9.2e %9.2e %9.2e\n", row.name.c_str(), count_text(row.value_flops).c_str(),
-                   ratio_text(flops.real_tokens() * per_token / row.value_flops).c_str(),
-                   ratio_text(flops.padded_tokens() * per_token / row.value_flops).c_str(),
-                   format("%.0f%%", 100 * flops.sampled_rows() /
-                                        std::max(1.0, flops.sampled_rows() + flops.projected_rows()))
-                       .c_str(),
-                   row.error_p50, row.error_p90, row.error_max);
+    text += format(
+        "%-17s %8s %7s %7s %10s   %9.2e %9.2e %9.2e\n", row.name.c_str(), count_text(row.value_flops).c_str(),
+        ratio_text(flops.real_tokens() * per_token / row.value_flops).c_str(),
+        ratio_text(flops.padded_tokens() * per_token / row.value_flops).c_str(),
+        format("%.0f%%", 100 * flops.sampled_rows() / std::max(1.0, flops.sampled_rows() + flops.projected_rows()))
+            .c_str(),
+        row.error_p50, row.error_p90, row.error_max);
   }
   if (text.empty()) return "";
   return "\n" +
@@ -82,8 +82,10 @@ std::string values_text(const Comparison& comparison) {
                 "relative error over heads") +
          format("%-17s %8s %7s %7s %10s   %9s %9s %9s\n", "", "", "(real)", "(padded)", "rows", "p50", "p90", "max") +
          text +
-         wrapped("value rows: products spent on making them (phases project and sample); times fewer than x w_v of all real "
-                 "tokens, and of all positions with padding; a row that is not sampled is the exact product, or 0.");
+         wrapped(
+             "value rows: products spent on making them (phases project and sample); times fewer than x w_v of all "
+             "real "
+             "tokens, and of all positions with padding; a row that is not sampled is the exact product, or 0.");
 }
 
 std::string tokens_text(const Comparison& comparison) {

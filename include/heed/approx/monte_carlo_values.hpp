@@ -42,10 +42,11 @@ inline void check_monte_carlo(const MonteCarloOptions& options) {
 /// What a call of MonteCarloValues decides before it samples: how many products each token gets, and why. S: scalar of the values.
 template <class S>
 struct SamplePlan {
-  Matrix<Index> counts;           ///< r_j of (token, key head); d_in means the exact product
-  Matrix<double> importance;      ///< max_i A_ij of (token, key head); 0 for Budget::constant, which needs no weights
-  Matrix<unsigned char> kept;     ///< 1 where some query of the head sees the token, else 0
-  Vector<unsigned char> exact;    ///< of each key head: 1 where all its rows are multiplied exactly, sampling being no faster
+  Matrix<Index> counts;        ///< r_j of (token, key head); d_in means the exact product
+  Matrix<double> importance;   ///< max_i A_ij of (token, key head); 0 for Budget::constant, which needs no weights
+  Matrix<unsigned char> kept;  ///< 1 where some query of the head sees the token, else 0
+  Vector<unsigned char>
+      exact;  ///< of each key head: 1 where all its rows are multiplied exactly, sampling being no faster
   Vector<Accumulator<S>> x_norm;  ///< |x_j|, or |x_j - mean row| where centred; 0 for tokens no query sees
   Index d_in = 0;
 
@@ -116,7 +117,7 @@ class MonteCarloValues {
   /// What a call with these operands decides; see SamplePlan. Queries and keys of several heads are packed as in multi_head_attend.
   template <class Q, class K, class Method = ExactAttention<>>
   SamplePlan<S> plan(const Q& q, const K& k, const AttentionOptions& options = {}, const Method& method = {},
-                  const Context& context = {}, const HeadOptions& heads = {}) const {
+                     const Context& context = {}, const HeadOptions& heads = {}) const {
     detail::require_computed<Q, K, MonteCarloValues>();
     using Call = detail::HeadCall<S, S, T>;
     const Index n_kv = detail::kv_heads_of(heads), d = detail::head_width(q.cols(), heads.n_heads, "q", "n_heads");
@@ -133,7 +134,7 @@ class MonteCarloValues {
     for (Index h = 0; h < heads.n_heads; ++h)
       new (calls + h)
           Call{view_of(q).columns(h * d, d), view_of(k).columns(h / heads_per_kv * d, d), {}, {}, nullptr, 1, h};
-    detail::SamplePlanner<S> planner(x_, options_, workspace, detail::thread_count(context.threads));
+    detail::SamplePlanner<S> planner(x_, w_, options_, workspace, detail::thread_count(context.threads));
     const auto made = planner.plan(frame, std::span<const Call>(calls, static_cast<std::size_t>(heads.n_heads)),
                                    heads_per_kv, options, detail::MethodRunner<Method>{method}, context);
     SamplePlan<S> plan;
@@ -170,7 +171,7 @@ class MonteCarloValues {
       Workspace::Frame inside(*inner.workspace);
       const int threads = detail::projection_threads(
           context.threads, static_cast<double>(n_k) * static_cast<double>(x_.cols) * static_cast<double>(w_.cols));
-      detail::SamplePlanner<S> planner(x_, options_, *inner.workspace, threads);
+      detail::SamplePlanner<S> planner(x_, w_, options_, *inner.workspace, threads);
       const auto plan = planner.plan(inside, std::span<const Call>(calls), heads_per_kv, options, runner, inner);
       unsigned char* exact = inside.take<unsigned char>(static_cast<std::size_t>(n_kv));
       for (Index kv = 0; kv < n_kv; ++kv) exact[kv] = multiplies(plan, kv) ? 1 : 0;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <span>
 
+#include "heed/approx/threshold_counts.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/floating.hpp"
 #include "heed/core/key_bounds.hpp"
@@ -96,8 +97,9 @@ class SamplePlanner {
  public:
   using T = Accumulator<S>;
 
-  SamplePlanner(const ConstView<S>& x, const MonteCarloOptions& options, Workspace& workspace, int threads)
-      : x_(x), options_(options), workspace_(workspace), threads_(threads), isa_(active_isa()) {}
+  SamplePlanner(const ConstView<S>& x, const ConstView<S>& w, const MonteCarloOptions& options, Workspace& workspace,
+                int threads)
+      : x_(x), w_(w), options_(options), workspace_(workspace), threads_(threads), isa_(active_isa()) {}
 
   template <class Call, class Runner>
   PlanArrays<T> plan(Workspace::Frame& frame, std::span<const Call> calls, Index heads_per_kv,
@@ -220,7 +222,7 @@ class SamplePlanner {
     }
   }
 
-  void count_sequence(PlanArrays<T>& plan, Index kv, Index first, Index last, double* weights) const {
+  void count_sequence(PlanArrays<T>& plan, Index kv, Index first, Index last, double* weights) {
     const Index offset = kv * plan.n_k;
     double n_kept = 0;
     for (Index j = first; j < last; ++j) n_kept += plan.kept[offset + j];
@@ -232,6 +234,12 @@ class SamplePlanner {
       }
       return;
     }
+    // The mean row costs as much as one exact row.
+    const double d_in = static_cast<double>(plan.d_in), total = (options_.fraction * n_kept - plan.centred) * d_in;
+    if (options_.budget == Budget::column_norm && options_.estimator == Estimator::largest) {
+      count_above_floor(plan, kv, first, last, total);
+      return;
+    }
     for (Index j = first; j < last; ++j) {
       const double share = options_.budget == Budget::constant
                                ? 1.0
@@ -239,11 +247,37 @@ class SamplePlanner {
       weights[j - first] = plan.kept[offset + j] != 0 ? share : 0.0;
     }
     const auto size = static_cast<std::size_t>(last - first);
-    proportional_counts({weights, size}, options_.fraction * n_kept * static_cast<double>(plan.d_in), plan.d_in,
-                        options_.rounding, {plan.counts + offset + first, size});
+    proportional_counts({weights, size}, total, plan.d_in, options_.rounding, {plan.counts + offset + first, size});
   }
 
-  ConstView<S> x_;
+  // Largest products, least error: one floor for all tokens of the sequence.
+  void count_above_floor(PlanArrays<T>& plan, Index kv, Index first, Index last, double total) {
+    Workspace::Frame inside(workspace_);
+    const Index offset = kv * plan.n_k, d_v = w_.cols / plan.n_kv, n = last - first;
+    T* weights = inside.take<T>(static_cast<std::size_t>(n));
+    for (Index j = first; j < last; ++j) {
+      const bool usable = plan.kept[offset + j] != 0 && is_finite(plan.x_norm[j]) && is_finite(plan.norm[offset + j]);
+      weights[j - first] = usable ? plan.norm[offset + j] : T(0);
+    }
+    const auto padded = static_cast<std::size_t>((plan.d_in + 15) / 16 * 16);
+    T* norms = inside.take<T>(padded);
+    T* row = inside.take<T>(static_cast<std::size_t>(d_v));
+    std::fill(norms, norms + padded, T(0));
+    const TokenRows<S> weight_rows(w_.columns(kv * d_v, d_v), isa_), rows(x_, isa_);
+    const ProjectKernels<T>& kernels = project_kernels<T>(isa_);
+    for (Index k = 0; k < plan.d_in; ++k) norms[k] = std::sqrt(kernels.square(d_v, weight_rows.row(k, row), nullptr));
+    const T* mean = plan.centred ? plan.means + plan.sequence[first] * plan.d_in : nullptr;
+    const auto centred_row = [&](Index j, T* room) {
+      const T* at = rows.row(first + j, room);
+      if (mean == nullptr) return at;
+      kernels.centre(plan.d_in, at, mean, room);
+      return static_cast<const T*>(room);
+    };
+    ThresholdCounts<T, decltype(centred_row)>(n, plan.d_in, weights, norms, centred_row, workspace_, threads_)
+        .fill(total, plan.counts + offset + first);
+  }
+
+  ConstView<S> x_, w_;
   const MonteCarloOptions& options_;
   Workspace& workspace_;
   int threads_;

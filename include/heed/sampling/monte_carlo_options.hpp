@@ -15,7 +15,9 @@ enum class Estimator { with_replacement, product_weighted, without_replacement, 
 
 /// How many products r_j token j gets, A being the weights of the head, n its kept tokens:
 ///   column_max   r_j = (n max_i A_ij / alpha)^2, as published
-///   column_norm  r_j ~ |A[:, j]| |x_j|, least summed error for a total of fraction * d_in * n products
+///   column_norm  least summed squared error, each token's weighed by |A[:, j]|^2, for a total of fraction * d_in * n products:
+///                r_j ~ |A[:, j]| |x_j| for the estimators that draw, whose error falls as 1 / r_j; for `largest` the r_j products
+///                with |A[:, j]| |x_jk| |W_k| above a floor common to all tokens
 ///   constant     r_j = fraction * d_in for every kept token; needs no A
 enum class Budget { column_max, column_norm, constant };
 

@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <span>
 
@@ -19,7 +20,7 @@ inline Index published_count(double importance, double n, double alpha, Index d_
 }
 
 /// Shares `total` products among tokens in proportion to their weights, none more than d_in: counts_j = min(d_in, c weight_j) rounded,
-/// c such that they sum to `total` before rounding. With weight_j = |A[:, j]| |x_j| that minimises the sum over j of
+/// c such that they sum to about `total`. With weight_j = |A[:, j]| |x_j| that minimises the sum over j of
 /// |A[:, j]|^2 |x_j|^2 / r_j, the squared error of independent tokens (Cauchy-Schwarz).
 ///
 /// A weight that is not finite asks for the exact product, at the cost of nobody else; a weight of 0 gets nothing.
@@ -29,6 +30,7 @@ inline void proportional_counts(std::span<const double> weights, double total, I
   double factor = 0, capped_before = -1, positive = 0;
   for (const double weight : weights) positive += detail::is_finite(weight) && weight > 0 ? 1 : 0;
   const bool enough = total >= most * positive;
+  if (rounding == Rounding::up) total = std::max(0.5 * total, total - 0.5 * positive);  // what rounding adds on average
   while (!enough) {
     double rest = 0, capped = 0;
     for (const double weight : weights) {
