@@ -2,9 +2,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <new>
 #include <optional>
 #include <span>
 #include <type_traits>
+#include <utility>
 
 #include "heed/approx/computed_values.hpp"
 #include "heed/approx/encode_values.hpp"
@@ -118,42 +120,46 @@ class MonteCarloValues {
   template <class Q, class K, class Method = ExactAttention<>>
   SamplePlan<S> plan(const Q& q, const K& k, const AttentionOptions& options = {}, const Method& method = {},
                      const Context& context = {}, const HeadOptions& heads = {}) const {
-    detail::require_computed<Q, K, MonteCarloValues>();
-    using Call = detail::HeadCall<S, S, T>;
-    const Index n_kv = detail::kv_heads_of(heads), d = detail::head_width(q.cols(), heads.n_heads, "q", "n_heads");
-    const Index d_k = detail::head_width(k.cols(), n_kv, "k", "n_kv_heads");
-    detail::check_value_rows(k.rows(), n_keys());
-    detail::check_attention(
-        d, k.rows(), d_k, n_keys(),
-        {q.rows(), k.rows(), d_k, detail::head_width(w_.cols, n_kv, "w_v", "n_kv_heads"), heads.n_heads}, options);
-    std::optional<Workspace> own;
-    Workspace& workspace = context.workspace != nullptr ? *context.workspace : own.emplace();
-    Workspace::Frame frame(workspace);
-    Call* calls = frame.take<Call>(static_cast<std::size_t>(heads.n_heads));
-    const Index heads_per_kv = heads.n_heads / n_kv;
-    for (Index h = 0; h < heads.n_heads; ++h)
-      new (calls + h)
-          Call{view_of(q).columns(h * d, d), view_of(k).columns(h / heads_per_kv * d, d), {}, {}, nullptr, 1, h};
-    detail::SamplePlanner<S> planner(x_, w_, options_, workspace, detail::thread_count(context.threads));
-    const auto made = planner.plan(frame, std::span<const Call>(calls, static_cast<std::size_t>(heads.n_heads)),
-                                   heads_per_kv, options, detail::MethodRunner<Method>{method}, context);
     SamplePlan<S> plan;
-    plan.d_in = x_.cols;
-    plan.counts.resize(n_keys(), n_kv);
-    plan.importance.resize(n_keys(), n_kv);
-    plan.kept.resize(n_keys(), n_kv);
-    plan.exact.resize(n_kv);
-    plan.x_norm.resize(n_keys());
-    for (Index kv = 0; kv < n_kv; ++kv) {
-      plan.exact(kv) = multiplies(made, kv) ? 1 : 0;
-      for (Index j = 0; j < n_keys(); ++j) {
-        plan.counts(j, kv) = made.counts[kv * n_keys() + j];
-        plan.importance(j, kv) = static_cast<double>(made.largest[kv * n_keys() + j]);
-        plan.kept(j, kv) = made.kept[kv * n_keys() + j];
-        plan.x_norm(j) = made.x_norm[j];
+    with_calls(q, k, options, context, heads, [&](auto calls, Index heads_per_kv, const Context& inner) {
+      Workspace::Frame frame(*inner.workspace);
+      detail::SamplePlanner<S> planner(x_, w_, options_, *inner.workspace, detail::thread_count(inner.threads));
+      const auto made = planner.plan(frame, calls, heads_per_kv, options, detail::MethodRunner<Method>{method}, inner);
+      plan.d_in = x_.cols;
+      plan.counts.resize(n_keys(), made.n_kv);
+      plan.importance.resize(n_keys(), made.n_kv);
+      plan.kept.resize(n_keys(), made.n_kv);
+      plan.exact.resize(made.n_kv);
+      plan.x_norm.resize(n_keys());
+      for (Index kv = 0; kv < made.n_kv; ++kv) {
+        plan.exact(kv) = multiplies(made, kv) ? 1 : 0;
+        for (Index j = 0; j < n_keys(); ++j) {
+          plan.counts(j, kv) = made.counts[kv * n_keys() + j];
+          plan.importance(j, kv) = static_cast<double>(made.largest[kv * n_keys() + j]);
+          plan.kept(j, kv) = made.kept[kv * n_keys() + j];
+          plan.x_norm(j) = made.x_norm[j];
+        }
       }
-    }
+    });
     return plan;
+  }
+
+  /// The value rows a call with these operands makes, all key heads side by side, without the attention: to look at, to keep, to time.
+  ///
+  /// Shapes  out: n_k x width(), contiguous rows; k and q as for `plan`. Rows of padding hold nothing of use.
+  template <class Out, class Q, class K, class Method = ExactAttention<>>
+  void value_rows_into(Out&& out, const Q& q, const K& k, const AttentionOptions& options = {},
+                       const Method& method = {}, const Context& context = {}, const HeadOptions& heads = {}) const {
+    const auto to = output_view_of(std::forward<Out>(out));
+    static_assert(std::is_same_v<typename std::remove_cvref_t<decltype(to)>::Scalar, S>,
+                  "heed: out must have the scalar type of x and w_v");
+    if (to.rows != n_keys() || to.cols != width() || to.col_stride != 1 || to.row_stride != width()) {
+      throw ShapeError(detail::message("out is ", to.rows, " x ", to.cols, " but must be rows(x) x cols(w_v) = ",
+                                       n_keys(), " x ", width(), ", row-major without gaps"));
+    }
+    with_calls(q, k, options, context, heads, [&](auto calls, Index heads_per_kv, const Context& inner) {
+      make_rows(calls, heads_per_kv, options, detail::MethodRunner<Method>{method}, inner, to.data);
+    });
   }
 
   /// Makes the rows and runs the calls.
@@ -165,20 +171,9 @@ class MonteCarloValues {
     Context inner = context;
     inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
     Workspace::Frame frame(*inner.workspace);
-    const Index n_k = x_.rows, n_kv = static_cast<Index>(calls.size()) / heads_per_kv, d_v = w_.cols / n_kv;
+    const Index n_k = x_.rows, d_v = w_.cols * heads_per_kv / static_cast<Index>(calls.size());
     S* rows = frame.take<S>(static_cast<std::size_t>(n_k * w_.cols));
-    if (n_k > 0) {
-      Workspace::Frame inside(*inner.workspace);
-      const int threads = detail::projection_threads(
-          context.threads, static_cast<double>(n_k) * static_cast<double>(x_.cols) * static_cast<double>(w_.cols));
-      detail::SamplePlanner<S> planner(x_, w_, options_, *inner.workspace, threads);
-      const auto plan = planner.plan(inside, std::span<const Call>(calls), heads_per_kv, options, runner, inner);
-      unsigned char* exact = inside.take<unsigned char>(static_cast<std::size_t>(n_kv));
-      for (Index kv = 0; kv < n_kv; ++kv) exact[kv] = multiplies(plan, kv) ? 1 : 0;
-      const Index n_real = detail::real_keys(options.mask, n_k);
-      detail::ValueEncoding<S>(x_, w_, options_, plan, exact, n_real, rows, *inner.workspace, threads).run();
-      if (context.flops != nullptr) count(*context.flops, plan, exact, n_real);
-    }
+    make_rows(std::span<const Call>(calls), heads_per_kv, options, runner, inner, rows);
     for (std::size_t c = 0; c < calls.size(); ++c)
       calls[c].v = {rows + static_cast<Index>(c) / heads_per_kv * d_v, n_k, d_v, w_.cols, 1};
     runner.run(std::span<const Call>(calls), heads_per_kv, options, inner);
@@ -186,6 +181,49 @@ class MonteCarloValues {
 
  private:
   using T = Accumulator<S>;
+
+  // Checks operands and runs work(calls, heads_per_kv, context with a workspace) on calls without values.
+  template <class Q, class K, class Work>
+  void with_calls(const Q& q, const K& k, const AttentionOptions& options, const Context& context,
+                  const HeadOptions& heads, const Work& work) const {
+    detail::require_computed<Q, K, MonteCarloValues>();
+    using Call = detail::HeadCall<S, S, T>;
+    const Index n_kv = detail::kv_heads_of(heads), d = detail::head_width(q.cols(), heads.n_heads, "q", "n_heads");
+    const Index d_k = detail::head_width(k.cols(), n_kv, "k", "n_kv_heads");
+    const Index d_v = detail::head_width(w_.cols, n_kv, "w_v", "n_kv_heads");
+    detail::check_value_rows(k.rows(), n_keys());
+    detail::check_attention(d, k.rows(), d_k, n_keys(), {q.rows(), k.rows(), d_k, d_v, heads.n_heads}, options);
+    std::optional<Workspace> own;
+    Context inner = context;
+    inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
+    Workspace::Frame frame(*inner.workspace);
+    const auto n_heads = static_cast<std::size_t>(heads.n_heads);
+    const Index heads_per_kv = heads.n_heads / n_kv;
+    const auto q_view = view_of(q);
+    const auto k_view = view_of(k);
+    Call* calls = frame.take<Call>(n_heads);
+    for (Index h = 0; h < heads.n_heads; ++h) {
+      new (calls + h) Call{q_view.columns(h * d, d), k_view.columns(h / heads_per_kv * d, d), {}, {}, nullptr, 1, h};
+    }
+    work(std::span<const Call>(calls, n_heads), heads_per_kv, inner);
+  }
+
+  template <class Call, class Runner>
+  void make_rows(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const Runner& runner,
+                 const Context& context, S* rows) const {
+    const Index n_k = x_.rows, n_kv = static_cast<Index>(calls.size()) / heads_per_kv;
+    if (n_k == 0) return;
+    Workspace::Frame frame(*context.workspace);
+    const int threads = detail::projection_threads(
+        context.threads, static_cast<double>(n_k) * static_cast<double>(x_.cols) * static_cast<double>(w_.cols));
+    detail::SamplePlanner<S> planner(x_, w_, options_, *context.workspace, threads);
+    const auto plan = planner.plan(frame, calls, heads_per_kv, options, runner, context);
+    unsigned char* exact = frame.take<unsigned char>(static_cast<std::size_t>(n_kv));
+    for (Index kv = 0; kv < n_kv; ++kv) exact[kv] = multiplies(plan, kv) ? 1 : 0;
+    const Index n_real = detail::real_keys(options.mask, n_k);
+    detail::ValueEncoding<S>(x_, w_, options_, plan, exact, n_real, rows, *context.workspace, threads).run();
+    if (context.flops != nullptr) count(*context.flops, plan, exact, n_real);
+  }
 
   // True where a head is multiplied exactly.
   bool multiplies(const detail::PlanArrays<T>& plan, Index kv) const {

@@ -3,6 +3,7 @@
 #include <optional>
 #include <span>
 #include <type_traits>
+#include <utility>
 
 #include "heed/approx/computed_values.hpp"
 #include "heed/core/check.hpp"
@@ -85,6 +86,22 @@ class ProjectedValues {
   Index n_keys() const { return x_.rows; }
   Index width() const { return w_.cols; }
 
+  /// X W_v + b itself, all key heads side by side: to keep, or to time. out: n_k x width(), row-major without gaps.
+  template <class Out>
+  void value_rows_into(Out&& out, const Context& context = {}) const {
+    const auto to = output_view_of(std::forward<Out>(out));
+    static_assert(std::is_same_v<typename std::remove_cvref_t<decltype(to)>::Scalar, S>,
+                  "heed: out must have the scalar type of x and w_v");
+    if (to.rows != n_keys() || to.cols != width() || to.col_stride != 1 || to.row_stride != width()) {
+      throw ShapeError(detail::message("out is ", to.rows, " x ", to.cols, " but must be rows(x) x cols(w_v) = ",
+                                       n_keys(), " x ", width(), ", row-major without gaps"));
+    }
+    std::optional<Workspace> own;
+    Context inner = context;
+    inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
+    make_rows(n_keys(), inner, to.data);
+  }
+
   /// Makes the rows and runs the calls, or the other way round.
   template <class Call, class Runner>
   void attend_heads(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, const Runner& runner,
@@ -114,26 +131,29 @@ class ProjectedValues {
     return heads * queries * (keys * d_in + d_in * d_v) < heads * queries * keys * d_v + kv_heads * keys * d_in * d_v;
   }
 
+  void make_rows(Index n_real, const Context& context, S* rows) const {
+    Workspace::Frame frame(*context.workspace);
+    const Index n_k = x_.rows, columns = w_.cols;
+    const double products = static_cast<double>(n_real) * static_cast<double>(x_.cols) * static_cast<double>(columns);
+    const int threads = detail::projection_threads(context.threads, products);
+    std::fill(rows + n_real * columns, rows + n_k * columns, S(0));
+    detail::PackedWeights<S> weights(w_, active_isa());
+    weights.pack(frame, threads);
+    const T* bias = detail::take_bias<T>(frame, options_.bias, columns);
+    const ConstView<S> real{x_.data, n_real, x_.cols, x_.row_stride, x_.col_stride};
+    detail::project_rows<S>(real, weights, Index(0), columns, bias, View<S>{rows, n_k, columns, columns, 1},
+                            *context.workspace, threads);
+    detail::count_projection(context.flops, static_cast<double>(n_real), static_cast<double>(x_.cols),
+                             static_cast<double>(columns));
+  }
+
   template <class Call, class Runner>
   void project_then_attend(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options,
                            const Runner& runner, const Context& context) const {
     Workspace::Frame frame(*context.workspace);
     const Index n_k = x_.rows, columns = w_.cols, n_real = detail::real_keys(options.mask, n_k);
     S* rows = frame.take<S>(static_cast<std::size_t>(n_k * columns));
-    std::fill(rows + n_real * columns, rows + n_k * columns, S(0));
-    {
-      Workspace::Frame inside(*context.workspace);
-      const double products = static_cast<double>(n_real) * static_cast<double>(x_.cols) * static_cast<double>(columns);
-      const int threads = detail::projection_threads(context.threads, products);
-      detail::PackedWeights<S> weights(w_, active_isa());
-      weights.pack(inside, threads);
-      const T* bias = detail::take_bias<T>(inside, options_.bias, columns);
-      const ConstView<S> real{x_.data, n_real, x_.cols, x_.row_stride, x_.col_stride};
-      detail::project_rows<S>(real, weights, Index(0), columns, bias, View<S>{rows, n_k, columns, columns, 1},
-                              *context.workspace, threads);
-    }
-    detail::count_projection(context.flops, static_cast<double>(n_real), static_cast<double>(x_.cols),
-                             static_cast<double>(columns));
+    make_rows(n_real, context, rows);
     if (context.flops != nullptr)
       context.flops->add_value_rows(0, static_cast<double>(n_real * static_cast<Index>(calls.size()) / heads_per_kv));
     const Index d_v = columns * heads_per_kv / static_cast<Index>(calls.size());
