@@ -64,13 +64,15 @@ class ValueEncoding {
         : panel(scratch, d_in, isa), encoder(scratch, d_in, d_v, isa) {
       row = static_cast<std::size_t>((d_in + 15) / 16 * 16);
       rows = scratch.take<T>(static_cast<std::size_t>(block_tokens) * row);
+      groups = scratch.take<T>(static_cast<std::size_t>(block_tokens * d_in));
       value = scratch.take<T>(static_cast<std::size_t>(block_tokens * d_v));
       list = scratch.take<Index>(static_cast<std::size_t>(block_tokens));
     }
     DensePanel<S> panel;
     RowEncoder<T> encoder;
     std::size_t row;
-    T *rows, *value;  // rows of x as they are sampled; value rows in the accumulator where they are stored in less
+    T *rows, *groups,
+        *value;  // rows of x as they are sampled; value rows in the accumulator where they are stored in less
     Index* list;
   };
 
@@ -155,9 +157,11 @@ class ValueEncoding {
                           View<S>{rows_ + kv * d_v_, plan_.n_k, d_v_, w_.cols, 1});
   }
 
-  // Rows of x, less the mean row, for tokens that some head samples.
+  // Rows of x, less the mean row, for tokens that some head samples: one after the other, or, where groups share draws, transposed a
+  // group at a time.
   void read_rows(Worker& worker, Index first, Index n, Index first_kv, Index last_kv, const T** y) {
     const TokenRows<S> rows(x_, isa_);
+    const bool grouped = options_.estimator == Estimator::with_replacement;
     for (Index t = 0; t < n; ++t) {
       y[t] = nullptr;
       bool sampled = false;
@@ -168,6 +172,15 @@ class ValueEncoding {
       if (!plan_.centred) continue;
       project_kernels<T>(isa_).centre(plan_.d_in, y[t], plan_.means + plan_.sequence[first + t] * plan_.d_in, room);
       y[t] = room;
+    }
+    if (!grouped) return;
+    for (Index g = 0; g < std::min(n, block_groups); ++g) {
+      const T* members[group_tokens];
+      Index size = 0;
+      T* panel = worker.groups + g * plan_.d_in * group_tokens;
+      for (Index t = g; t < n; t += block_groups) members[size++] = y[t];
+      project_kernels<T>(isa_).interleave(plan_.d_in, members, size, panel, group_tokens);
+      for (Index t = g, lane = 0; t < n; t += block_groups, ++lane) y[t] = y[t] == nullptr ? nullptr : panel + lane;
     }
   }
 
@@ -193,14 +206,16 @@ class ValueEncoding {
       worker.panel.begin(x_, TokenSet{0, std::min(width, n_exact - at), worker.list + at});
       multiply(worker, kv);
     }
+    const auto base_row = [&](Index j) { return base_of(kv, j); };
     if (options_.estimator != Estimator::with_replacement) {
+      EncodeToken<T> tokens[block_tokens];
+      Index size = 0;
       for (Index t = 0; t < n; ++t) {
-        if (!samples(kv, first + t)) continue;
-        const EncodeToken<T> token{first + t, counts[first + t], y[t], target(worker, kv, first, t)};
-        worker.encoder.own_choice(options_.estimator, heads_[kv], token, options_.seed, draw_stream(kv, first + t),
-                                  base_of(kv, first + t));
-        store(token, kv);
+        if (samples(kv, first + t)) tokens[size++] = {first + t, counts[first + t], y[t], target(worker, kv, first, t)};
       }
+      worker.encoder.own_choice(options_.estimator, heads_[kv], {tokens, static_cast<std::size_t>(size)}, options_.seed,
+                                draw_stream(kv, 0), base_row);
+      for (Index t = 0; t < size; ++t) store(tokens[t], kv);
       return;
     }
     for (Index g = 0; g < block_groups; ++g) {
@@ -209,9 +224,8 @@ class ValueEncoding {
       for (Index t = g; t < n; t += block_groups) {
         if (samples(kv, first + t)) group[size++] = {first + t, counts[first + t], y[t], target(worker, kv, first, t)};
       }
-      worker.encoder.with_replacement(heads_[kv], {group, static_cast<std::size_t>(size)}, options_.seed,
-                                      draw_stream(kv, first / block_tokens * block_groups + g),
-                                      [&](Index j) { return base_of(kv, j); });
+      worker.encoder.with_replacement(heads_[kv], {group, static_cast<std::size_t>(size)}, group_tokens, options_.seed,
+                                      draw_stream(kv, first / block_tokens * block_groups + g), base_row);
       for (Index t = 0; t < size; ++t) store(group[t], kv);
     }
   }

@@ -36,14 +36,14 @@ class ThresholdCounts {
     const Index n_parts = (d_in_ + part - 1) / part;
     padded_ = (d_in_ + lanes - 1) / lanes * lanes;
     some_ = frame.take<T>(static_cast<std::size_t>(n_ * part));
-    room_ = frame.take<T>(static_cast<std::size_t>(3 * padded_ * threads_));
+    room_ = frame.take<T>(static_cast<std::size_t>(2 * padded_ * threads_));
     double all = 0;
     T largest = 0;
     for (Index j = 0; j < n_; ++j) {
       if (!(weights_[j] > 0)) continue;
       const Index from = j % n_parts * part, size = std::min(part, d_in_ - from);
       T* to = some_ + n_some_;
-      kernels_.products(size, row_(j, room_) + from, norms_ + from, room_ + padded_, to);
+      kernels_.products(size, row_(j, room_) + from, norms_ + from, to);
       for (Index k = 0; k < size; ++k) largest = std::max(largest, to[k] *= weights_[j]);
       n_some_ += (size + lanes - 1) / lanes * lanes;  // entries behind the part are -1 and stay below every floor
       n_sized_ += static_cast<double>(size);
@@ -85,11 +85,11 @@ class ThresholdCounts {
   void count(T floor, Index* counts) {
     constexpr Index chunk = 32;
     parallel_tasks((n_ + chunk - 1) / chunk, threads_, [&](int thread) {
-      return [&, room = room_ + 3 * padded_ * thread](Index task) {
+      return [&, room = room_ + 2 * padded_ * thread](Index task) {
         for (Index j = task * chunk; j < std::min(n_, (task + 1) * chunk); ++j) {
           if (!(weights_[j] > 0)) continue;
-          kernels_.products(d_in_, row_(j, room), norms_, room + padded_, room + 2 * padded_);
-          counts[j] = kernels_.count_above(d_in_, room + 2 * padded_, floor / weights_[j]);
+          kernels_.products(d_in_, row_(j, room), norms_, room + padded_);
+          counts[j] = kernels_.count_above(d_in_, room + padded_, floor / weights_[j]);
         }
       };
     });

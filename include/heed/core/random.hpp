@@ -5,6 +5,30 @@
 
 namespace heed {
 
+namespace detail {
+
+/// Draws 4 block .. 4 block + 3 of a stream.
+inline void philox_block(std::uint64_t seed, std::uint64_t stream, std::uint64_t block, std::uint32_t* draws) {
+  std::uint32_t c0 = static_cast<std::uint32_t>(block), c1 = static_cast<std::uint32_t>(block >> 32);
+  std::uint32_t c2 = static_cast<std::uint32_t>(stream), c3 = static_cast<std::uint32_t>(stream >> 32);
+  std::uint32_t k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const std::uint64_t a = std::uint64_t{0xd2511f53u} * c0, b = std::uint64_t{0xcd9e8d57u} * c2;
+    c0 = static_cast<std::uint32_t>(b >> 32) ^ c1 ^ k0;
+    c1 = static_cast<std::uint32_t>(b);
+    c2 = static_cast<std::uint32_t>(a >> 32) ^ c3 ^ k1;
+    c3 = static_cast<std::uint32_t>(a);
+    k0 += 0x9e3779b9u;
+    k1 += 0xbb67ae85u;
+  }
+  draws[0] = c0;
+  draws[1] = c1;
+  draws[2] = c2;
+  draws[3] = c3;
+}
+
+}  // namespace detail
+
 /// Random numbers by counting: draw t of stream s is a function of (seed, s, t) alone, so neither the order of calls nor
 /// threads matter. A stream names what is drawn for (a token of a head); streams and seeds are independent of each other.
 ///
@@ -34,24 +58,8 @@ class CounterRng {
 
  private:
   void refill() {
-    std::uint32_t c0 = static_cast<std::uint32_t>(blocks_), c1 = static_cast<std::uint32_t>(blocks_ >> 32);
-    std::uint32_t c2 = static_cast<std::uint32_t>(stream_), c3 = static_cast<std::uint32_t>(stream_ >> 32);
-    std::uint32_t k0 = static_cast<std::uint32_t>(seed_), k1 = static_cast<std::uint32_t>(seed_ >> 32);
-    for (int round = 0; round < 10; ++round) {
-      const std::uint64_t a = std::uint64_t{0xd2511f53u} * c0, b = std::uint64_t{0xcd9e8d57u} * c2;
-      c0 = static_cast<std::uint32_t>(b >> 32) ^ c1 ^ k0;
-      c1 = static_cast<std::uint32_t>(b);
-      c2 = static_cast<std::uint32_t>(a >> 32) ^ c3 ^ k1;
-      c3 = static_cast<std::uint32_t>(a);
-      k0 += 0x9e3779b9u;
-      k1 += 0xbb67ae85u;
-    }
-    block_[0] = c0;
-    block_[1] = c1;
-    block_[2] = c2;
-    block_[3] = c3;
+    detail::philox_block(seed_, stream_, blocks_++, block_);
     used_ = 0;
-    ++blocks_;
   }
 
   std::uint64_t seed_;

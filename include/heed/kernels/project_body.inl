@@ -1,9 +1,9 @@
 // Kernels that make value rows from chosen rows of a weight matrix, and that reduce columns of softmax weights; included inside
 // each instance's target region.
 
-// sum[t][u] += y_t[k] * row vector u for N tokens.
+// sum[t][u] += y_t[k * y_stride] * row vector u for N tokens.
 template <class X, int N, int C>
-HEED_INLINE inline void encode_step(const typename X::Scalar* row, const typename X::Scalar* const* y, Size k,
+HEED_INLINE inline void encode_step(const typename X::Scalar* row, const typename X::Scalar* const (&y)[N], Size k,
                                     typename X::V (&sum)[N][C]) {
   typename X::V weight[C];
 #pragma GCC unroll 4
@@ -16,11 +16,12 @@ HEED_INLINE inline void encode_step(const typename X::Scalar* row, const typenam
   }
 }
 
-// out[t][c] += sum over s of y_t[list[s]] w[list[s]][c] for N tokens and C vectors of columns. P samples are in flight: a single
-// token alone has too few chains to hide the latency of a fused multiply-add.
+// N tokens and C vectors of columns of encode. P samples are in flight: a single token alone has too few chains to hide the latency of
+// a fused multiply-add.
 template <class X, int N, int C, int P>
 HEED_INLINE inline void encode_block(const typename X::Scalar* w, Size w_stride, const std::int32_t* list, Size n,
-                                     const typename X::Scalar* const* y, typename X::Scalar* const* out, Size column) {
+                                     const typename X::Scalar* const (&y)[N], Size y_stride,
+                                     typename X::Scalar* const* out, Size column) {
   typename X::V sum[P][N][C];
 #pragma GCC unroll 4
   for (int p = 0; p < P; ++p) {
@@ -34,9 +35,9 @@ HEED_INLINE inline void encode_block(const typename X::Scalar* w, Size w_stride,
   Size s = 0;
   for (; s + P <= n; s += P) {
 #pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) encode_step<X, N, C>(w + list[s + p] * w_stride, y, list[s + p], sum[p]);
+    for (int p = 0; p < P; ++p) encode_step<X, N, C>(w + list[s + p] * w_stride, y, list[s + p] * y_stride, sum[p]);
   }
-  for (; s < n; ++s) encode_step<X, N, C>(w + list[s] * w_stride, y, list[s], sum[0]);
+  for (; s < n; ++s) encode_step<X, N, C>(w + list[s] * w_stride, y, list[s] * y_stride, sum[0]);
 #pragma GCC unroll 8
   for (int t = 0; t < N; ++t) {
 #pragma GCC unroll 4
@@ -50,55 +51,63 @@ HEED_INLINE inline void encode_block(const typename X::Scalar* w, Size w_stride,
 
 template <class X, int N, int C, int P>
 HEED_INLINE inline void encode_tokens(const typename X::Scalar* w, Size w_stride, const std::int32_t* list, Size n,
-                                      const typename X::Scalar* const* y, Size columns,
+                                      const typename X::Scalar* const* y, Size y_stride, Size columns,
                                       typename X::Scalar* const* out) {
+  const typename X::Scalar* own[N];
+#pragma GCC unroll 8
+  for (int t = 0; t < N; ++t) own[t] = y[t];
   Size c = 0;
-  for (; c + C * X::lanes <= columns; c += C * X::lanes) encode_block<X, N, C, P>(w, w_stride, list, n, y, out, c);
-  for (; c < columns; c += X::lanes) encode_block<X, N, 1, P>(w, w_stride, list, n, y, out, c);
+  for (; c + C * X::lanes <= columns; c += C * X::lanes)
+    encode_block<X, N, C, P>(w, w_stride, list, n, own, y_stride, out, c);
+  for (; c < columns; c += X::lanes) encode_block<X, N, 1, P>(w, w_stride, list, n, own, y_stride, out, c);
 }
 
-// Tokens one call takes: as many as leave registers for two vectors of weights.
+// Tokens one call takes, and vectors of columns at a time: what leaves registers for the weights and an entry.
+inline constexpr Size encode_limit = 6;
 template <class X>
-inline constexpr Size encode_limit = X::rows* X::vectors >= 24 ? 8 : 4;
+inline constexpr int encode_vectors = X::rows* X::vectors >= 24 ? 4 : 2;
 
-// out[t][c] += sum over s < n of y_t[list[s]] w[list[s]][c] for n_tokens tokens that share a list. `columns` is a whole number of
-// vectors; rows of w and out have room for them.
+// out[t][c] += sum over s < n of y_t[list[s] * y_stride] w[list[s]][c] for n_tokens tokens that share a list. `columns` is a whole
+// number of vectors; rows of w and out have room for them.
 template <class X>
 void encode(const typename X::Scalar* w, Size w_stride, const std::int32_t* list, Size n,
-            const typename X::Scalar* const* y, Size n_tokens, Size columns, typename X::Scalar* const* out) {
+            const typename X::Scalar* const* y, Size y_stride, Size n_tokens, Size columns,
+            typename X::Scalar* const* out) {
+  constexpr int C = encode_vectors<X>;
   switch (n_tokens) {
-    case 1: return encode_tokens<X, 1, 4, 2>(w, w_stride, list, n, y, columns, out);
-    case 2: return encode_tokens<X, 2, 4, 1>(w, w_stride, list, n, y, columns, out);
-    case 3: return encode_tokens<X, 3, 2, 1>(w, w_stride, list, n, y, columns, out);
-    case 4: return encode_tokens<X, 4, 2, 1>(w, w_stride, list, n, y, columns, out);
-    default: break;
-  }
-  if constexpr (encode_limit < X >> 4) {
-    switch (n_tokens) {
-      case 5: return encode_tokens<X, 5, 2, 1>(w, w_stride, list, n, y, columns, out);
-      case 6: return encode_tokens<X, 6, 2, 1>(w, w_stride, list, n, y, columns, out);
-      case 7: return encode_tokens<X, 7, 2, 1>(w, w_stride, list, n, y, columns, out);
-      case 8: return encode_tokens<X, 8, 2, 1>(w, w_stride, list, n, y, columns, out);
-      default: break;
-    }
+    case 1: return encode_tokens<X, 1, 4, 2>(w, w_stride, list, n, y, y_stride, columns, out);
+    case 2: return encode_tokens<X, 2, 4, 1>(w, w_stride, list, n, y, y_stride, columns, out);
+    case 3: return encode_tokens<X, 3, C, 1>(w, w_stride, list, n, y, y_stride, columns, out);
+    case 4: return encode_tokens<X, 4, C, 1>(w, w_stride, list, n, y, y_stride, columns, out);
+    case 5: return encode_tokens<X, 5, C, 1>(w, w_stride, list, n, y, y_stride, columns, out);
+    case 6: return encode_tokens<X, 6, C, 1>(w, w_stride, list, n, y, y_stride, columns, out);
+    default: return;
   }
 }
 
-// y[k] = x[k], size[k] = |x[k]| norms[k]; returns the sum of the sizes. y, size and norms have room for whole vectors; the sizes
-// behind n are set to -1, below every floor.
+// size[k] = |x[k]| norms[k]; returns the sum of the sizes. size and norms have room for whole vectors; the sizes behind n are set to
+// -1, below every floor.
 template <class X>
-typename X::Scalar products(Size n, const typename X::Scalar* x, const typename X::Scalar* norms, typename X::Scalar* y,
+typename X::Scalar products(Size n, const typename X::Scalar* x, const typename X::Scalar* norms,
                             typename X::Scalar* size) {
-  typename X::V total = X::zero();
-  for (Size k = 0; k < n; k += X::lanes) {
-    const typename X::V entry = load_first<X, typename X::Scalar>(x + k, n - k);
-    const typename X::V product = X::mul(X::abs(entry), X::load(norms + k));
-    X::store(y + k, entry);
-    X::store(size + k, product);
-    total = X::add(total, product);  // 0 behind n
+  typename X::V even = X::zero(), odd = X::zero();
+  Size k = 0;
+  for (; k + 2 * X::lanes <= n; k += 2 * X::lanes) {
+    const typename X::V first = X::mul(X::abs(X::load(x + k)), X::load(norms + k));
+    const typename X::V second = X::mul(X::abs(X::load(x + k + X::lanes)), X::load(norms + k + X::lanes));
+    X::store(size + k, first);
+    X::store(size + k + X::lanes, second);
+    even = X::add(even, first);
+    odd = X::add(odd, second);
   }
-  for (Size k = n; k % X::lanes != 0; ++k) size[k] = -1;
-  return X::sum(total);
+  for (; k < n; k += X::lanes) {
+    const typename X::V entry = load_first<X, typename X::Scalar>(x + k, n - k);  // 0 behind n
+    const typename X::V product = X::mul(X::abs(entry), X::load(norms + k));
+    X::store(size + k, product);
+    even = X::add(even, product);
+  }
+  for (k = n; k % X::lanes != 0; ++k) size[k] = -1;
+  return X::sum(X::add(even, odd));
 }
 
 // x[k] - mean[k] for a vector of entries, 0 behind n; mean may be null.
@@ -183,6 +192,35 @@ void fold(Size n_keys, Size panel, const typename X::Scalar* weights, typename X
   }
 }
 
+// to[k * stride + t] = rows[t][k]: tokens side by side; a null row is left out.
+template <class X>
+void interleave(Size n, const typename X::Scalar* const* rows, Size n_rows, typename X::Scalar* to, Size stride) {
+  const typename X::V one = X::set(1);
+  for (Size first = 0; first < n_rows; first += X::lanes) {
+    const typename X::Scalar* start[X::lanes];
+    bool whole = first + X::lanes <= n_rows;
+    for (Size t = 0; t < X::lanes && whole; ++t) {
+      start[t] = rows[first + t];
+      whole = start[t] != nullptr;
+    }
+    Size k = 0;
+    for (; whole && k + X::lanes <= n; k += X::lanes)
+      transpose_block<X, typename X::Scalar>(start, k, to + k * stride + first, stride, one);
+    for (; k < n; ++k) {
+      for (Size t = first; t < n_rows && t < first + X::lanes; ++t) {
+        if (rows[t] != nullptr) to[k * stride + t] = rows[t][k];
+      }
+    }
+  }
+}
+
+// x[c] *= factor, in whole vectors.
+template <class X>
+void multiply(Size n, typename X::Scalar factor, typename X::Scalar* x) {
+  const typename X::V scale = X::set(factor);
+  for (Size c = 0; c < n; c += X::lanes) X::store(x + c, X::mul(X::load(x + c), scale));
+}
+
 // to[c] = base[c] + factor * sum[c] for n columns.
 template <class X>
 void finish_row(Size n, const typename X::Scalar* sum, typename X::Scalar factor, const typename X::Scalar* base,
@@ -196,6 +234,6 @@ void finish_row(Size n, const typename X::Scalar* sum, typename X::Scalar factor
 
 template <class X>
 inline constexpr ProjectKernels<typename X::Scalar> project_table = {
-    X::lanes,   encode_limit<X>, &encode<X>,     &products<X>, &centre<X>,
-    &square<X>, &count_above<X>, &list_above<X>, &fold<X>,     &finish_row<X>,
+    X::lanes,        encode_limit,   &encode<X>, &products<X>,   &centre<X>,   &square<X>,
+    &count_above<X>, &list_above<X>, &fold<X>,   &finish_row<X>, &multiply<X>, &interleave<X>,
 };

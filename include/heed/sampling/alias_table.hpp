@@ -20,8 +20,8 @@ struct AliasCell {
 };
 
 /// An index of n cells. The high part of one product chooses a cell, its low part between the cell's two indices.
-inline Index draw_cell(const AliasCell* cells, std::size_t n, CounterRng& random) {
-  const std::uint64_t place = std::uint64_t{random.next_u32()} * n;
+inline Index draw_cell(const AliasCell* cells, std::size_t n, std::uint32_t random) {
+  const std::uint64_t place = std::uint64_t{random} * n;
   const auto cell = static_cast<std::uint32_t>(place >> 32);
   return static_cast<std::uint32_t>(place) < cells[cell].threshold ? cell : cells[cell].alias;
 }
@@ -77,7 +77,7 @@ class AliasTable {
   }
 
   Index size() const { return static_cast<Index>(cells_.size()); }
-  Index draw(CounterRng& random) const { return detail::draw_cell(cells_.data(), cells_.size(), random); }
+  Index draw(CounterRng& random) const { return detail::draw_cell(cells_.data(), cells_.size(), random.next_u32()); }
 
  private:
   std::vector<detail::AliasCell> cells_;

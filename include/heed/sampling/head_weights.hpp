@@ -47,15 +47,13 @@ struct HeadWeights {
     storage_kernels<T, KernelScalar<S>>(isa).gather(kernel_pointer(w.data), w.row_stride, w.col_stride, nullptr, d_in,
                                                     d_v, rows, padded);
     std::fill(norms, norms + (d_in + lanes - 1) / lanes * lanes, T(0));
+    const ProjectKernels<T>& kernels = project_kernels<T>(isa);
     double total = 0;
     for (Index k = 0; k < d_in; ++k) {
-      const T* row = rows + k * padded;
-      double part[4] = {};
-      for (Index c = 0; c < d_v; ++c) part[c % 4] += static_cast<double>(row[c]) * static_cast<double>(row[c]);
-      const double square = part[0] + part[1] + part[2] + part[3];
-      norms[k] = static_cast<T>(std::sqrt(square));
-      share[k] = square;
-      total += square;
+      const T square = kernels.square(d_v, rows + k * padded, nullptr);
+      norms[k] = std::sqrt(square);
+      share[k] = static_cast<double>(square);
+      total += share[k];
     }
     norm = std::sqrt(total);
     if (cells == nullptr) return;
@@ -63,7 +61,7 @@ struct HeadWeights {
       const double probability = share[k] / total;
       share[k] = total > 0 ? probability * static_cast<double>(d_in) : 1.0;
       const T factor = share[k] > 0 && total > 0 ? static_cast<T>(1 / probability) : T(0);  // rows of zeros stay zeros
-      for (Index c = 0; c < padded; ++c) rows[k * padded + c] *= factor;
+      kernels.multiply(padded, factor, rows + k * padded);
     }
     build_alias_cells({share, static_cast<std::size_t>(d_in)}, cells, order);
   }

@@ -26,7 +26,8 @@ inline std::uint64_t draw_stream(Index head, Index token) {
   return static_cast<std::uint64_t>(head) << 40 | static_cast<std::uint64_t>(token);
 }
 
-/// A token to encode: its row x (or x less the mean row) in whole vectors, how many samples, and where its value row goes.
+/// A token to encode: its row x (or x less the mean row), how many samples, and where its value row goes. Entry k of the row is
+/// y[k * stride]: tokens that share draws lie side by side, so that a draw finds all of them on one cache line.
 template <class T>
 struct EncodeToken {
   Index token = 0;
@@ -42,30 +43,35 @@ class RowEncoder {
   RowEncoder(Scratch& scratch, Index d_in, Index d_v, Isa isa)
       : kernels_(project_kernels<T>(isa)), selector_(kernels_), d_in_(d_in) {
     const Index lanes = kernels_.lanes;
-    row_ = static_cast<std::size_t>((d_in + lanes - 1) / lanes * lanes);
+    row_ = (d_in + lanes - 1) / lanes * lanes;
     padded_ = (d_v + lanes - 1) / lanes * lanes;
-    sums_ = scratch.take<T>(static_cast<std::size_t>(group_tokens * padded_));
-    y_ = scratch.take<T>(row_);
-    size_ = scratch.take<T>(row_);
-    pi_ = scratch.take<T>(row_);
-    cumulated_ = scratch.take<double>(row_);
-    list_ = scratch.take<std::int32_t>(row_ + static_cast<std::size_t>(lanes));
+    const auto row = static_cast<std::size_t>(row_);
+    sums_ = scratch.take<T>(static_cast<std::size_t>(batch * padded_));
+    y_ = scratch.take<T>(batch * row);
+    size_ = scratch.take<T>(row);
+    pi_ = scratch.take<T>(row);
+    cumulated_ = scratch.take<double>(row);
+    lists_ = scratch.take<std::int32_t>(batch * (row + static_cast<std::size_t>(lanes)));
   }
 
   /// Tokens that share one sequence, at most group_tokens; reorders them. Each has 0 < samples < d_in, and starts from the row
   /// base_of(token).
   template <class BaseOf>
-  void with_replacement(const HeadWeights<T>& weights, std::span<EncodeToken<T>> group, std::uint64_t seed,
-                        std::uint64_t stream, const BaseOf& base_of) {
+  void with_replacement(const HeadWeights<T>& weights, std::span<EncodeToken<T>> group, Index stride,
+                        std::uint64_t seed, std::uint64_t stream, const BaseOf& base_of) {
     const auto n = static_cast<Index>(group.size());
     if (n == 0) return;
     for (Index t = 1; t < n; ++t) {  // most samples first: those still drawing are the first ones
       for (Index u = t; u > 0 && at(group, u).samples > at(group, u - 1).samples; --u)
         std::swap(at(group, u), at(group, u - 1));
     }
-    CounterRng random(seed, stream);
-    for (Index s = 0; s < at(group, 0).samples; ++s)
-      list_[s] = static_cast<std::int32_t>(draw_cell(weights.cells, static_cast<std::size_t>(d_in_), random));
+    const Index most = at(group, 0).samples;
+    for (Index s = 0; s < most; s += 4) {
+      std::uint32_t random[4];
+      philox_block(seed, stream, static_cast<std::uint64_t>(s / 4), random);
+      for (Index e = 0; e < 4; ++e)  // the list has room for a whole vector more
+        lists_[s + e] = static_cast<std::int32_t>(draw_cell(weights.cells, static_cast<std::size_t>(d_in_), random[e]));
+    }
     std::fill(sums_, sums_ + n * padded_, T(0));
     for (Index first = 0; first < n; first += kernels_.max_tokens) {
       const Index count = std::min(kernels_.max_tokens, n - first);
@@ -79,7 +85,7 @@ class RowEncoder {
       for (Index active = count; active > 0; --active) {  // a step of the staircase
         const Index until = at(group, first + active - 1).samples;
         if (until == done) continue;
-        kernels_.encode(weights.rows, padded_, list_ + done, until - done, y, active, padded_, out);
+        kernels_.encode(weights.rows, padded_, lists_ + done, until - done, y, stride, active, padded_, out);
         done = until;
       }
     }
@@ -90,65 +96,100 @@ class RowEncoder {
     }
   }
 
-  /// One token with its own choice of rows; 0 < samples < d_in.
-  void own_choice(Estimator estimator, const HeadWeights<T>& weights, const EncodeToken<T>& token, std::uint64_t seed,
-                  std::uint64_t stream, const T* base) {
-    const Index r = token.samples;
-    const T sum = kernels_.products(d_in_, token.y, weights.norms, y_, size_);
-    const T* y = token.y;
-    Index n = r;
-    T factor = 1;
-    if (estimator == Estimator::largest) {
-      n = selector_.select(d_in_, size_, sum, r, list_);
-    } else if (estimator == Estimator::without_replacement) {
-      CounterRng random(seed, stream);
-      n = choose_different(r, random.uniform());
-      y = y_;
-    } else {
-      CounterRng random(seed, stream);
-      n = draw_by_product(r, random);
-      factor = sum / static_cast<T>(r);
-      y = y_;
-    }
-    std::fill(sums_, sums_ + padded_, T(0));
-    T* out[1] = {sums_};
-    kernels_.encode(weights.rows, padded_, list_, n, &y, 1, padded_, out);
-    kernels_.finish_row(weights.d_v, sums_, factor, base, token.to);
+  /// Tokens with their own choice of rows each, 0 < samples < d_in; contiguous rows y. Some at a time: their products are taken band by
+  /// band of rows of W that stay in the nearest cache.
+  template <class BaseOf>
+  void own_choice(Estimator estimator, const HeadWeights<T>& weights, std::span<EncodeToken<T>> tokens,
+                  std::uint64_t seed, std::uint64_t stream, const BaseOf& base_of) {
+    for (std::size_t first = 0; first < tokens.size(); first += batch)
+      choose_and_encode(estimator, weights, tokens.subspan(first, std::min(batch, tokens.size() - first)), seed, stream,
+                        base_of);
   }
 
  private:
+  static constexpr std::size_t batch = 24;
+
   static EncodeToken<T>& at(std::span<EncodeToken<T>> group, Index t) { return group[static_cast<std::size_t>(t)]; }
+  std::int32_t* list_of(Index t) const { return lists_ + t * (row_ + kernels_.lanes); }
+
+  template <class BaseOf>
+  void choose_and_encode(Estimator estimator, const HeadWeights<T>& weights, std::span<EncodeToken<T>> tokens,
+                         std::uint64_t seed, std::uint64_t stream, const BaseOf& base_of) {
+    const auto n = static_cast<Index>(tokens.size());
+    Index left[batch];
+    const std::int32_t* next[batch];
+    const T* y[batch];
+    T factor[batch];
+    for (Index t = 0; t < n; ++t) {
+      const EncodeToken<T>& token = at(tokens, t);
+      T* own = y_ + t * row_;
+      next[t] = list_of(t);
+      y[t] = estimator == Estimator::largest ? token.y : own;
+      factor[t] = 1;
+      const T sum = kernels_.products(d_in_, token.y, weights.norms, size_);
+      if (estimator == Estimator::largest) {
+        left[t] = selector_.select(d_in_, size_, sum, token.samples, list_of(t));
+      } else {
+        CounterRng random(seed, stream + static_cast<std::uint64_t>(token.token));
+        std::copy(token.y, token.y + d_in_, own);
+        if (estimator == Estimator::without_replacement) {
+          left[t] = choose_different(token.samples, random.uniform(), own, list_of(t));
+        } else {
+          factor[t] = sum / static_cast<T>(token.samples);
+          left[t] = draw_by_product(token.samples, random, own, list_of(t));
+        }
+      }
+    }
+    std::fill(sums_, sums_ + n * padded_, T(0));
+    const Index band = std::max<Index>(16, band_bytes / (padded_ * static_cast<Index>(sizeof(T))));
+    for (Index end = band; end < d_in_ + band; end += band) {
+      for (Index t = 0; t < n; ++t) {
+        const std::int32_t* stop = next[t] + left[t];
+        const std::int32_t* until =
+            end >= d_in_ ? stop : std::lower_bound(next[t], stop, static_cast<std::int32_t>(end));
+        if (until == next[t]) continue;
+        T* out[1] = {sums_ + t * padded_};
+        kernels_.encode(weights.rows, padded_, next[t], until - next[t], y + t, 1, 1, padded_, out);
+        left[t] -= until - next[t];
+        next[t] = until;
+      }
+    }
+    for (Index t = 0; t < n; ++t)
+      kernels_.finish_row(weights.d_v, sums_ + t * padded_, factor[t], base_of(at(tokens, t).token), at(tokens, t).to);
+  }
 
   // Horvitz-Thompson: entries over their inclusion probabilities.
-  Index choose_different(Index r, double u) {
+  Index choose_different(Index r, double u, T* y, std::int32_t* list) {
     const auto n = static_cast<std::size_t>(d_in_);
     inclusion_probabilities<T>({size_, n}, r, {pi_, n});
-    const Index taken = systematic_sample<T>({pi_, n}, u, list_);
-    for (Index s = 0; s < taken; ++s) y_[list_[s]] /= pi_[list_[s]];
+    const Index taken = systematic_sample<T>({pi_, n}, u, list);
+    for (Index s = 0; s < taken; ++s) y[list[s]] /= pi_[list[s]];
     return taken;
   }
 
-  // p_k = size_k / sum: x_k W_k / p_k = sum * (x_k / size_k) W_k. An index drawn several times is listed as often.
-  Index draw_by_product(Index r, CounterRng& random) {
+  // p_k = size_k / sum: x_k W_k / p_k = sum * (x_k / size_k) W_k. An index drawn several times is listed as often, in ascending order.
+  Index draw_by_product(Index r, CounterRng& random, T* y, std::int32_t* list) {
     double total = 0;
     for (Index k = 0; k < d_in_; ++k) cumulated_[k] = total += static_cast<double>(size_[k]);
     if (!(total > 0)) return 0;  // every product is 0
     for (Index s = 0; s < r; ++s) {
       const double place = random.uniform() * total;
       const Index k = std::upper_bound(cumulated_, cumulated_ + d_in_, place) - cumulated_;
-      list_[s] = static_cast<std::int32_t>(std::min(k, d_in_ - 1));
+      list[s] = static_cast<std::int32_t>(std::min(k, d_in_ - 1));
     }
-    for (Index k = 0; k < d_in_; ++k) y_[k] = size_[k] > 0 ? y_[k] / size_[k] : T(0);
+    std::sort(list, list + r);
+    for (Index k = 0; k < d_in_; ++k) y[k] = size_[k] > 0 ? y[k] / size_[k] : T(0);
     return r;
   }
 
+  static constexpr Index band_bytes = 24576;  // half of the nearest cache
+
   const ProjectKernels<T>& kernels_;
   LargestSelector<T> selector_;
-  Index d_in_, padded_;
-  std::size_t row_;
+  Index d_in_, padded_, row_;
   T *sums_, *y_, *size_, *pi_;
   double* cumulated_;
-  std::int32_t* list_;
+  std::int32_t* lists_;
 };
 
 }  // namespace heed::detail
