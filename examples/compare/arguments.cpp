@@ -92,12 +92,16 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   app.add_flag("--list-methods", arguments.list_methods, "print the methods there are, and stop");
   app.add_option("--window", arguments.window, "keys to the left (and right) of the sliding window, default 64")
       ->check(CLI::NonNegativeNumber);
+  app.add_option("--fraction", arguments.fraction,
+                 "products of x w_v that methods with sampled values spend, default 0.5: twice fewer")
+      ->check(CLI::Range(1e-6, 1.0));
   app.add_option("--seed", arguments.seed, "of random inputs and of methods that draw, default 7");
   app.add_option("--threads", arguments.threads, "default 1; 0: as many as OpenMP gives")->check(CLI::Range(0, 1024));
   app.add_option("--repeats", arguments.repeats, "timed rounds; default: as many as fit about three seconds")
       ->check(CLI::Range(1, 1000000));
   app.add_option("--json", arguments.json, "write every number here")->type_name("FILE");
   app.add_option("--svg", arguments.svg, "draw error against time here")->type_name("FILE");
+  app.add_option("--svg-flops", arguments.svg_flops, "draw error against FLOPs here")->type_name("FILE");
   app.add_flag("--progress", arguments.progress, "progress on stderr even where it is no terminal");
   try {
     app.parse(argc, argv);

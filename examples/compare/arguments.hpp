@@ -25,10 +25,11 @@ struct Arguments {
   long last_head = -1;                    ///< -1: to the last one
   std::vector<std::string> methods;       ///< names; empty: all that the data allow
   long window = 64;                       ///< keys the sliding window sees to the left
+  double fraction = 0.5;                  ///< products of x w_v that sampled values may spend
   std::uint64_t seed = 7;                 ///< of generated inputs and of methods that draw
   int threads = 1;                        ///< 0: as many as OpenMP gives
   int repeats = 0;                        ///< timed rounds; 0: as many as fit about three seconds
-  std::string json, svg;                  ///< files to write
+  std::string json, svg, svg_flops;       ///< files to write
   bool progress = false;                  ///< also where stderr is no terminal
   bool list_methods = false;
 };

@@ -45,10 +45,11 @@ void run(const Arguments& arguments) {
   if (arguments.list_methods) return list_methods();
   require_writable(arguments.json, "--json");
   require_writable(arguments.svg, "--svg");
+  require_writable(arguments.svg_flops, "--svg-flops");
   const Inputs inputs = load_inputs(arguments);
   const auto methods = chosen_methods(arguments.methods, inputs);
   const Machine machine = describe_machine(arguments.threads);
-  const Settings settings{inputs.options, arguments.window, arguments.seed, machine.threads};
+  const Settings settings{inputs.options, arguments.window, arguments.seed, machine.threads, arguments.fraction};
   std::vector<Measurement> measurements;
   {
     Progress progress(arguments.progress);
@@ -57,7 +58,8 @@ void run(const Arguments& arguments) {
   const Comparison comparison = compare_methods(inputs, measurements, settings, machine);
   std::cout << table_text(comparison) << std::flush;
   write(arguments.json, json_text(comparison));
-  write(arguments.svg, svg_text(comparison));
+  write(arguments.svg, svg_text(comparison, Against::time));
+  write(arguments.svg_flops, svg_text(comparison, Against::flops));
 }
 
 // One line whatever the message holds: text from a file may hold anything.

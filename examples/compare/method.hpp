@@ -16,6 +16,7 @@ struct Settings {
   Index window = 64;               ///< for methods that look at neighbours
   std::uint64_t seed = 7;          ///< for methods that draw
   int threads = 1;
+  double fraction = 0.5;  ///< of the products of x w_v, for methods that sample values
 };
 
 /// One method on one head, with every buffer it needs: `run` is all that is timed.

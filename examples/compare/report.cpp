@@ -18,6 +18,7 @@ Comparison compare_methods(const Inputs& inputs, const std::vector<Measurement>&
     row.exponentials = m.flops.exponentials();
     row.seconds = median(m.seconds);
     row.faster = exact_seconds / row.seconds;
+    row.value_flops = m.flops.products(heed::Phase::project) + m.flops.products(heed::Phase::sample);
     row.error_p50 = percentile(m.errors, 0.5);
     row.error_p90 = percentile(m.errors, 0.9);
     row.error_max = percentile(m.errors, 1);

@@ -17,6 +17,7 @@ struct Row {
   double seconds = 0;  ///< median over rounds of one pass over all heads
   double faster = 1;   ///< exact's seconds over these
   double error_p50 = 0, error_p90 = 0, error_max = 0;
+  double value_flops = 0;  ///< of these, spent on making value rows; 0 for methods that are given v
 };
 
 /// Everything a report says.
@@ -44,7 +45,11 @@ std::string table_text(const Comparison& comparison);
 
 std::string json_text(const Comparison& comparison);
 
-/// Error against time, both logarithmic: a marker at the median over heads, a whisker up to the 90th percentile.
-std::string svg_text(const Comparison& comparison);
+/// What a picture has on its horizontal axis.
+enum class Against { time, flops };
+
+/// Error against time or FLOPs, both logarithmic: a marker at the median over heads, a whisker up to the 90th percentile.
+/// Against FLOPs only the methods that make their value rows are drawn, where there are some: all have the same attention.
+std::string svg_text(const Comparison& comparison, Against against);
 
 }  // namespace compare

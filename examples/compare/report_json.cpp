@@ -18,6 +18,9 @@ Json method_json(const Row& row, const Measurement& measurement) {
       {"sample", flops.products(heed::Phase::sample)}, {"scores", flops.products(heed::Phase::scores)},
       {"values", flops.products(heed::Phase::values)}, {"far_field", flops.products(heed::Phase::far_field)}};
   json["times_fewer_flops"] = row.fewer;
+  json["value_flops"] = row.value_flops;
+  json["sampled_rows"] = flops.sampled_rows();
+  json["projected_rows"] = flops.projected_rows();
   json["exponentials"] = row.exponentials;
   json["real_tokens"] = flops.real_tokens();
   json["padded_tokens"] = flops.padded_tokens();
@@ -48,6 +51,7 @@ std::string json_text(const Comparison& comparison) {
   json["causal"] = name_of(inputs.options.mask.causal);
   json["scale"] = inputs.scale();
   json["window"] = comparison.settings->window;
+  json["fraction"] = comparison.settings->fraction;
   json["seed"] = comparison.settings->seed;
   json["rounds"] = comparison.rounds;
   const Machine& machine = comparison.machine;

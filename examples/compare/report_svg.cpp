@@ -70,7 +70,7 @@ std::string tick_text(double value) {
 
 double shown(double error) { return std::max(error, smallest_error); }
 
-std::string frame(const Axis& x, const Axis& y) {
+std::string frame(const Axis& x, const Axis& y, Against against) {
   std::string svg;
   for (const double value : ticks(x)) {
     svg += format("<path class=\"grid\" d=\"M%.1f %.1fV%.1f\"/>\n", x.at(value), top, bottom);
@@ -82,7 +82,9 @@ std::string frame(const Axis& x, const Axis& y) {
   }
   svg += format("<path class=\"axis\" d=\"M%.1f %.1fV%.1fH%.1f\"/>\n", left, top, bottom, right);
   svg += text_at((left + right) / 2, bottom + 46, "class=\"name\" text-anchor=\"middle\"",
-                 "time of one pass over all heads, ms (median of rounds, logarithmic)");
+                 against == Against::time
+                     ? "time of one pass over all heads, ms (median of rounds, logarithmic)"
+                     : "FLOPs of one pass over all heads, in millions (kept pairs and real tokens, logarithmic)");
   svg += text_at(
       0, 0,
       format("class=\"name\" text-anchor=\"middle\" transform=\"translate(24 %.1f) rotate(-90)\"", (top + bottom) / 2),
@@ -90,9 +92,11 @@ std::string frame(const Axis& x, const Axis& y) {
   return svg;
 }
 
-std::string titles(const Comparison& comparison) {
+std::string titles(const Comparison& comparison, Against against) {
   const Inputs& inputs = *comparison.inputs;
-  std::string svg = text_at(left, 30, "class=\"title\"", "Error against time: " + problem_text(comparison));
+  std::string svg = text_at(left, 30, "class=\"title\"",
+                            std::string(against == Against::time ? "Error against time: " : "Error against FLOPs: ") +
+                                problem_text(comparison));
   svg += text_at(left, 52, "class=\"sub\"", "data: " + inputs.source);
   svg += text_at(left, 70, "class=\"sub\"", comparison.machine.text());
   if (inputs.generated) svg += text_at(left, 92, "class=\"loud\"", generated_warning);
@@ -103,16 +107,22 @@ std::string titles(const Comparison& comparison) {
 
 }  // namespace
 
-std::string svg_text(const Comparison& comparison) {
-  const auto& rows = comparison.rows;
-  double fastest = rows.front().seconds, slowest = fastest, least = 1, most = smallest_error;
+std::string svg_text(const Comparison& comparison, Against against) {
+  std::vector<Row> rows;
+  for (const Row& row : comparison.rows) {
+    if (against == Against::time || row.value_flops > 0) rows.push_back(row);
+  }
+  if (rows.empty()) rows = comparison.rows;
+  const auto cost = [&](const Row& row) { return against == Against::time ? row.seconds * 1e3 : row.flops * 1e-6; };
+  double fastest = cost(rows.front()), slowest = fastest, least = 1, most = smallest_error;
   for (const Row& row : rows) {
-    fastest = std::min(fastest, row.seconds);
-    slowest = std::max(slowest, row.seconds);
+    fastest = std::min(fastest, cost(row));
+    slowest = std::max(slowest, cost(row));
     least = std::min(least, shown(row.error_p50));
     most = std::max(most, shown(row.error_p90));
   }
-  const Axis x{fastest * 1e3 / 1.5, slowest * 1e3 * 2.2, left, right};
+  const double margin = against == Against::time ? 1.5 : 1.05;  // methods lie closer in FLOPs
+  const Axis x{fastest / margin, slowest * (against == Against::time ? 2.2 : 1.1), left, right};
   const Axis y{least / 4, most * 4, bottom, top};
 
   std::string svg =
@@ -127,11 +137,12 @@ std::string svg_text(const Comparison& comparison) {
       ".leader{stroke:#999;stroke-width:.8}.mark{stroke:#888;stroke-dasharray:5 "
       "4}.note{font-size:11.5px;fill:#777}</style>\n"
       "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n";
-  svg += titles(comparison) + frame(x, y);
+  svg += titles(comparison, against) + frame(x, y, against);
 
-  const double exact = x.at(rows.front().seconds * 1e3);
+  const double exact = x.at(cost(rows.front()));
   svg += format("<path class=\"mark\" d=\"M%.1f %.1fV%.1f\"/>\n", exact, top, bottom);
-  svg += text_at(exact - 6, bottom - 8, "class=\"note\" text-anchor=\"end\"", "faster than exact");
+  svg += text_at(exact - 6, bottom - 8, "class=\"note\" text-anchor=\"end\"",
+                 against == Against::time ? "faster than exact" : "fewer FLOPs than exact");
   if (y.most > 1 && y.least < 1) {
     svg += format("<path class=\"mark\" d=\"M%.1f %.1fH%.1f\"/>\n", left, y.at(1), right);
     svg += text_at(right - 4, y.at(1) - 5, "class=\"note\" text-anchor=\"end\"", "as wrong as answering 0");
@@ -140,13 +151,13 @@ std::string svg_text(const Comparison& comparison) {
   LabelPlaces places({left, top, right, bottom});
   places.keep_clear({exact - 120, bottom - 20, exact, bottom});
   for (const Row& row : rows) {
-    const double px = x.at(row.seconds * 1e3);
+    const double px = x.at(cost(row));
     places.keep_clear({px - 7, y.at(shown(row.error_p90)) - 5, px + 7, y.at(shown(row.error_p50)) + 7});
   }
   for (std::size_t m = 0; m < rows.size(); ++m) {
     const Row& row = rows[m];
     const char* colour = colours[m % colours.size()];
-    const double px = x.at(row.seconds * 1e3), p50 = y.at(shown(row.error_p50)), p90 = y.at(shown(row.error_p90));
+    const double px = x.at(cost(row)), p50 = y.at(shown(row.error_p50)), p90 = y.at(shown(row.error_p90));
     svg += format("<path stroke=\"%s\" stroke-width=\"1.8\" d=\"M%.1f %.1fV%.1fM%.1f %.1fh10\"/>\n", colour, px, p50,
                   p90, px - 5, p90);
     svg += format("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"5\" fill=\"%s\"/>\n", px, p50, colour);

@@ -59,6 +59,35 @@ std::string row_text(const Row& row) {
                 ratio_text(row.faster).c_str(), row.error_p50, row.error_p90, row.error_max);
 }
 
+// What making the value rows cost, where methods make them: over the products of all real tokens, and over those of all positions.
+std::string values_text(const Comparison& comparison) {
+  const Inputs& inputs = *comparison.inputs;
+  std::string text;
+  for (std::size_t m = 0; m < comparison.rows.size(); ++m) {
+    const Row& row = comparison.rows[m];
+    if (row.value_flops == 0) continue;
+    const heed::FlopCounter& flops = (*comparison.measurements)[m].flops;
+    const double per_token = 2.0 * static_cast<double>(inputs.heads.front().x->cols() * inputs.d_v());
+    text += format(
+        "%-17s %8s %7s %7s %10s   %9.2e %9.2e %9.2e\n", row.name.c_str(), count_text(row.value_flops).c_str(),
+        ratio_text(flops.real_tokens() * per_token / row.value_flops).c_str(),
+        ratio_text(flops.padded_tokens() * per_token / row.value_flops).c_str(),
+        format("%.0f%%", 100 * flops.sampled_rows() / std::max(1.0, flops.sampled_rows() + flops.projected_rows()))
+            .c_str(),
+        row.error_p50, row.error_p90, row.error_max);
+  }
+  if (text.empty()) return "";
+  return "\n" +
+         format("%-17s %8s %7s %7s %10s   %s\n", "value rows", "FLOPs  ", "fewer", "fewer", "sampled",
+                "relative error over heads") +
+         format("%-17s %8s %7s %7s %10s   %9s %9s %9s\n", "", "", "(real)", "(padded)", "rows", "p50", "p90", "max") +
+         text +
+         wrapped(
+             "value rows: products spent on making them (phases project and sample); times fewer than x w_v of all "
+             "real "
+             "tokens, and of all positions with padding; a row that is not sampled is the exact product, or 0.");
+}
+
 std::string tokens_text(const Comparison& comparison) {
   const heed::FlopCounter& flops = comparison.measurements->front().flops;
   if (flops.real_tokens() == flops.padded_tokens()) return "";
@@ -82,6 +111,7 @@ std::string table_text(const Comparison& comparison) {
   text += format("%-17s %8s %7s %8s %10s %7s   %9s %9s %9s\n", "method", "FLOPs  ", "fewer", "exps  ", "time, ms",
                  "faster", "p50", "p90", "max");
   for (const Row& row : comparison.rows) text += row_text(row);
+  text += values_text(comparison);
   text += "\n" + tokens_text(comparison);
   text += wrapped(
       "FLOPs: products of kept pairs, 2 per multiply-add, all heads. exps: exponentials. time: median of " +

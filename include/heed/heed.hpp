@@ -21,6 +21,7 @@
 #include "heed/core/score_mod.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/values.hpp"
+#include "heed/core/vector_view.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 
@@ -32,6 +33,7 @@
 #include "heed/exact/attend.hpp"
 #include "heed/exact/attend_over.hpp"
 #include "heed/exact/exact_attention.hpp"
+#include "heed/exact/importance.hpp"
 #include "heed/exact/key_value_cache.hpp"
 #include "heed/exact/multi_head.hpp"
 #include "heed/exact/reference.hpp"
@@ -43,10 +45,20 @@
 #include "heed/trees/route.hpp"
 #include "heed/trees/tree_balance.hpp"
 
-// approx/ (floor 4): methods with a name
+// sampling/ (floor 3): which products stand for a row, how many, and how far off they are
+#include "heed/sampling/alias_table.hpp"
+#include "heed/sampling/error_bounds.hpp"
+#include "heed/sampling/inclusion.hpp"
+#include "heed/sampling/monte_carlo_options.hpp"
+#include "heed/sampling/sample_counts.hpp"
+
+// approx/ (floor 4): methods with a name, and values made during the call, exactly or by Monte Carlo
 #include "heed/approx/bigbird_attention.hpp"
 #include "heed/approx/bigbird_tiles.hpp"
+#include "heed/approx/computed_values.hpp"
+#include "heed/approx/monte_carlo_values.hpp"
 #include "heed/approx/pattern_attention.hpp"
+#include "heed/approx/projected_values.hpp"
 #include "heed/approx/tc_attention.hpp"
 #include "heed/approx/tc_state.hpp"
 #include "heed/approx/tf_attention.hpp"

@@ -24,12 +24,20 @@ class FlopCounter {
   /// Key positions that are tokens, and all key positions with padding, summed over heads.
   double real_tokens() const { return real_tokens_; }
   double padded_tokens() const { return padded_tokens_; }
+  /// Value rows made during calls, summed over key heads: from samples, and by the exact product (asked for, or because sampling
+  /// would not have been faster).
+  double sampled_rows() const { return sampled_rows_; }
+  double projected_rows() const { return projected_rows_; }
 
   void add_products(Phase phase, double count) { products_[static_cast<std::size_t>(phase)] += count; }
   void add_exponentials(double count) { exponentials_ += count; }
   void add_tokens(double real, double padded) {
     real_tokens_ += real;
     padded_tokens_ += padded;
+  }
+  void add_value_rows(double sampled, double projected) {
+    sampled_rows_ += sampled;
+    projected_rows_ += projected;
   }
   void reset() { *this = FlopCounter(); }
 
@@ -38,6 +46,8 @@ class FlopCounter {
   double exponentials_ = 0.0;
   double real_tokens_ = 0.0;
   double padded_tokens_ = 0.0;
+  double sampled_rows_ = 0.0;
+  double projected_rows_ = 0.0;
 };
 
 }  // namespace heed

@@ -1,6 +1,7 @@
 #pragma once
 #include "heed/kernels/intrinsics.hpp"
 #include "heed/kernels/isa.hpp"
+#include "heed/kernels/project_kernels.hpp"
 #include "heed/kernels/tile_kernels.hpp"
 
 #if HEED_HAS_X86_KERNELS
@@ -28,6 +29,7 @@ namespace heed::detail::avx512 {
 #include "heed/kernels/row_body.inl"
 #include "heed/kernels/write_body.inl"
 #include "heed/kernels/route_body.inl"
+#include "heed/kernels/project_body.inl"
 #include "heed/kernels/table_body.inl"
 // clang-format on
 #undef HEED_INLINE

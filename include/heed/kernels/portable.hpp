@@ -1,4 +1,5 @@
 #pragma once
+#include "heed/kernels/project_kernels.hpp"
 #include "heed/kernels/tile_kernels.hpp"
 
 #if defined(__clang__)
@@ -19,6 +20,7 @@ namespace heed::detail::portable {
 #include "heed/kernels/row_body.inl"
 #include "heed/kernels/write_body.inl"
 #include "heed/kernels/route_body.inl"
+#include "heed/kernels/project_body.inl"
 #include "heed/kernels/table_body.inl"
 // clang-format on
 #undef HEED_INLINE

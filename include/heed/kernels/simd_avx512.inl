@@ -35,6 +35,12 @@ struct Vf {
     return _mm512_cmpeq_epi32_mask(_mm512_and_si512(_mm512_castps_si512(a), exponent), exponent) == 0;
   }
   HEED_INLINE static V select(M m, V yes, V no) { return _mm512_mask_blend_ps(m, no, yes); }
+  // Writes first + lane for the lanes of m, packed; `to` has room for a whole vector.
+  HEED_INLINE static void store_places(std::int32_t* to, M m, Size first) {
+    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i place = _mm512_add_epi32(lane, _mm512_set1_epi32(static_cast<int>(first)));
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(m, place));
+  }
   HEED_INLINE static float sum(V a) { return _mm512_reduce_add_ps(a); }
 
   // x = whole + fraction with the fraction in [0, 1); pow2(p, x) = p * 2^floor(x), and 0 below the normal numbers: subnormal
@@ -149,6 +155,12 @@ struct Vd {
     return _mm512_cmpeq_epi64_mask(_mm512_and_si512(_mm512_castpd_si512(a), exponent), exponent) == 0;
   }
   HEED_INLINE static V select(M m, V yes, V no) { return _mm512_mask_blend_pd(m, no, yes); }
+  HEED_INLINE static void store_places(std::int32_t* to, M m, Size first) {
+    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i place = _mm512_add_epi32(lane, _mm512_set1_epi32(static_cast<int>(first)));
+    const __m512i packed = _mm512_maskz_compress_epi32(static_cast<__mmask16>(m), place);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_castsi512_si256(packed));
+  }
   HEED_INLINE static double sum(V a) { return _mm512_reduce_add_pd(a); }
 
   HEED_INLINE static V clamp_exponent(V x) { return x; }

@@ -1,0 +1,75 @@
+// Value rows from a part of their products (heed::MonteCarloValues), every estimator at --fraction of the products of real tokens;
+// always sampled, so that what is seen is the estimator. `mca` alone is what a call with the defaults gives.
+#include <string>
+
+#include "values_attempt.hpp"
+
+namespace compare {
+namespace {
+
+using heed::Budget;
+using heed::Estimator;
+using heed::MonteCarloOptions;
+using Sampled = heed::MonteCarloValues<float>;
+
+// The alpha at which the published budget spends `fraction` of the products of kept tokens.
+double alpha_for(const Head& head, const Settings& settings, const MonteCarloOptions& options) {
+  const Sampled values(*head.x, *head.w_v, options);
+  const auto plan = values.plan(*head.q, *head.k, settings.options);
+  double kept = 0, below = 1e-6, above = 1e6;
+  for (Index j = 0; j < plan.kept.rows(); ++j) kept += plan.kept(j, 0);
+  const double n = options.rounding == heed::Rounding::up ? kept : static_cast<double>(plan.kept.rows());
+  for (int step = 0; step < 60; ++step) {
+    const double alpha = std::sqrt(below * above);
+    double spent = 0;
+    for (Index j = 0; j < plan.kept.rows(); ++j) {
+      spent +=
+          static_cast<double>(heed::published_count(plan.importance(j, 0), n, alpha, head.x->cols(), options.rounding));
+    }
+    (spent > settings.fraction * kept * static_cast<double>(head.x->cols()) ? below : above) = alpha;
+  }
+  return above;
+}
+
+void add(const std::string& name, const std::string& description, const MonteCarloOptions& chosen) {
+  const auto bind = [chosen](const Head& head, const Settings& settings) {
+    MonteCarloOptions options = chosen;
+    options.seed = settings.seed;
+    options.fraction = settings.fraction;
+    if (options.budget == Budget::column_max && options.path == heed::ValuePath::sampled)
+      options.alpha = alpha_for(head, settings, options);
+    return values_attempt<Sampled>(head, settings, [&](const auto& x, const auto& w_v, auto bias) {
+      options.bias = bias;
+      return Sampled(x, w_v, options);
+    });
+  };
+  Registration({.name = name, .description = description, .needs_x = true, .bind = bind});
+}
+
+const bool registered = [] {
+  add("mca", "Monte-Carlo values with the defaults: alpha 0.4, exact where sampling would be no faster", {});
+  constexpr auto sampled = heed::ValuePath::sampled;
+  add("mca-published", "the paper's: draws by |W_k|^2, column maxima, n padded, rounded down",
+      {.rounding = heed::Rounding::published, .path = sampled});
+  add("mca-corrected", "the same, n real, rounded up", {.path = sampled});
+  const struct {
+    const char *name, *text;
+    Estimator estimator;
+  } estimators[] = {{"draws", "draws by |W_k|^2", Estimator::with_replacement},
+                    {"product", "draws by |x_k| |W_k|", Estimator::product_weighted},
+                    {"without", "no repeats, by |x_k| |W_k|", Estimator::without_replacement},
+                    {"largest", "largest |x_k| |W_k|", Estimator::largest}};
+  for (const auto& one : estimators) {
+    for (const bool centred : {false, true}) {
+      const std::string tail = centred ? "-c" : "", text = std::string(one.text) + (centred ? ", centred" : "");
+      add(std::string("mca-") + one.name + tail, text + ", budget |A_j| |x_j|",
+          {.estimator = one.estimator, .budget = Budget::column_norm, .centred = centred, .path = sampled});
+      add(std::string("mca-") + one.name + "-r" + tail, text + ", same r for all tokens",
+          {.estimator = one.estimator, .budget = Budget::constant, .centred = centred, .path = sampled});
+    }
+  }
+  return true;
+}();
+
+}  // namespace
+}  // namespace compare

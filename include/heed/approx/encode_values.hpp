@@ -1,0 +1,268 @@
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <span>
+#include <type_traits>
+
+#include "heed/approx/sample_plan.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/view.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/exact/dense_projection.hpp"
+#include "heed/sampling/head_weights.hpp"
+#include "heed/sampling/monte_carlo_options.hpp"
+#include "heed/sampling/row_encoder.hpp"
+
+namespace heed::detail {
+
+/// Makes value rows from a plan: heads taken exactly by dense products, the others token by token from samples. A task is a block of
+/// tokens and some of the heads; what a token gets depends on neither.
+template <class S>
+class ValueEncoding {
+ public:
+  using T = Accumulator<S>;
+
+  /// `exact[kv]`: the head is multiplied exactly. `rows`: n_k x (n_kv * d_v), contiguous.
+  ValueEncoding(const ConstView<S>& x, const ConstView<S>& w, const MonteCarloOptions& options,
+                const PlanArrays<T>& plan, const unsigned char* exact, Index n_real, S* rows, Workspace& workspace,
+                int threads)
+      : x_(x),
+        w_(w),
+        options_(options),
+        plan_(plan),
+        exact_(exact),
+        n_real_(n_real),
+        rows_(rows),
+        workspace_(workspace),
+        frame_(workspace),
+        threads_(threads),
+        isa_(active_isa()),
+        d_v_(w.cols / plan.n_kv) {}
+
+  void run() {
+    prepare();
+    const Index n_blocks = (plan_.n_k + block_tokens - 1) / block_tokens;
+    // Heads apart where blocks are too few for the threads; the rows of a block are then read once for each part.
+    const Index n_parts = std::clamp<Index>((2 * threads_ + n_blocks - 1) / n_blocks, 1, plan_.n_kv);
+    Scratch measure;
+    Worker(measure, x_.cols, d_v_, isa_);
+    std::byte* memory = frame_.template take<std::byte>(measure.used() * static_cast<std::size_t>(threads_));
+    parallel_tasks(n_blocks * (threads_ > 1 ? n_parts : 1), threads_, [&](int thread) {
+      Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
+      return [&, worker = Worker(scratch, x_.cols, d_v_, isa_)](Index task) mutable {
+        const Index parts = threads_ > 1 ? n_parts : 1, part = task % parts, first = task / parts * block_tokens;
+        block(worker, first, std::min(block_tokens, plan_.n_k - first), part * plan_.n_kv / parts,
+              (part + 1) * plan_.n_kv / parts);
+      };
+    });
+  }
+
+ private:
+  // What one thread owns.
+  struct Worker {
+    Worker(Scratch& scratch, Index d_in, Index d_v, Isa isa)
+        : panel(scratch, d_in, isa), encoder(scratch, d_in, d_v, isa) {
+      row = static_cast<std::size_t>((d_in + 15) / 16 * 16);
+      rows = scratch.take<T>(static_cast<std::size_t>(block_tokens) * row);
+      groups = scratch.take<T>(static_cast<std::size_t>(block_tokens * d_in));
+      value = scratch.take<T>(static_cast<std::size_t>(block_tokens * d_v));
+      list = scratch.take<Index>(static_cast<std::size_t>(block_tokens));
+    }
+    DensePanel<S> panel;
+    RowEncoder<T> encoder;
+    std::size_t row;
+    T *rows, *groups,
+        *value;  // rows of x as they are sampled; value rows in the accumulator where they are stored in less
+    Index* list;
+  };
+
+  void prepare() {
+    const Index lanes = tile_kernels<T>(isa_).lanes;
+    const auto n_kv = static_cast<std::size_t>(plan_.n_kv);
+    heads_ = frame_.template take<HeadWeights<T>>(n_kv);
+    dense_ = frame_.template take<PackedWeights<S>>(n_kv);
+    base_ = frame_.template take<T>(static_cast<std::size_t>(plan_.n_sequences * w_.cols));
+    bias_ = take_bias<T>(frame_, options_.bias, w_.cols);
+    const auto d_in = static_cast<std::size_t>(x_.cols);
+    double* share = frame_.template take<double>(d_in * static_cast<std::size_t>(threads_));
+    auto* order = frame_.template take<std::uint32_t>(d_in * static_cast<std::size_t>(threads_));
+    for (Index kv = 0; kv < plan_.n_kv; ++kv) {
+      new (heads_ + kv) HeadWeights<T>();
+      new (dense_ + kv) PackedWeights<S>(w_.columns(kv * d_v_, d_v_), isa_);
+      if (exact_[kv] == 0) heads_[kv].take(frame_, x_.cols, d_v_, lanes, options_.estimator);
+      if (exact_[kv] != 0 || plan_.centred || some_exact(kv)) dense_[kv].pack(frame_, threads_);
+    }
+    parallel_tasks(plan_.n_kv, threads_, [&](int thread) {
+      return [&, thread](Index kv) {
+        if (exact_[kv] == 0)
+          heads_[kv].fill(w_.columns(kv * d_v_, d_v_), isa_, share + static_cast<std::size_t>(thread) * d_in,
+                          order + static_cast<std::size_t>(thread) * d_in);
+      };
+    });
+    make_bases();
+  }
+
+  bool some_exact(Index kv) const {
+    const Index* counts = plan_.counts + kv * plan_.n_k;
+    return std::any_of(counts, counts + plan_.n_k, [&](Index r) { return r >= plan_.d_in; });
+  }
+
+  // What every sampled row starts from: the bias, and the mean row's product.
+  void make_bases() {
+    for (Index b = 0; b < plan_.n_sequences; ++b) {
+      for (Index c = 0; c < w_.cols; ++c) base_[b * w_.cols + c] = bias_ == nullptr ? T(0) : bias_[c];
+    }
+    if (!plan_.centred) return;
+    const ConstView<T> means{plan_.means, plan_.n_sequences, plan_.d_in, plan_.d_in, 1};
+    for (Index kv = 0; kv < plan_.n_kv; ++kv) {
+      if (exact_[kv] != 0) continue;
+      project_rows<S>(means, dense_[kv], Index(0), d_v_, bias_ == nullptr ? nullptr : bias_ + kv * d_v_,
+                      View<T>{base_ + kv * d_v_, plan_.n_sequences, d_v_, w_.cols, 1}, workspace_, 1);
+    }
+  }
+
+  void block(Worker& worker, Index first, Index n, Index first_kv, Index last_kv) {
+    bool some_sampled = false, all_sampled = true;
+    for (Index kv = first_kv; kv < last_kv; ++kv) {
+      some_sampled = some_sampled || exact_[kv] == 0;
+      all_sampled = all_sampled && exact_[kv] == 0;
+    }
+    if (!all_sampled) multiply_block(worker, first, n, first_kv, last_kv);
+    if (!some_sampled) return;
+    const T* y[block_tokens];
+    read_rows(worker, first, n, first_kv, last_kv, y);
+    for (Index kv = first_kv; kv < last_kv; ++kv) {
+      if (exact_[kv] == 0) sample_block(worker, first, n, kv, y);
+    }
+  }
+
+  // Exact heads: padding stays unread, its rows are 0.
+  void multiply_block(Worker& worker, Index first, Index n, Index first_kv, Index last_kv) {
+    const Index width = DensePanel<S>::width(isa_), end = std::min(first + n, std::max(first, n_real_));
+    for (Index at = first; at < end; at += width) {
+      worker.panel.begin(x_, TokenSet{at, std::min(width, end - at)});
+      for (Index kv = first_kv; kv < last_kv; ++kv) {
+        if (exact_[kv] != 0) multiply(worker, kv);
+      }
+    }
+    for (Index j = end; j < first + n; ++j) {
+      for (Index kv = first_kv; kv < last_kv; ++kv) {
+        if (exact_[kv] != 0) std::fill(row_of(kv, j), row_of(kv, j) + d_v_, S(0));
+      }
+    }
+  }
+
+  void multiply(Worker& worker, Index kv) {
+    worker.panel.multiply(dense_[kv], Index(0), d_v_, bias_ == nullptr ? nullptr : bias_ + kv * d_v_,
+                          View<S>{rows_ + kv * d_v_, plan_.n_k, d_v_, w_.cols, 1});
+  }
+
+  // Rows of x, less the mean row, for tokens that some head samples: one after the other, or, where groups share draws, transposed a
+  // group at a time.
+  void read_rows(Worker& worker, Index first, Index n, Index first_kv, Index last_kv, const T** y) {
+    const TokenRows<S> rows(x_, isa_);
+    const bool grouped = options_.estimator == Estimator::with_replacement;
+    for (Index t = 0; t < n; ++t) {
+      y[t] = nullptr;
+      bool sampled = false;
+      for (Index kv = first_kv; kv < last_kv && !sampled; ++kv) sampled = exact_[kv] == 0 && samples(kv, first + t);
+      if (!sampled) continue;
+      T* room = worker.rows + static_cast<std::size_t>(t) * worker.row;
+      y[t] = rows.row(first + t, room);
+      if (!plan_.centred) continue;
+      project_kernels<T>(isa_).centre(plan_.d_in, y[t], plan_.means + plan_.sequence[first + t] * plan_.d_in, room);
+      y[t] = room;
+    }
+    if (!grouped) return;
+    for (Index g = 0; g < std::min(n, block_groups); ++g) {
+      const T* members[group_tokens];
+      Index size = 0;
+      T* panel = worker.groups + g * plan_.d_in * group_tokens;
+      for (Index t = g; t < n; t += block_groups) members[size++] = y[t];
+      project_kernels<T>(isa_).interleave(plan_.d_in, members, size, panel, group_tokens);
+      for (Index t = g, lane = 0; t < n; t += block_groups, ++lane) y[t] = y[t] == nullptr ? nullptr : panel + lane;
+    }
+  }
+
+  bool samples(Index kv, Index j) const {
+    const Index r = plan_.counts[kv * plan_.n_k + j];
+    return r > 0 && r < plan_.d_in;
+  }
+
+  void sample_block(Worker& worker, Index first, Index n, Index kv, const T* const* y) {
+    const Index* counts = plan_.counts + kv * plan_.n_k;
+    Index n_exact = 0;
+    for (Index t = 0; t < n; ++t) {
+      const Index j = first + t;
+      if (counts[j] >= plan_.d_in) {
+        worker.list[n_exact++] = j;
+      } else if (counts[j] == 0) {
+        const T* base = base_of(kv, j);
+        for (Index c = 0; c < d_v_; ++c) row_of(kv, j)[c] = static_cast<S>(base[c]);
+      }
+    }
+    const Index width = DensePanel<S>::width(isa_);
+    for (Index at = 0; at < n_exact; at += width) {
+      worker.panel.begin(x_, TokenSet{0, std::min(width, n_exact - at), worker.list + at});
+      multiply(worker, kv);
+    }
+    const auto base_row = [&](Index j) { return base_of(kv, j); };
+    if (options_.estimator != Estimator::with_replacement) {
+      EncodeToken<T> tokens[block_tokens];
+      Index size = 0;
+      for (Index t = 0; t < n; ++t) {
+        if (samples(kv, first + t))
+          tokens[size++] = {first + t, counts[first + t], y[t], target(worker, kv, first, t),
+                            plan_.floors[kv * plan_.n_k + first + t]};
+      }
+      worker.encoder.own_choice(options_.estimator, heads_[kv], {tokens, static_cast<std::size_t>(size)}, options_.seed,
+                                draw_stream(kv, 0), base_row);
+      for (Index t = 0; t < size; ++t) store(tokens[t], kv);
+      return;
+    }
+    for (Index g = 0; g < block_groups; ++g) {
+      EncodeToken<T> group[group_tokens];
+      Index size = 0;
+      for (Index t = g; t < n; t += block_groups) {
+        if (samples(kv, first + t)) group[size++] = {first + t, counts[first + t], y[t], target(worker, kv, first, t)};
+      }
+      worker.encoder.with_replacement(heads_[kv], {group, static_cast<std::size_t>(size)}, group_tokens, options_.seed,
+                                      draw_stream(kv, first / block_tokens * block_groups + g), base_row);
+      for (Index t = 0; t < size; ++t) store(group[t], kv);
+    }
+  }
+
+  // Where the encoder writes: the row itself, or the accumulator where rows are stored in less.
+  T* target(Worker& worker, Index kv, Index first, Index t) {
+    if constexpr (std::is_same_v<S, T>) {
+      return row_of(kv, first + t);
+    } else {
+      return worker.value + t * d_v_;
+    }
+  }
+  void store(const EncodeToken<T>& token, Index kv) {
+    if constexpr (!std::is_same_v<S, T>) {
+      for (Index c = 0; c < d_v_; ++c) row_of(kv, token.token)[c] = static_cast<S>(token.to[c]);
+    }
+  }
+
+  S* row_of(Index kv, Index j) const { return rows_ + j * w_.cols + kv * d_v_; }
+  const T* base_of(Index kv, Index j) const { return base_ + plan_.sequence[j] * w_.cols + kv * d_v_; }
+
+  ConstView<S> x_, w_;
+  const MonteCarloOptions& options_;
+  const PlanArrays<T>& plan_;
+  const unsigned char* exact_;
+  Index n_real_;
+  S* rows_;
+  Workspace& workspace_;
+  Workspace::Frame frame_;
+  int threads_;
+  Isa isa_;
+  Index d_v_;
+  HeadWeights<T>* heads_ = nullptr;
+  PackedWeights<S>* dense_ = nullptr;
+  T *base_ = nullptr, *bias_ = nullptr;
+};
+
+}  // namespace heed::detail

@@ -1,0 +1,276 @@
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <new>
+#include <optional>
+#include <span>
+#include <type_traits>
+#include <utility>
+
+#include "heed/approx/computed_values.hpp"
+#include "heed/approx/encode_values.hpp"
+#include "heed/approx/projected_values.hpp"
+#include "heed/approx/sample_plan.hpp"
+#include "heed/approx/value_path.hpp"
+#include "heed/core/check.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/floating.hpp"
+#include "heed/core/options.hpp"
+#include "heed/core/view.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/exact/head_call.hpp"
+#include "heed/exact/importance.hpp"
+#include "heed/sampling/error_bounds.hpp"
+#include "heed/sampling/monte_carlo_options.hpp"
+
+namespace heed {
+
+namespace detail {
+
+inline void check_monte_carlo(const MonteCarloOptions& options) {
+  const auto refuse = [](const char* name, double value, const char* must) {
+    throw OptionError(message("MonteCarloOptions::", name, " = ", value, " must be ", must));
+  };
+  if (!is_finite(options.alpha) || !(options.alpha > 0)) refuse("alpha", options.alpha, "> 0 and finite");
+  if (!is_finite(options.fraction) || !(options.fraction > 0) || options.fraction > 1)
+    refuse("fraction", options.fraction, "in (0, 1]");
+  if (!is_finite(options.skip_below) || options.skip_below < 0)
+    refuse("skip_below", options.skip_below, ">= 0 and finite");
+}
+
+}  // namespace detail
+
+/// What a call of MonteCarloValues decides before it samples: how many products each token gets, and why. S: scalar of the values.
+template <class S>
+struct SamplePlan {
+  Matrix<Index> counts;        ///< r_j of (token, key head); d_in means the exact product
+  Matrix<double> importance;   ///< max_i A_ij of (token, key head); 0 for Budget::constant, which needs no weights
+  Matrix<unsigned char> kept;  ///< 1 where some query of the head sees the token, else 0
+  Vector<unsigned char>
+      exact;  ///< of each key head: 1 where all its rows are multiplied exactly, sampling being no faster
+  Vector<Accumulator<S>> x_norm;  ///< |x_j|, or |x_j - mean row| where centred; 0 for tokens no query sees
+  Index d_in = 0;
+
+  /// Mean r_j / d_in over (token, key head) pairs that are kept: what sampling spends, over what the exact product would.
+  double real_share() const { return share(true); }
+  /// The same over all positions, padding included: the published accounting, which flatters padded batches.
+  double padded_share() const { return share(false); }
+
+ private:
+  double share(bool real_only) const {
+    double spent = 0, tokens = 0;
+    for (Index j = 0; j < counts.rows(); ++j) {
+      for (Index kv = 0; kv < counts.cols(); ++kv) {
+        spent += static_cast<double>(counts(j, kv));
+        tokens += real_only ? static_cast<double>(kept(j, kv)) : 1.0;
+      }
+    }
+    return tokens == 0 || d_in == 0 ? 0.0 : spent / (tokens * static_cast<double>(d_in));
+  }
+};
+
+/// Values X W_v + b of which each token computes only as many products as its importance asks for: Monte-Carlo attention over any
+/// method with a softmax over a pattern of pairs (and over any method at all with Budget::constant).
+///
+///     MonteCarloValues<float> sampled(x, w_v, {.alpha = 0.4, .seed = 7});
+///     auto r = attend(q, k, sampled);
+///
+/// H_j = sum over r_j sampled products of x_j W_v, out = A (H + b). r_j and the estimator are MonteCarloOptions's; r_j >= d_in is the
+/// exact product, r_j = 0 a row of 0 (of the mean row's product where centred).
+///
+/// Shapes  x: n_k x d_in, w_v: d_in x (n_kv_heads * d_v), one scalar type, any strides. Key head h owns columns h*d_v .. (h+1)*d_v - 1;
+///         heads of one group share its importance.
+/// Draws   a pure function of (seed, key head, token, index): no order, thread or batch matters. With replacement, tokens 15 apart in a
+///         block of 240 share their sequence, which keeps the law of every token; the first r_j of it are token j's.
+/// Exact   with ValuePath::fastest a head whose sampling is estimated to be no faster than the exact product (value_path.hpp) is multiplied
+///         exactly; FlopCounter::sampled_rows and projected_rows, and SamplePlan::exact, say so. Calls too small for a clock are sampled.
+/// Errors  ShapeError if cols(x) != rows(w_v) or b does not fit; OptionError for options outside their range, and for a budget that
+///         needs weights over a method that has none. Temporaries do not compile.
+/// Cost    Phase::sample 2 d_v r_j a token and key head, Phase::project 2 d_in d_v for exact rows (and mean rows); Phase::route 4 d a kept pair
+///         and two exponentials for the importance, unless the budget is constant, and O(d_in) a token to choose products.
+/// Threads const and re-entrant; the same bits for any number of threads.
+/// Source  Kim and Ko 2022, section 3. We depart where Rounding::up says so; other estimators and budgets: Estimator, Budget.
+template <class S>
+class MonteCarloValues {
+ public:
+  using Scalar = S;
+  static constexpr bool computes_rows = true;
+
+  template <TokenMatrix X, TokenMatrix W>
+    requires(!detail::is_view<X>)
+  MonteCarloValues(const X& x, const W& w_v, const MonteCarloOptions& options = {})
+      : x_(view_of(x)), w_(view_of(w_v)), options_(options) {
+    static_assert(std::is_same_v<typename X::Scalar, S> && std::is_same_v<typename W::Scalar, S>,
+                  "heed: x and w_v must have the scalar type of the values: cast them first");
+    detail::check_projection(x_.cols, w_.rows, w_.cols, options_.bias);
+    detail::check_monte_carlo(options_);
+  }
+  template <class X, class W>
+    requires((OwningMatrix<X> && !std::is_lvalue_reference_v<X>) || (OwningMatrix<W> && !std::is_lvalue_reference_v<W>))
+  MonteCarloValues(X&&, W&&, const MonteCarloOptions& = {}) {
+    static_assert(sizeof(X) == 0, "heed: MonteCarloValues would dangle: it views a temporary matrix; name it first");
+  }
+
+  Index n_keys() const { return x_.rows; }
+  Index width() const { return w_.cols; }
+  const MonteCarloOptions& options() const { return options_; }
+
+  /// What a call with these operands decides; see SamplePlan. Queries and keys of several heads are packed as in multi_head_attend.
+  template <class Q, class K, class Method = ExactAttention<>>
+  SamplePlan<S> plan(const Q& q, const K& k, const AttentionOptions& options = {}, const Method& method = {},
+                     const Context& context = {}, const HeadOptions& heads = {}) const {
+    SamplePlan<S> plan;
+    with_calls(q, k, options, context, heads, [&](auto calls, Index heads_per_kv, const Context& inner) {
+      Workspace::Frame frame(*inner.workspace);
+      detail::SamplePlanner<S> planner(x_, w_, options_, *inner.workspace, detail::thread_count(inner.threads));
+      const auto made = planner.plan(frame, calls, heads_per_kv, options, detail::MethodRunner<Method>{method}, inner);
+      plan.d_in = x_.cols;
+      plan.counts.resize(n_keys(), made.n_kv);
+      plan.importance.resize(n_keys(), made.n_kv);
+      plan.kept.resize(n_keys(), made.n_kv);
+      plan.exact.resize(made.n_kv);
+      plan.x_norm.resize(n_keys());
+      for (Index kv = 0; kv < made.n_kv; ++kv) {
+        plan.exact(kv) = multiplies(made, kv) ? 1 : 0;
+        for (Index j = 0; j < n_keys(); ++j) {
+          plan.counts(j, kv) = made.counts[kv * n_keys() + j];
+          plan.importance(j, kv) = static_cast<double>(made.largest[kv * n_keys() + j]);
+          plan.kept(j, kv) = made.kept[kv * n_keys() + j];
+          plan.x_norm(j) = made.x_norm[j];
+        }
+      }
+    });
+    return plan;
+  }
+
+  /// The value rows a call with these operands makes, all key heads side by side, without the attention: to look at, to keep, to time.
+  ///
+  /// Shapes  out: n_k x width(), contiguous rows; k and q as for `plan`. Rows of padding hold nothing of use.
+  template <class Out, class Q, class K, class Method = ExactAttention<>>
+  void value_rows_into(Out&& out, const Q& q, const K& k, const AttentionOptions& options = {},
+                       const Method& method = {}, const Context& context = {}, const HeadOptions& heads = {}) const {
+    const auto to = output_view_of(std::forward<Out>(out));
+    static_assert(std::is_same_v<typename std::remove_cvref_t<decltype(to)>::Scalar, S>,
+                  "heed: out must have the scalar type of x and w_v");
+    if (to.rows != n_keys() || to.cols != width() || to.col_stride != 1 || to.row_stride != width()) {
+      throw ShapeError(detail::message("out is ", to.rows, " x ", to.cols, " but must be rows(x) x cols(w_v) = ",
+                                       n_keys(), " x ", width(), ", row-major without gaps"));
+    }
+    with_calls(q, k, options, context, heads, [&](auto calls, Index heads_per_kv, const Context& inner) {
+      make_rows(calls, heads_per_kv, options, detail::MethodRunner<Method>{method}, inner, to.data);
+    });
+  }
+
+  /// Makes the rows and runs the calls.
+  template <class Call, class Runner>
+  void attend_heads(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, const Runner& runner,
+                    const Context& context) const {
+    if (calls.empty() || calls.front().q.rows == 0) return;
+    std::optional<Workspace> own;
+    Context inner = context;
+    inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
+    Workspace::Frame frame(*inner.workspace);
+    const Index n_k = x_.rows, d_v = w_.cols * heads_per_kv / static_cast<Index>(calls.size());
+    S* rows = frame.take<S>(static_cast<std::size_t>(n_k * w_.cols));
+    make_rows(std::span<const Call>(calls), heads_per_kv, options, runner, inner, rows);
+    for (std::size_t c = 0; c < calls.size(); ++c)
+      calls[c].v = {rows + static_cast<Index>(c) / heads_per_kv * d_v, n_k, d_v, w_.cols, 1};
+    runner.run(std::span<const Call>(calls), heads_per_kv, options, inner);
+  }
+
+ private:
+  using T = Accumulator<S>;
+
+  // Checks operands and runs work(calls, heads_per_kv, context with a workspace) on calls without values.
+  template <class Q, class K, class Work>
+  void with_calls(const Q& q, const K& k, const AttentionOptions& options, const Context& context,
+                  const HeadOptions& heads, const Work& work) const {
+    detail::require_computed<Q, K, MonteCarloValues>();
+    using Call = detail::HeadCall<S, S, T>;
+    const Index n_kv = detail::kv_heads_of(heads), d = detail::head_width(q.cols(), heads.n_heads, "q", "n_heads");
+    const Index d_k = detail::head_width(k.cols(), n_kv, "k", "n_kv_heads");
+    const Index d_v = detail::head_width(w_.cols, n_kv, "w_v", "n_kv_heads");
+    detail::check_value_rows(k.rows(), n_keys());
+    detail::check_attention(d, k.rows(), d_k, n_keys(), {q.rows(), k.rows(), d_k, d_v, heads.n_heads}, options);
+    std::optional<Workspace> own;
+    Context inner = context;
+    inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
+    Workspace::Frame frame(*inner.workspace);
+    const auto n_heads = static_cast<std::size_t>(heads.n_heads);
+    const Index heads_per_kv = heads.n_heads / n_kv;
+    const auto q_view = view_of(q);
+    const auto k_view = view_of(k);
+    Call* calls = frame.take<Call>(n_heads);
+    for (Index h = 0; h < heads.n_heads; ++h) {
+      new (calls + h) Call{q_view.columns(h * d, d), k_view.columns(h / heads_per_kv * d, d), {}, {}, nullptr, 1, h};
+    }
+    work(std::span<const Call>(calls, n_heads), heads_per_kv, inner);
+  }
+
+  template <class Call, class Runner>
+  void make_rows(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const Runner& runner,
+                 const Context& context, S* rows) const {
+    const Index n_k = x_.rows, n_kv = static_cast<Index>(calls.size()) / heads_per_kv;
+    if (n_k == 0) return;
+    Workspace::Frame frame(*context.workspace);
+    const int threads = detail::projection_threads(
+        context.threads, static_cast<double>(n_k) * static_cast<double>(x_.cols) * static_cast<double>(w_.cols));
+    detail::SamplePlanner<S> planner(x_, w_, options_, *context.workspace, threads);
+    const auto plan = planner.plan(frame, calls, heads_per_kv, options, runner, context);
+    unsigned char* exact = frame.take<unsigned char>(static_cast<std::size_t>(n_kv));
+    for (Index kv = 0; kv < n_kv; ++kv) exact[kv] = multiplies(plan, kv) ? 1 : 0;
+    const Index n_real = detail::real_keys(options.mask, n_k);
+    detail::ValueEncoding<S>(x_, w_, options_, plan, exact, n_real, rows, *context.workspace, threads).run();
+    if (context.flops != nullptr) count(*context.flops, plan, exact, n_real);
+  }
+
+  // True where a head is multiplied exactly.
+  bool multiplies(const detail::PlanArrays<T>& plan, Index kv) const {
+    if (plan.d_in == 0) return true;
+    detail::SamplingWork work{plan.d_in, w_.cols / plan.n_kv, plan.n_kv};
+    for (Index j = 0; j < plan.n_k; ++j) {
+      const Index r = plan.counts[kv * plan.n_k + j];
+      work.n_tokens += plan.kept[kv * plan.n_k + j];
+      work.n_exact += r >= plan.d_in ? 1 : 0;
+      work.n_sampled += r > 0 && r < plan.d_in ? 1 : 0;
+      work.samples += r < plan.d_in ? static_cast<double>(r) : 0.0;
+    }
+    if (work.n_sampled == 0 && work.n_exact >= work.n_tokens) return true;  // nothing would be sampled
+    return options_.path == ValuePath::fastest && detail::sampling_is_slower(options_, work);
+  }
+
+  void count(FlopCounter& flops, const detail::PlanArrays<T>& plan, const unsigned char* exact, Index n_real) const {
+    const double d_in = static_cast<double>(plan.d_in), d_v = static_cast<double>(w_.cols / plan.n_kv);
+    double samples = 0, multiplied = 0, means = 0, chosen = 0, sampled_rows = 0;
+    for (Index kv = 0; kv < plan.n_kv; ++kv) {
+      if (exact[kv] != 0) {
+        multiplied += static_cast<double>(n_real);
+        continue;
+      }
+      means += plan.centred ? static_cast<double>(plan.n_sequences) : 0.0;
+      for (Index j = 0; j < plan.n_k; ++j) {
+        const Index r = plan.counts[kv * plan.n_k + j];
+        multiplied += r >= plan.d_in ? 1 : 0;
+        sampled_rows += r > 0 && r < plan.d_in ? 1 : 0;
+        samples += r < plan.d_in ? static_cast<double>(r) : 0.0;
+      }
+    }
+    // Each token that chooses its own products first multiplies |x_k| |W_k|.
+    chosen = options_.estimator == Estimator::with_replacement ? 0.0 : sampled_rows;
+    flops.add_products(Phase::sample, 2.0 * samples * d_v);
+    flops.add_products(Phase::project, 2.0 * (multiplied + means) * d_in * d_v);
+    flops.add_products(Phase::route, 2.0 * chosen * d_in);
+    flops.add_value_rows(sampled_rows, multiplied);
+  }
+
+  ConstView<S> x_, w_;
+  MonteCarloOptions options_;
+};
+
+template <TokenMatrix X, TokenMatrix W>
+MonteCarloValues(const X&, const W&) -> MonteCarloValues<typename X::Scalar>;
+template <TokenMatrix X, TokenMatrix W>
+MonteCarloValues(const X&, const W&, const MonteCarloOptions&) -> MonteCarloValues<typename X::Scalar>;
+
+}  // namespace heed

@@ -1,0 +1,290 @@
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <span>
+
+#include "heed/approx/threshold_counts.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/floating.hpp"
+#include "heed/core/key_bounds.hpp"
+#include "heed/core/mask.hpp"
+#include "heed/core/options.hpp"
+#include "heed/core/view.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/exact/column_weights.hpp"
+#include "heed/exact/head_call.hpp"
+#include "heed/exact/importance.hpp"
+#include "heed/kernels/select_project.hpp"
+#include "heed/sampling/monte_carlo_options.hpp"
+#include "heed/sampling/sample_counts.hpp"
+
+namespace heed::detail {
+
+/// How many products every token of every key head gets, and what that was decided from. Arrays lie in a workspace; entry (kv, j) of
+/// those of all heads is at [kv * n_k + j].
+template <class T>
+struct PlanArrays {
+  Index n_k = 0, n_kv = 0, d_in = 0, n_sequences = 1;
+  bool centred = false;
+  Index* sequence = nullptr;      ///< of each token
+  T* x_norm = nullptr;            ///< |x_j|, or |x_j - mean| where centred; not finite where the row is not
+  T* means = nullptr;             ///< mean row of each sequence over its kept tokens; n_sequences x d_in
+  T* largest = nullptr;           ///< (kv, j): max_i A_ij; 0 where the budget needs no weights
+  T* norm = nullptr;              ///< (kv, j): |A[:, j]|_2, likewise
+  unsigned char* kept = nullptr;  ///< (kv, j): some query sees it
+  Index* counts = nullptr;        ///< (kv, j): r_j; d_in means the exact product
+  T* floors = nullptr;            ///< (kv, j): least |x_jk| |W_k| among the r_j largest, where the budget knows; else 0
+};
+
+/// Marks the keys that some query of `pattern` sees through the mask of one head; `kept` starts at 0.
+template <KeyPattern Pattern>
+void mark_kept_keys(const Pattern& pattern, const Mask& mask, Index n_q, Index n_k, Index head, unsigned char* kept) {
+  const KeyBounds bounds(mask, n_q, n_k);
+  const bool pairs = mask.allowed.given() || mask.bias.given();
+  const Index bias_row = mask.bias.rows() > n_q ? head * n_q : 0;
+  const Index allowed_row = mask.allowed.rows() > n_q ? head * n_q : 0;
+  for (Index g = 0; g < pattern.n_groups(); ++g) {
+    const TokenSet queries = pattern.queries(g);
+    for (Index s = 0; s < pattern.n_segments(g); ++s) {
+      const TokenSet keys = pattern.keys(g, s);
+      const auto offset = [&](Index key) {
+        if (keys.list == nullptr) return std::clamp(key - keys.first, Index(0), keys.size);
+        return static_cast<Index>(std::lower_bound(keys.list, keys.list + keys.size, key) - keys.list);
+      };
+      Index done = 0;  // ends of ranges of consecutive queries do not decrease
+      for (Index t = 0; t < queries.size; ++t) {
+        const Index i = queries[t];
+        const KeyRange range = bounds.of(i);
+        const Index to = offset(range.high);
+        for (Index at = pairs ? offset(range.low) : std::max(done, offset(range.low)); at < to; ++at) {
+          unsigned char& mark = kept[keys[at]];
+          if (mark != 0) continue;
+          const bool forbidden = mask.allowed.given() && mask.allowed.at(allowed_row + i, keys[at]) == 0.0;
+          const bool infinite = mask.bias.given() && is_minus_infinity(mask.bias.at(bias_row + i, keys[at]));
+          mark = forbidden || infinite ? 0 : 1;
+        }
+        done = std::max(done, to);
+      }
+    }
+  }
+}
+
+/// Rows of x as the encoding kernels read them: contiguous, in the accumulator; in place where they already are.
+template <class S>
+class TokenRows {
+ public:
+  using T = Accumulator<S>;
+  TokenRows(const ConstView<S>& x, Isa isa) : x_(x), stored_(storage_kernels<T, KernelScalar<S>>(isa)) {}
+  bool in_place() const { return std::is_same_v<S, T> && x_.col_stride == 1; }
+  /// Row j; `room` holds a row.
+  const T* row(Index j, T* room) const {
+    if constexpr (std::is_same_v<S, T>) {
+      if (x_.col_stride == 1) return x_.data + j * x_.row_stride;
+    }
+    stored_.gather(kernel_pointer(x_.data) + j * x_.row_stride, x_.row_stride, x_.col_stride, nullptr, 1, x_.cols, room,
+                   x_.cols);
+    return room;
+  }
+
+ private:
+  ConstView<S> x_;
+  const StorageKernels<T, KernelScalar<S>>& stored_;
+};
+
+/// Fills a plan for calls that share x. One instance a call.
+template <class S>
+class SamplePlanner {
+ public:
+  using T = Accumulator<S>;
+
+  SamplePlanner(const ConstView<S>& x, const ConstView<S>& w, const MonteCarloOptions& options, Workspace& workspace,
+                int threads)
+      : x_(x), w_(w), options_(options), workspace_(workspace), threads_(threads), isa_(active_isa()) {}
+
+  template <class Call, class Runner>
+  PlanArrays<T> plan(Workspace::Frame& frame, std::span<const Call> calls, Index heads_per_kv,
+                     const AttentionOptions& options, const Runner& runner, const Context& context) {
+    const Index n_q = calls.front().q.rows;
+    PlanArrays<T> plan;
+    plan.n_k = x_.rows;
+    plan.d_in = x_.cols;
+    plan.n_kv = static_cast<Index>(calls.size()) / heads_per_kv;
+    plan.centred = options_.centred;
+    const auto n_all = static_cast<std::size_t>(plan.n_kv * plan.n_k), n_k = static_cast<std::size_t>(plan.n_k);
+    plan.sequence = frame.take<Index>(n_k);
+    plan.x_norm = frame.take<T>(n_k);
+    plan.largest = frame.take<T>(n_all);
+    plan.norm = frame.take<T>(n_all);
+    plan.kept = frame.take<unsigned char>(n_all);
+    plan.counts = frame.take<Index>(n_all);
+    plan.floors = frame.take<T>(n_all);
+    std::fill(plan.floors, plan.floors + n_all, T(0));
+    find_sequences(plan, options.mask);
+    if (options_.budget == Budget::constant) {
+      std::fill(plan.largest, plan.largest + n_all, T(0));
+      std::fill(plan.norm, plan.norm + n_all, T(0));
+      std::fill(plan.kept, plan.kept + n_all, static_cast<unsigned char>(0));
+      for (std::size_t c = 0; c < calls.size(); ++c) {
+        mark_kept_keys(DensePattern{n_q, plan.n_k}, options.mask, n_q, plan.n_k, calls[c].head,
+                       plan.kept + static_cast<Index>(c) / heads_per_kv * plan.n_k);
+      }
+    } else if constexpr (Runner::template has_pattern<HeadCall<typename Call::Query, typename Call::Key, T>>()) {
+      key_importance(calls, heads_per_kv, options, runner, context, workspace_, ColumnSums<T>{plan.largest, plan.norm});
+      for (std::size_t j = 0; j < n_all; ++j) plan.kept[j] = plan.largest[j] > 0 ? 1 : 0;
+    } else {
+      throw OptionError(
+          "heed: MonteCarloOptions::budget must be Budget::constant for a method without a softmax over "
+          "a pattern of pairs: there are no weights to take the importance from");
+    }
+    measure_rows(frame, plan);
+    count(plan);
+    return plan;
+  }
+
+ private:
+  void find_sequences(PlanArrays<T>& plan, const Mask& mask) const {
+    std::fill(plan.sequence, plan.sequence + plan.n_k, Index(0));
+    const std::span<const Index> offsets =
+        mask.key_sequence_offsets.empty() ? mask.sequence_offsets : mask.key_sequence_offsets;
+    if (offsets.empty()) return;
+    plan.n_sequences = static_cast<Index>(offsets.size()) - 1;
+    for (Index b = 0; b < plan.n_sequences; ++b) {
+      const auto s = static_cast<std::size_t>(b);
+      std::fill(plan.sequence + offsets[s], plan.sequence + offsets[s + 1], b);
+    }
+  }
+
+  bool kept_somewhere(const PlanArrays<T>& plan, Index j) const {
+    for (Index kv = 0; kv < plan.n_kv; ++kv) {
+      if (plan.kept[kv * plan.n_k + j] != 0) return true;
+    }
+    return false;
+  }
+
+  // Norms of kept rows, after the mean row was taken off where asked for. Rows that are not finite stay out of the mean: they are
+  // multiplied exactly and spoil nobody.
+  void measure_rows(Workspace::Frame& frame, PlanArrays<T>& plan) {
+    plan.means = options_.centred ? frame.take<T>(static_cast<std::size_t>(plan.n_sequences * plan.d_in)) : nullptr;
+    std::fill(plan.x_norm, plan.x_norm + plan.n_k, T(0));
+    row_norms(plan, nullptr);
+    if (!options_.centred) return;
+    Workspace::Frame inside(workspace_);
+    Index* n_tokens = inside.take<Index>(static_cast<std::size_t>(plan.n_sequences));
+    std::fill(n_tokens, n_tokens + plan.n_sequences, Index(0));
+    std::fill(plan.means, plan.means + plan.n_sequences * plan.d_in, T(0));
+    T* room = inside.take<T>(static_cast<std::size_t>(plan.d_in));
+    const TokenRows<S> rows(x_, isa_);
+    for (Index j = 0; j < plan.n_k; ++j) {
+      if (!is_finite(plan.x_norm[j]) || !kept_somewhere(plan, j)) continue;
+      T* mean = plan.means + plan.sequence[j] * plan.d_in;
+      project_kernels<T>(isa_).finish_row(plan.d_in, rows.row(j, room), T(1), mean, mean);
+      ++n_tokens[plan.sequence[j]];
+    }
+    for (Index b = 0; b < plan.n_sequences; ++b) {
+      const T share = T(1) / static_cast<T>(std::max<Index>(1, n_tokens[b]));
+      for (Index k = 0; k < plan.d_in; ++k) plan.means[b * plan.d_in + k] *= share;
+    }
+    row_norms(plan, plan.means);
+  }
+
+  void row_norms(PlanArrays<T>& plan, const T* means) {
+    Workspace::Frame inside(workspace_);
+    constexpr Index chunk = 64;
+    T* room = inside.take<T>(static_cast<std::size_t>(plan.d_in * threads_));
+    const TokenRows<S> rows(x_, isa_);
+    parallel_tasks((plan.n_k + chunk - 1) / chunk, threads_, [&](int thread) {
+      return [&, own = room + thread * plan.d_in](Index task) {
+        for (Index j = task * chunk; j < std::min(plan.n_k, (task + 1) * chunk); ++j) {
+          if (!kept_somewhere(plan, j)) continue;  // masked rows are not even read
+          const T* mean = means == nullptr ? nullptr : means + plan.sequence[j] * plan.d_in;
+          const T square = project_kernels<T>(isa_).square(plan.d_in, rows.row(j, own), mean);
+          plan.x_norm[j] = std::sqrt(square);
+        }
+      };
+    });
+  }
+
+  void count(PlanArrays<T>& plan) {
+    Workspace::Frame inside(workspace_);
+    double* weights = inside.take<double>(static_cast<std::size_t>(plan.n_k));
+    for (Index kv = 0; kv < plan.n_kv; ++kv) {
+      for (Index first = 0, last = 0; first < plan.n_k; first = last) {  // a sequence at a time
+        while (last < plan.n_k && plan.sequence[last] == plan.sequence[first]) ++last;
+        count_sequence(plan, kv, first, last, weights);
+      }
+      Index* counts = plan.counts + kv * plan.n_k;
+      for (Index j = 0; j < plan.n_k; ++j) {
+        const Index at = kv * plan.n_k + j;
+        if (plan.kept[at] == 0) counts[j] = 0;
+        if (plan.kept[at] != 0 && !is_finite(plan.x_norm[j])) counts[j] = plan.d_in;
+        if (options_.skip_below > 0 && options_.budget != Budget::constant &&
+            static_cast<double>(plan.largest[at]) < options_.skip_below)
+          counts[j] = 0;
+      }
+    }
+  }
+
+  void count_sequence(PlanArrays<T>& plan, Index kv, Index first, Index last, double* weights) {
+    const Index offset = kv * plan.n_k;
+    double n_kept = 0;
+    for (Index j = first; j < last; ++j) n_kept += plan.kept[offset + j];
+    if (options_.budget == Budget::column_max) {
+      const double n = options_.rounding == Rounding::up ? n_kept : static_cast<double>(last - first);
+      for (Index j = first; j < last; ++j) {
+        plan.counts[offset + j] = published_count(static_cast<double>(plan.largest[offset + j]), n, options_.alpha,
+                                                  plan.d_in, options_.rounding);
+      }
+      return;
+    }
+    // The mean row costs as much as one exact row.
+    const double d_in = static_cast<double>(plan.d_in), total = (options_.fraction * n_kept - plan.centred) * d_in;
+    if (options_.budget == Budget::column_norm && options_.estimator == Estimator::largest) {
+      count_above_floor(plan, kv, first, last, total);
+      return;
+    }
+    for (Index j = first; j < last; ++j) {
+      const double share = options_.budget == Budget::constant
+                               ? 1.0
+                               : static_cast<double>(plan.norm[offset + j]) * static_cast<double>(plan.x_norm[j]);
+      weights[j - first] = plan.kept[offset + j] != 0 ? share : 0.0;
+    }
+    const auto size = static_cast<std::size_t>(last - first);
+    proportional_counts({weights, size}, total, plan.d_in, options_.rounding, {plan.counts + offset + first, size});
+  }
+
+  // Largest products, least error: one floor for all tokens of the sequence.
+  void count_above_floor(PlanArrays<T>& plan, Index kv, Index first, Index last, double total) {
+    Workspace::Frame inside(workspace_);
+    const Index offset = kv * plan.n_k, d_v = w_.cols / plan.n_kv, n = last - first;
+    T* weights = inside.take<T>(static_cast<std::size_t>(n));
+    for (Index j = first; j < last; ++j) {
+      const bool usable = plan.kept[offset + j] != 0 && is_finite(plan.x_norm[j]) && is_finite(plan.norm[offset + j]);
+      weights[j - first] = usable ? plan.norm[offset + j] : T(0);
+    }
+    const auto padded = static_cast<std::size_t>((plan.d_in + 15) / 16 * 16);
+    T* norms = inside.take<T>(padded);
+    T* row = inside.take<T>(static_cast<std::size_t>(d_v));
+    std::fill(norms, norms + padded, T(0));
+    const TokenRows<S> weight_rows(w_.columns(kv * d_v, d_v), isa_), rows(x_, isa_);
+    const ProjectKernels<T>& kernels = project_kernels<T>(isa_);
+    for (Index k = 0; k < plan.d_in; ++k) norms[k] = std::sqrt(kernels.square(d_v, weight_rows.row(k, row), nullptr));
+    const T* mean = plan.centred ? plan.means + plan.sequence[first] * plan.d_in : nullptr;
+    const auto centred_row = [&](Index j, T* room) {
+      const T* at = rows.row(first + j, room);
+      if (mean == nullptr) return at;
+      kernels.centre(plan.d_in, at, mean, room);
+      return static_cast<const T*>(room);
+    };
+    ThresholdCounts<T, decltype(centred_row)>(n, plan.d_in, weights, norms, centred_row, workspace_, threads_)
+        .fill(total, plan.counts + offset + first, plan.floors + offset + first);
+  }
+
+  ConstView<S> x_, w_;
+  const MonteCarloOptions& options_;
+  Workspace& workspace_;
+  int threads_;
+  Isa isa_;
+};
+
+}  // namespace heed::detail

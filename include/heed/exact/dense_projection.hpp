@@ -1,0 +1,163 @@
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <type_traits>
+
+#include "heed/core/context.hpp"
+#include "heed/core/pair_view.hpp"
+#include "heed/core/pattern.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/exact/head_call.hpp"
+#include "heed/kernels/select.hpp"
+
+namespace heed::detail {
+
+/// Weights d_in x columns as the value kernel reads them: blocks of a few columns, each one run of memory. Made once a call.
+template <class S>
+class PackedWeights {
+ public:
+  using T = Accumulator<S>;
+
+  PackedWeights(const ConstView<S>& w, Isa isa) : w_(w), isa_(isa), rows_(tile_kernels<T>(isa).rows) {}
+
+  Index n_blocks() const { return (w_.cols + rows_ - 1) / rows_; }
+  /// One vector more than a block holds: blocks a power of two apart would fall on the same cache lines.
+  Index block_stride() const { return w_.rows * rows_ + 16; }
+  /// The packed column `c`, which must be the first of a block.
+  const T* column(Index c) const { return packed_ + c / rows_ * block_stride(); }
+
+  void pack(Workspace::Frame& frame, int threads) {
+    packed_ = frame.take<T>(static_cast<std::size_t>(n_blocks() * block_stride()));
+    const auto each = static_cast<std::size_t>(w_.cols * chunk + 16);
+    T* rows = frame.take<T>(each * static_cast<std::size_t>(threads));
+    parallel_tasks((w_.rows + chunk - 1) / chunk, threads, [&](int thread) {
+      return [this, row = rows + each * static_cast<std::size_t>(thread)](Index task) {
+        pack_rows(task * chunk, std::min(w_.rows, (task + 1) * chunk), row);
+      };
+    });
+  }
+
+ private:
+  static constexpr Index chunk = 32;
+
+  void pack_rows(Index from, Index to, T* rows) {
+    const auto* data = kernel_pointer(w_.data) + from * w_.row_stride;
+    const auto& stored = storage_kernels<T, KernelScalar<S>>(isa_);
+    if (w_.col_stride == 1) {
+      stored.pack_values(data, w_.row_stride, nullptr, to - from, w_.cols, rows, packed_ + from * rows_,
+                         block_stride());
+      return;
+    }
+    stored.gather(data, w_.row_stride, w_.col_stride, nullptr, to - from, w_.cols, rows, w_.cols);
+    storage_kernels<T, T>(isa_).pack_values(rows, w_.cols, nullptr, to - from, w_.cols, nullptr, packed_ + from * rows_,
+                                            block_stride());
+  }
+
+  ConstView<S> w_;
+  Isa isa_;
+  Index rows_;
+  T* packed_ = nullptr;
+};
+
+/// Multiplies panels of tokens by packed weights: out(j, c) = sum_k x(j, k) w(k, c) + bias[c], vector lanes along tokens. One object per
+/// thread; holds the packed tokens of one panel.
+template <class S>
+class DensePanel {
+ public:
+  using T = Accumulator<S>;
+
+  DensePanel(Scratch& scratch, Index d_in, Isa isa)
+      : tiles_(tile_kernels<T>(isa)), isa_(isa), d_in_(d_in), width_(tiles_.lanes * tiles_.vectors) {
+    x_ = scratch.take<T>(static_cast<std::size_t>(width_ * d_in));
+    out_ = scratch.take<T>(static_cast<std::size_t>(width_ * columns()));
+    rows_ = scratch.take<T>(static_cast<std::size_t>(width_ * columns()));
+    ones_ = scratch.take<T>(static_cast<std::size_t>(width_));
+  }
+
+  /// Tokens of a panel.
+  static Index width(Isa isa) { return tile_kernels<T>(isa).lanes * tile_kernels<T>(isa).vectors; }
+
+  /// Takes up to `width` tokens of x, rows of any storage scalar.
+  template <class Row>
+  void begin(const ConstView<Row>& x, const TokenSet& tokens) {
+    tokens_ = tokens;
+    vectors_ = (tokens.size + tiles_.lanes - 1) / tiles_.lanes;
+    panel_ = vectors_ * tiles_.lanes;
+    const auto* from = kernel_pointer(x.data) + (tokens.list == nullptr ? tokens.first * x.row_stride : 0);
+    storage_kernels<T, KernelScalar<Row>>(isa_).transpose(from, x.row_stride, x.col_stride, tokens.list, tokens.size,
+                                                          nullptr, d_in_, x_, panel_, T(1), true);
+    std::fill(ones_, ones_ + panel_, T(1));
+  }
+
+  /// Writes columns [first, last) of the tokens' rows to `out` (which has column `first` at 0); `first` begins a block.
+  template <class Out>
+  void multiply(const PackedWeights<S>& weights, Index first, Index last, const T* bias, const View<Out>& out) {
+    for (Index c = first; c < last; c += columns()) {
+      const Index n = std::min(columns(), last - c);
+      for (Index r = 0; r < n; ++r) std::fill(out_ + r * panel_, out_ + (r + 1) * panel_, bias ? bias[c + r] : T(0));
+      tiles_.values(weights.column(c), tiles_.rows, weights.block_stride(), d_in_, x_, n, panel_, 0, vectors_, ones_,
+                    out_);
+      store(n, c - first, out);
+    }
+  }
+
+ private:
+  // Columns multiplied before they are written: their sums stay in the nearest cache.
+  Index columns() const { return 8 * tiles_.rows; }
+
+  template <class Out>
+  void store(Index n, Index column, const View<Out>& out) {
+    const StorageKernels<T, T>& same = storage_kernels<T, T>(isa_);
+    if constexpr (std::is_same_v<Out, T>) {
+      if (tokens_.list == nullptr && out.col_stride == 1) {
+        same.transpose(out_, panel_, 1, nullptr, n, nullptr, tokens_.size,
+                       out.data + tokens_.first * out.row_stride + column, out.row_stride, T(1), false);
+        return;
+      }
+    }
+    same.transpose(out_, panel_, 1, nullptr, n, nullptr, tokens_.size, rows_, n, T(1), false);
+    for (Index t = 0; t < tokens_.size; ++t) {
+      for (Index r = 0; r < n; ++r) out(tokens_[t], column + r) = static_cast<Out>(rows_[t * n + r]);
+    }
+  }
+
+  const TileKernels<T>& tiles_;
+  Isa isa_;
+  Index d_in_, width_;
+  T *x_, *out_, *rows_, *ones_;
+  TokenSet tokens_;
+  Index vectors_ = 0, panel_ = 0;
+};
+
+/// The bias as the accumulator reads it, null without one.
+template <class T>
+T* take_bias(Workspace::Frame& frame, const PairView& bias, Index columns) {
+  if (!bias.given()) return nullptr;
+  T* values = frame.take<T>(static_cast<std::size_t>(columns));
+  for (Index c = 0; c < columns; ++c) values[c] = static_cast<T>(bias.rows() == 1 ? bias.at(0, c) : bias.at(c, 0));
+  return values;
+}
+
+/// out(j, :) = x(j, :) w + bias for every row of x: 2 rows(x) d_in cols(w) flops at the speed of the tile kernels, whatever the user's
+/// flags. x has storage Row, all else S or its accumulator.
+template <class S, class Row, class Out>
+void project_rows(const ConstView<Row>& x, const PackedWeights<S>& weights, Index first, Index last,
+                  const Accumulator<S>* bias, const View<Out>& out, Workspace& workspace, int threads) {
+  Workspace::Frame frame(workspace);
+  const Isa isa = active_isa();
+  const Index width = DensePanel<S>::width(isa);
+  Scratch measure;
+  DensePanel<S>(measure, x.cols, isa);
+  std::byte* memory = frame.take<std::byte>(measure.used() * static_cast<std::size_t>(threads));
+  parallel_tasks((x.rows + width - 1) / width, threads, [&](int thread) {
+    Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
+    return [&, panel = DensePanel<S>(scratch, x.cols, isa)](Index task) mutable {
+      panel.begin(x, TokenSet{task * width, std::min(width, x.rows - task * width)});
+      panel.multiply(weights, first, last, bias, out);
+    };
+  });
+}
+
+}  // namespace heed::detail

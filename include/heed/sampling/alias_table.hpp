@@ -1,0 +1,86 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "heed/core/errors.hpp"
+#include "heed/core/floating.hpp"
+#include "heed/core/random.hpp"
+#include "heed/core/types.hpp"
+
+namespace heed {
+
+namespace detail {
+
+/// A cell of an alias table: below `threshold` its own index, else `alias`.
+struct AliasCell {
+  std::uint32_t threshold = 0;
+  std::uint32_t alias = 0;
+};
+
+/// An index of n cells. The high part of one product chooses a cell, its low part between the cell's two indices.
+inline Index draw_cell(const AliasCell* cells, std::size_t n, std::uint32_t random) {
+  const std::uint64_t place = std::uint64_t{random} * n;
+  const auto cell = static_cast<std::uint32_t>(place >> 32);
+  return static_cast<std::uint32_t>(place) < cells[cell].threshold ? cell : cells[cell].alias;
+}
+
+/// Fills cells for `share`, weights whose mean is 1, which it overwrites; `order` has room for as many. Nothing is allocated.
+inline void build_alias_cells(std::span<double> share, AliasCell* cells, std::uint32_t* order) {
+  const std::size_t n = share.size();
+  std::size_t small = 0,
+              large = n;  // indices below their cell's share lie in order[0, small), the others in [large, n)
+  for (std::size_t k = 0; k < n; ++k) order[share[k] < 1 ? small++ : --large] = static_cast<std::uint32_t>(k);
+  const auto threshold = [](double part) {
+    const double scaled = part * 4294967296.0;
+    return scaled >= 4294967295.0 ? 0xffffffffu : static_cast<std::uint32_t>(scaled < 0 ? 0 : scaled);
+  };
+  while (small > 0 && large < n) {
+    const std::uint32_t poor = order[--small], rich = order[large];
+    cells[poor] = {threshold(share[poor]), rich};
+    share[rich] -= 1 - share[poor];
+    if (share[rich] < 1) {
+      ++large;
+      order[small++] = rich;
+    }
+  }
+  // What is left is a whole cell but for rounding.
+  for (std::size_t t = 0; t < small; ++t) cells[order[t]] = {0xffffffffu, order[t]};
+  for (std::size_t t = large; t < n; ++t) cells[order[t]] = {0xffffffffu, order[t]};
+}
+
+}  // namespace detail
+
+/// Draws index k with probability weights[k] / sum(weights), one random number and one look-up a draw.
+///
+/// Shapes  weights: n >= 1 numbers, finite and >= 0.
+/// Errors  OptionError for no weights, or one that is negative or not finite. Where all are 0 every index is as likely.
+/// Cost    O(n) to build; 8 bytes an index. Probabilities are met to n 2^-32.
+/// Threads const and re-entrant: the generator is the caller's.
+/// Source  Walker 1977; Vose 1991 (building in linear time).
+class AliasTable {
+ public:
+  explicit AliasTable(std::span<const double> weights) : cells_(weights.size()) {
+    const std::size_t n = weights.size();
+    if (n == 0) throw OptionError("heed: AliasTable weights are empty but must have at least one entry");
+    double sum = 0;
+    for (std::size_t k = 0; k < n; ++k) {
+      if (!detail::is_finite(weights[k]) || weights[k] < 0)
+        throw OptionError(detail::message("AliasTable weights[", k, "] = ", weights[k], " must be finite and >= 0"));
+      sum += weights[k];
+    }
+    std::vector<double> share(n, 1.0);
+    for (std::size_t k = 0; k < n && sum > 0; ++k) share[k] = weights[k] / sum * static_cast<double>(n);
+    std::vector<std::uint32_t> order(n);
+    detail::build_alias_cells(share, cells_.data(), order.data());
+  }
+
+  Index size() const { return static_cast<Index>(cells_.size()); }
+  Index draw(CounterRng& random) const { return detail::draw_cell(cells_.data(), cells_.size(), random.next_u32()); }
+
+ private:
+  std::vector<detail::AliasCell> cells_;
+};
+
+}  // namespace heed

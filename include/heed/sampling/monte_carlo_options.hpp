@@ -1,0 +1,49 @@
+#pragma once
+#include <cstdint>
+
+#include "heed/core/types.hpp"
+#include "heed/core/vector_view.hpp"
+
+namespace heed {
+
+/// How r products x_k W_k of a row x W = sum_k x_k W_k stand for all d_in of them (W_k is row k of W):
+///   with_replacement     r draws with p_k = |W_k|^2 / |W|_F^2, as published: sum x_k W_k / (r p_k). Unbiased.
+///   product_weighted     the same with p_k ~ |x_k| |W_k|, the best p for one product. Unbiased.
+///   without_replacement  r different k, included with pi_k = min(1, c |x_k| |W_k|): sum x_k W_k / pi_k. Unbiased.
+///   largest              the r largest |x_k| |W_k|, as they are. Deterministic and biased, and on real rows the best of the four.
+enum class Estimator { with_replacement, product_weighted, without_replacement, largest };
+
+/// How many products r_j token j gets, A being the weights of the head, n its kept tokens:
+///   column_max   r_j = (n max_i A_ij / alpha)^2, as published
+///   column_norm  least summed squared error, each token's weighed by |A[:, j]|^2, for a total of fraction * d_in * n products:
+///                r_j ~ |A[:, j]| |x_j| for the estimators that draw, whose error falls as 1 / r_j; for `largest` the r_j products
+///                with |A[:, j]| |x_jk| |W_k| above a floor common to all tokens
+///   constant     r_j = fraction * d_in for every kept token; needs no A
+enum class Budget { column_max, column_norm, constant };
+
+/// What makes a whole number of r_j.
+enum class Rounding {
+  up,        ///< ceil, n counts kept tokens: unbiased, keeps the published bound
+  published  ///< floor, n counts padded tokens too; r_j = 0 makes the row 0
+};
+
+/// Which way value rows are made.
+enum class ValuePath {
+  fastest,  ///< sampled, or the exact product where that is estimated to be no slower
+  sampled   ///< always sampled: to study an estimator
+};
+
+struct MonteCarloOptions {
+  double alpha = 0.4;                                 ///< error knob of column_max: smaller is more exact; must be > 0
+  std::uint64_t seed = 0;                             ///< same seed, same bits
+  Estimator estimator = Estimator::with_replacement;  ///< which products stand for the row; default: as published
+  Budget budget = Budget::column_max;                 ///< how many; default: as published
+  double fraction = 0.5;  ///< mean r_j / d_in of column_norm and constant; in (0, 1]; 1/2 halves the products
+  bool centred = false;   ///< samples x minus its mean row over the kept tokens, and adds mean row W once
+  Rounding rounding = Rounding::up;     ///< default: corrected
+  VectorView bias{};                    ///< b of x W + b, cols(w_v) entries, added after sampling; default: none
+  double skip_below = 0;                ///< tokens whose largest weight is below get r_j = 0; >= 0; see skip_bound
+  ValuePath path = ValuePath::fastest;  ///< default: never slower than the exact product by intent
+};
+
+}  // namespace heed

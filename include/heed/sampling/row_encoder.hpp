@@ -1,0 +1,199 @@
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "heed/core/random.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/kernels/select_project.hpp"
+#include "heed/sampling/head_weights.hpp"
+#include "heed/sampling/inclusion.hpp"
+#include "heed/sampling/monte_carlo_options.hpp"
+#include "heed/sampling/select_largest.hpp"
+
+namespace heed::detail {
+
+/// Tokens whose rows are made together. Those of one block that are `block_groups` apart share a sequence of draws: 16 at most, far
+/// enough from each other that few queries look at two of them. Which tokens share depends on their positions alone.
+inline constexpr Index block_tokens = 240;
+inline constexpr Index block_groups = 15;
+inline constexpr Index group_tokens = block_tokens / block_groups;
+
+/// Names the draws of a head for a token, or for the group it shares them with.
+inline std::uint64_t draw_stream(Index head, Index token) {
+  return static_cast<std::uint64_t>(head) << 40 | static_cast<std::uint64_t>(token);
+}
+
+/// A token to encode: its row x (or x less the mean row), how many samples, and where its value row goes. Entry k of the row is
+/// y[k * stride]: tokens that share draws lie side by side, so that a draw finds all of them on one cache line.
+template <class T>
+struct EncodeToken {
+  Index token = 0;
+  Index samples = 0;
+  const T* y = nullptr;
+  T* to = nullptr;  ///< d_v entries
+  T floor = 0;      ///< least size that is taken, where it is known: where to look first
+};
+
+/// Makes value rows base + (estimate of y W) for tokens of one head. What one thread owns.
+template <class T>
+class RowEncoder {
+ public:
+  RowEncoder(Scratch& scratch, Index d_in, Index d_v, Isa isa)
+      : kernels_(project_kernels<T>(isa)), selector_(kernels_), d_in_(d_in) {
+    const Index lanes = kernels_.lanes;
+    row_ = (d_in + lanes - 1) / lanes * lanes;
+    padded_ = (d_v + lanes - 1) / lanes * lanes;
+    const auto row = static_cast<std::size_t>(row_);
+    sums_ = scratch.take<T>(static_cast<std::size_t>(batch * padded_));
+    y_ = scratch.take<T>(batch * row);
+    size_ = scratch.take<T>(row);
+    pi_ = scratch.take<T>(row);
+    cumulated_ = scratch.take<double>(row);
+    ends_ = scratch.take<Index>(batch * static_cast<std::size_t>(n_bands()));
+    lists_ = scratch.take<std::int32_t>(batch * (row + static_cast<std::size_t>(lanes)));
+  }
+
+  /// Tokens that share one sequence, at most group_tokens; reorders them. Each has 0 < samples < d_in, and starts from the row
+  /// base_of(token).
+  template <class BaseOf>
+  void with_replacement(const HeadWeights<T>& weights, std::span<EncodeToken<T>> group, Index stride,
+                        std::uint64_t seed, std::uint64_t stream, const BaseOf& base_of) {
+    const auto n = static_cast<Index>(group.size());
+    if (n == 0) return;
+    for (Index t = 1; t < n; ++t) {  // most samples first: those still drawing are the first ones
+      for (Index u = t; u > 0 && at(group, u).samples > at(group, u - 1).samples; --u)
+        std::swap(at(group, u), at(group, u - 1));
+    }
+    const Index most = at(group, 0).samples;
+    for (Index s = 0; s < most; s += 4) {
+      std::uint32_t random[4];
+      philox_block(seed, stream, static_cast<std::uint64_t>(s / 4), random);
+      for (Index e = 0; e < 4; ++e)  // the list has room for a whole vector more
+        lists_[s + e] = static_cast<std::int32_t>(draw_cell(weights.cells, static_cast<std::size_t>(d_in_), random[e]));
+    }
+    std::fill(sums_, sums_ + n * padded_, T(0));
+    for (Index first = 0; first < n; first += kernels_.max_tokens) {
+      const Index count = std::min(kernels_.max_tokens, n - first);
+      const T* y[group_tokens];
+      T* out[group_tokens];
+      for (Index t = 0; t < count; ++t) {
+        y[t] = at(group, first + t).y;
+        out[t] = sums_ + (first + t) * padded_;
+      }
+      Index done = 0;
+      for (Index active = count; active > 0; --active) {  // a step of the staircase
+        const Index until = at(group, first + active - 1).samples;
+        if (until == done) continue;
+        kernels_.encode(weights.rows, padded_, lists_ + done, until - done, y, stride, active, padded_, out);
+        done = until;
+      }
+    }
+    for (Index t = 0; t < n; ++t) {
+      const EncodeToken<T>& token = at(group, t);
+      kernels_.finish_row(weights.d_v, sums_ + t * padded_, T(1) / static_cast<T>(token.samples), base_of(token.token),
+                          token.to);
+    }
+  }
+
+  /// Tokens with their own choice of rows each, 0 < samples < d_in; contiguous rows y. Some at a time: their products are taken band by
+  /// band of rows of W that stay in the nearest cache.
+  template <class BaseOf>
+  void own_choice(Estimator estimator, const HeadWeights<T>& weights, std::span<EncodeToken<T>> tokens,
+                  std::uint64_t seed, std::uint64_t stream, const BaseOf& base_of) {
+    for (std::size_t first = 0; first < tokens.size(); first += batch)
+      choose_and_encode(estimator, weights, tokens.subspan(first, std::min(batch, tokens.size() - first)), seed, stream,
+                        base_of);
+  }
+
+ private:
+  static constexpr std::size_t batch = 24;
+
+  static EncodeToken<T>& at(std::span<EncodeToken<T>> group, Index t) { return group[static_cast<std::size_t>(t)]; }
+  std::int32_t* list_of(Index t) const { return lists_ + t * (row_ + kernels_.lanes); }
+
+  template <class BaseOf>
+  void choose_and_encode(Estimator estimator, const HeadWeights<T>& weights, std::span<EncodeToken<T>> tokens,
+                         std::uint64_t seed, std::uint64_t stream, const BaseOf& base_of) {
+    const auto n = static_cast<Index>(tokens.size());
+    const Index band = band_rows();
+    Index done[batch];
+    const T* y[batch];
+    T factor[batch];
+    for (Index t = 0; t < n; ++t) {
+      const EncodeToken<T>& token = at(tokens, t);
+      T* own = y_ + t * row_;
+      done[t] = 0;
+      Index* ends = ends_ + t * n_bands();
+      y[t] = estimator == Estimator::largest ? token.y : own;
+      factor[t] = 1;
+      const T sum = kernels_.products(d_in_, token.y, weights.norms, size_);
+      if (estimator == Estimator::largest) {
+        selector_.select(d_in_, size_, sum, token.samples, token.floor, band, list_of(t), ends);
+      } else {
+        CounterRng random(seed, stream + static_cast<std::uint64_t>(token.token));
+        std::copy(token.y, token.y + d_in_, own);
+        Index taken = 0;
+        if (estimator == Estimator::without_replacement) {
+          taken = choose_different(token.samples, random.uniform(), own, list_of(t));
+        } else {
+          factor[t] = sum / static_cast<T>(token.samples);
+          taken = draw_by_product(token.samples, random, own, list_of(t));
+        }
+        LargestSelector<T>::mark_ends(list_of(t), taken, d_in_, band, ends);
+      }
+    }
+    std::fill(sums_, sums_ + n * padded_, T(0));
+    for (Index b = 0; b < n_bands(); ++b) {
+      for (Index t = 0; t < n; ++t) {
+        const Index until = ends_[t * n_bands() + b];
+        if (until == done[t]) continue;
+        T* out[1] = {sums_ + t * padded_};
+        kernels_.encode(weights.rows, padded_, list_of(t) + done[t], until - done[t], y + t, 1, 1, padded_, out);
+        done[t] = until;
+      }
+    }
+    for (Index t = 0; t < n; ++t)
+      kernels_.finish_row(weights.d_v, sums_ + t * padded_, factor[t], base_of(at(tokens, t).token), at(tokens, t).to);
+  }
+
+  // Horvitz-Thompson: entries over their inclusion probabilities.
+  Index choose_different(Index r, double u, T* y, std::int32_t* list) {
+    const auto n = static_cast<std::size_t>(d_in_);
+    inclusion_probabilities<T>({size_, n}, r, {pi_, n});
+    const Index taken = systematic_sample<T>({pi_, n}, u, list);
+    for (Index s = 0; s < taken; ++s) y[list[s]] /= pi_[list[s]];
+    return taken;
+  }
+
+  // p_k = size_k / sum: x_k W_k / p_k = sum * (x_k / size_k) W_k. An index drawn several times is listed as often, in ascending order.
+  Index draw_by_product(Index r, CounterRng& random, T* y, std::int32_t* list) {
+    double total = 0;
+    for (Index k = 0; k < d_in_; ++k) cumulated_[k] = total += static_cast<double>(size_[k]);
+    if (!(total > 0)) return 0;  // every product is 0
+    for (Index s = 0; s < r; ++s) {
+      const double place = random.uniform() * total;
+      const Index k = std::upper_bound(cumulated_, cumulated_ + d_in_, place) - cumulated_;
+      list[s] = static_cast<std::int32_t>(std::min(k, d_in_ - 1));
+    }
+    std::sort(list, list + r);
+    for (Index k = 0; k < d_in_; ++k) y[k] = size_[k] > 0 ? y[k] / size_[k] : T(0);
+    return r;
+  }
+
+  // Rows of W that take two thirds of the nearest cache, in whole vectors.
+  Index band_rows() const { return std::max<Index>(16, 32768 / (padded_ * static_cast<Index>(sizeof(T))) / 16 * 16); }
+  Index n_bands() const { return (d_in_ + band_rows() - 1) / band_rows(); }
+
+  const ProjectKernels<T>& kernels_;
+  LargestSelector<T> selector_;
+  Index d_in_, padded_, row_;
+  T *sums_, *y_, *size_, *pi_;
+  double* cumulated_;
+  Index* ends_;
+  std::int32_t* lists_;
+};
+
+}  // namespace heed::detail
