@@ -1,5 +1,6 @@
 # Every program in tests/compile_fail must be refused by the compiler with the words of its line "// expect: <words>",
 # so that a mistake is answered with what to do. A program with "// compiles" is the control: it must be accepted.
+# "// flags: <options>" adds options, "// compilers: <regex>" keeps a program to compilers whose name matches.
 #
 #   cmake [-D COMPILERS=<list>] [-D EIGEN=<folder>] [-D CASES=<folder>] -P compile_fail.cmake
 include("${CMAKE_CURRENT_LIST_DIR}/gate_tools.cmake")
@@ -15,8 +16,16 @@ foreach(case IN LISTS cases)
   get_filename_component(name "${case}" NAME_WE)
   file(STRINGS "${case}" expects REGEX "^// expect: ")
   file(STRINGS "${case}" controls REGEX "^// compiles")
+  file(STRINGS "${case}" flags REGEX "^// flags: ")
+  string(REGEX REPLACE "^// flags: " "" flags "${flags}")
+  separate_arguments(flags)
+  file(STRINGS "${case}" only REGEX "^// compilers: ")
+  string(REGEX REPLACE "^// compilers: " "" only "${only}")
   foreach(compiler IN LISTS COMPILERS)
-    execute_process(COMMAND "${compiler}" -std=c++20 -fsyntax-only "-I${ROOT}/include" -isystem "${EIGEN}" "${case}"
+    if(only AND NOT compiler MATCHES "${only}")
+      continue()
+    endif()
+    execute_process(COMMAND "${compiler}" -std=c++20 ${flags} -fsyntax-only "-I${ROOT}/include" -isystem "${EIGEN}" "${case}"
                     RESULT_VARIABLE result OUTPUT_VARIABLE said ERROR_VARIABLE said)
     # Compilers quote names differently and break no lines inside a static_assert's text.
     set(fault "")
