@@ -1,5 +1,7 @@
 #pragma once
 #include <algorithm>
+#include <cstddef>
+#include <cstring>
 #include <type_traits>
 
 #include "heed/core/floating.hpp"
@@ -62,7 +64,11 @@ void write_out(const Call& call, const TokenSet& queries, const SoftmaxState<T>&
       for (Index i = 0; i < n; ++i) {
         const T* row = tile + i * tile_columns;
         typename Call::Out* to = &out(queries[first + i], c0);
-        for (Index c = 0; c < columns; ++c) to[c * out.col_stride] = static_cast<typename Call::Out>(row[c]);
+        if (std::is_same_v<typename Call::Out, T> && out.col_stride == 1) {
+          std::memcpy(static_cast<void*>(to), row, static_cast<std::size_t>(columns) * sizeof(T));
+        } else {
+          for (Index c = 0; c < columns; ++c) to[c * out.col_stride] = static_cast<typename Call::Out>(row[c]);
+        }
       }
     }
   }
