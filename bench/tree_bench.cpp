@@ -89,7 +89,7 @@ class Call {
   PackedHeads<float>& head_;
   const Case& one_;
   const Method& method_;
-  heed::Vector<float> lse_{head_.n_q};
+  mutable heed::Vector<float> lse_{head_.n_q};
   mutable heed::Workspace workspace_;
 };
 

@@ -53,201 +53,199 @@ class TcAttention {
 
   /// level_logits: an Eigen vector of height + 1 numbers, the root's first.
   /// Errors  ShapeError for another number of them, OptionError for NaN or +inf.
-  template <class Logits>
-    requires detail::is_dense_eigen<Logits> TcAttention(DecisionTree<S> tree, const Logits& level_logits,
-                                                        const TcOptions& options = {})
-        : tree_(std::move(tree)), logits_(level_logits.size()), options_(options) {
-      if (logits_.size() != tree_.height() + 1) {
-        throw ShapeError(detail::message("level_logits has ", logits_.size(),
-                                         " entries but must have height + 1 = ", tree_.height() + 1));
-      }
-      for (Index t = 0; t < logits_.size(); ++t) {
-        logits_(t) = static_cast<Sum>(level_logits.cols() == 1 ? level_logits.coeff(t, 0) : level_logits.coeff(0, t));
-        if (!detail::is_finite(logits_(t)) && !detail::is_minus_infinity(logits_(t))) {
-          throw OptionError(
-              detail::message("level_logits(", t, ") = ", static_cast<double>(logits_(t)), " must be finite or -inf"));
-        }
+  template <NumberMatrix Logits>
+  TcAttention(DecisionTree<S> tree, const Logits& level_logits, const TcOptions& options = {})
+      : tree_(std::move(tree)), logits_(level_logits.size()), options_(options) {
+    if (logits_.size() != tree_.height() + 1) {
+      throw ShapeError(detail::message("level_logits has ", logits_.size(),
+                                       " entries but must have height + 1 = ", tree_.height() + 1));
+    }
+    for (Index t = 0; t < logits_.size(); ++t) {
+      logits_(t) = static_cast<Sum>(level_logits.cols() == 1 ? level_logits.coeff(t, 0) : level_logits.coeff(0, t));
+      if (!detail::is_finite(logits_(t)) && !detail::is_minus_infinity(logits_(t))) {
+        throw OptionError(
+            detail::message("level_logits(", t, ") = ", static_cast<double>(logits_(t)), " must be finite or -inf"));
       }
     }
+  }
 
-    const DecisionTree<S>& tree() const { return tree_; }
-    const Vector<Sum>& level_logits() const { return logits_; }
-    const TcOptions& options() const { return options_; }
+  const DecisionTree<S>& tree() const { return tree_; }
+  const Vector<Sum>& level_logits() const { return logits_; }
+  const TcOptions& options() const { return options_; }
 
-    /// Throws what attend_heads would throw for heads of width d.
-    void check_heads(Index d, const AttentionOptions& options) const {
-      detail::check_tree(tree_, d, options.mask);
-      const Mask& mask = options.mask;
-      const auto refuse = [](bool given, const char* name) {
-        if (given)
-          throw OptionError(detail::message(name, " is given but must not be: TcAttention scores no single key"));
-      };
-      refuse(mask.window_left != Mask::unlimited, "Mask::window_left");
-      refuse(mask.window_right != Mask::unlimited, "Mask::window_right");
-      refuse(mask.allowed.given(), "Mask::allowed");
-      refuse(mask.bias.given(), "Mask::bias");
-      refuse(mask.alibi_slope.given(), "Mask::alibi_slope");
-      refuse(options.softcap.has_value(), "AttentionOptions::softcap");
-      refuse(options.sinks.given(), "AttentionOptions::sinks");
-    }
+  /// Throws what attend_heads would throw for heads of width d.
+  void check_heads(Index d, const AttentionOptions& options) const {
+    detail::check_tree(tree_, d, options.mask);
+    const Mask& mask = options.mask;
+    const auto refuse = [](bool given, const char* name) {
+      if (given)
+        throw OptionError(detail::message(name, " is given but must not be: TcAttention scores no single key"));
+    };
+    refuse(mask.window_left != Mask::unlimited, "Mask::window_left");
+    refuse(mask.window_right != Mask::unlimited, "Mask::window_right");
+    refuse(mask.allowed.given(), "Mask::allowed");
+    refuse(mask.bias.given(), "Mask::bias");
+    refuse(mask.alibi_slope.given(), "Mask::alibi_slope");
+    refuse(options.softcap.has_value(), "AttentionOptions::softcap");
+    refuse(options.sinks.given(), "AttentionOptions::sinks");
+  }
 
-    /// The method interface: see ExactAttention.
-    template <class Call>
-      requires std::is_same_v<typename Call::Sum, Sum>
-    void attend_heads(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
-                      const Context& context) const {
-      if (calls.empty()) return;
-      const Call& one = calls.front();
-      check_heads(one.k.cols, options);
-      if (one.q.rows == 0) return;
-      std::optional<Workspace> own;
-      Context inner = context;
-      inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
-      detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, inner, *inner.workspace,
-                                 [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
-                                   const detail::LevelWeights<Sum> levels = level_weights(call.k.cols, options);
-                                   if (options.mask.causal != Causal::none) {
-                                     attend_causal(call, query_leaf, keys.leaf_of(), levels, options.mask, inner);
-                                   } else {
-                                     attend_whole(call, query_leaf, keys, levels, options.mask, inner);
-                                   }
-                                   if (context.flops != nullptr) count(*context.flops, call, options.mask);
-                                 });
-    }
+  /// The method interface: see ExactAttention.
+  template <class Call>
+    requires std::is_same_v<typename Call::Sum, Sum>
+  void attend_heads(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
+                    const Context& context) const {
+    if (calls.empty()) return;
+    const Call& one = calls.front();
+    check_heads(one.k.cols, options);
+    if (one.q.rows == 0) return;
+    std::optional<Workspace> own;
+    Context inner = context;
+    inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
+    detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, inner, *inner.workspace,
+                               [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
+                                 const detail::LevelWeights<Sum> levels = level_weights(call.k.cols, options);
+                                 if (options.mask.causal != Causal::none) {
+                                   attend_causal(call, query_leaf, keys.leaf_of(), levels, options.mask, inner);
+                                 } else {
+                                   attend_whole(call, query_leaf, keys, levels, options.mask, inner);
+                                 }
+                                 if (context.flops != nullptr) count(*context.flops, call, options.mask);
+                               });
+  }
 
-    /// How the levels weigh for keys of width d.
-    detail::LevelWeights<Sum> level_weights(Index d, const AttentionOptions& options) const {
-      const double scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(d)));
-      return {logits_.data(), options_.by_query, static_cast<Sum>(scale)};
-    }
+  /// How the levels weigh for keys of width d.
+  detail::LevelWeights<Sum> level_weights(Index d, const AttentionOptions& options) const {
+    const double scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(d)));
+    return {logits_.data(), options_.by_query, static_cast<Sum>(scale)};
+  }
 
-   private:
-    using Sums = detail::PathSums<Sum>;
+ private:
+  using Sums = detail::PathSums<Sum>;
 
-    Index key_width(Index d) const { return options_.by_query ? d : 0; }
+  Index key_width(Index d) const { return options_.by_query ? d : 0; }
 
-    // A thread for about ten microseconds of additions.
-    static int threads_for(double additions, const Context& context) {
-      const double most = static_cast<double>(detail::thread_count(context.threads));
-      return static_cast<int>(std::clamp(additions / 2e4, 1.0, most));
-    }
+  // A thread for about ten microseconds of additions.
+  static int threads_for(double additions, const Context& context) {
+    const double most = static_cast<double>(detail::thread_count(context.threads));
+    return static_cast<int>(std::clamp(additions / 2e4, 1.0, most));
+  }
 
-    // Keys [first, end) of a sequence all at once: sums in the leaves, then upwards, then read.
-    template <class Call>
-    void attend_whole(const Call& call, const Index* query_leaf, const detail::LeafLists& keys,
-                      const detail::LevelWeights<Sum>& levels, const Mask& mask, const Context& context) const {
-      Workspace::Frame frame(*context.workspace);
-      const Index n_leaves = tree_.n_leaves(), height = tree_.height(), d_v = call.v.cols;
-      const Sums sums = Sums::take(frame, height, d_v, key_width(call.k.cols));
-      Sum* table = frame.template take<Sum>(static_cast<std::size_t>(n_leaves * d_v));
-      bool* ready = frame.template take<bool>(static_cast<std::size_t>(n_leaves));
-      Sum* weights = frame.template take<Sum>(static_cast<std::size_t>(height + 1));
-      Sum* row = frame.template take<Sum>(static_cast<std::size_t>(d_v));
-      const detail::OwnKeys own(mask, call.q.rows, call.k.rows);
-      for (Index first = 0, end = 0; first < call.q.rows; first = end) {
-        const KeyRangeOf range = own.of(first);
-        end = end_of_sequence(mask, first, call.q.rows);
-        sums.clear();
-        const int threads = threads_for(static_cast<double>((range.high - range.low) * d_v), context);
-        detail::parallel_tasks(n_leaves, threads, [&](int) {
-          return [&](Index leaf) {
-            const TokenSet all = keys.tokens(leaf);
-            const Index last = detail::tokens_below(all, range.high);
-            for (Index t = detail::tokens_below(all, range.low); t < last; ++t)
-              sums.add(n_leaves + leaf, call.k, call.v, all[t]);
-          };
-        });
-        sums.sum_up();
-        std::fill_n(ready, n_leaves, false);
-        for (Index i = first; i < end; ++i) {
-          Sum* known = table + query_leaf[i] * d_v;
-          if (levels.by_query || !ready[query_leaf[i]]) {
-            ready[query_leaf[i]] = true;
-            detail::read_path(sums, query_leaf[i], levels, call.q, i, weights, row,
-                              [&](Index c, Sum x) { known[c] = x; });
-          }
-          for (Index c = 0; c < d_v; ++c) call.out(i, c) = static_cast<typename Call::Out>(known[c]);
-        }
-      }
-    }
-
-    // Running sums along the keys, read by every query in turn; threads share out the columns.
-    template <class Call>
-    void attend_causal(const Call& call, const Index* query_leaf, const Index* key_leaf,
-                       const detail::LevelWeights<Sum>& levels, const Mask& mask, const Context& context) const {
-      constexpr Index columns = 16;
-      const Index d_v = call.v.cols, height = tree_.height();
-      const double additions = 2.0 * static_cast<double>(call.q.rows * d_v * (height + 1));
-      // by_query weighs by whole rows of keys: one task.
-      const Index width = levels.by_query || d_v <= columns ? std::max<Index>(1, d_v) : columns;
-      const Index n_tasks = (d_v + width - 1) / width;
-      const int threads = static_cast<int>(std::min<Index>(n_tasks > 0 ? n_tasks : 1, threads_for(additions, context)));
-      Workspace::Frame frame(*context.workspace);
-      detail::Scratch measure;
-      take_causal(measure, width, call.k.cols);
-      std::byte* memory = frame.template take<std::byte>(measure.used() * static_cast<std::size_t>(threads));
-      const detail::OwnKeys own(mask, call.q.rows, call.k.rows);
-      detail::parallel_tasks(n_tasks, threads, [&](int thread) {
-        detail::Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
-        return [&, state = take_causal(scratch, width, call.k.cols)](Index task) mutable {
-          const Index first = task * width, n = std::min(width, d_v - first);
-          Sums& sums = state.sums;
-          sums.d_v = n;
-          const auto values = call.v.columns(first, n);
-          Index low = -1, next = 0;
-          for (Index i = 0; i < call.q.rows; ++i) {
-            const KeyRangeOf range = own.of(i);
-            if (range.low != low) {  // another sequence
-              sums.clear();
-              low = next = range.low;
-            }
-            for (; next < range.high; ++next) sums.add_path(key_leaf[next], call.k, values, next);
-            detail::read_path(sums, query_leaf[i], levels, call.q, i, state.weights, state.row,
-                              [&](Index c, Sum x) { call.out(i, first + c) = static_cast<typename Call::Out>(x); });
-          }
+  // Keys [first, end) of a sequence all at once: sums in the leaves, then upwards, then read.
+  template <class Call>
+  void attend_whole(const Call& call, const Index* query_leaf, const detail::LeafLists& keys,
+                    const detail::LevelWeights<Sum>& levels, const Mask& mask, const Context& context) const {
+    Workspace::Frame frame(*context.workspace);
+    const Index n_leaves = tree_.n_leaves(), height = tree_.height(), d_v = call.v.cols;
+    const Sums sums = Sums::take(frame, height, d_v, key_width(call.k.cols));
+    Sum* table = frame.template take<Sum>(static_cast<std::size_t>(n_leaves * d_v));
+    bool* ready = frame.template take<bool>(static_cast<std::size_t>(n_leaves));
+    Sum* weights = frame.template take<Sum>(static_cast<std::size_t>(height + 1));
+    Sum* row = frame.template take<Sum>(static_cast<std::size_t>(d_v));
+    const detail::OwnKeys own(mask, call.q.rows, call.k.rows);
+    for (Index first = 0, end = 0; first < call.q.rows; first = end) {
+      const KeyRangeOf range = own.of(first);
+      end = end_of_sequence(mask, first, call.q.rows);
+      sums.clear();
+      const int threads = threads_for(static_cast<double>((range.high - range.low) * d_v), context);
+      detail::parallel_tasks(n_leaves, threads, [&](int) {
+        return [&](Index leaf) {
+          const TokenSet all = keys.tokens(leaf);
+          const Index last = detail::tokens_below(all, range.high);
+          for (Index t = detail::tokens_below(all, range.low); t < last; ++t)
+            sums.add(n_leaves + leaf, call.k, call.v, all[t]);
         };
       });
+      sums.sum_up();
+      std::fill_n(ready, n_leaves, false);
+      for (Index i = first; i < end; ++i) {
+        Sum* known = table + query_leaf[i] * d_v;
+        if (levels.by_query || !ready[query_leaf[i]]) {
+          ready[query_leaf[i]] = true;
+          detail::read_path(sums, query_leaf[i], levels, call.q, i, weights, row,
+                            [&](Index c, Sum x) { known[c] = x; });
+        }
+        for (Index c = 0; c < d_v; ++c) call.out(i, c) = static_cast<typename Call::Out>(known[c]);
+      }
     }
+  }
 
-    struct CausalState {
-      Sums sums;
-      Sum* weights;
-      Sum* row;
-    };
-    CausalState take_causal(detail::Scratch& scratch, Index width, Index d) const {
-      const Sums sums = Sums::take(scratch, tree_.height(), width, key_width(d));
-      Sum* weights = scratch.take<Sum>(static_cast<std::size_t>(tree_.height() + 1));
-      return {sums, weights, scratch.take<Sum>(static_cast<std::size_t>(width))};
-    }
+  // Running sums along the keys, read by every query in turn; threads share out the columns.
+  template <class Call>
+  void attend_causal(const Call& call, const Index* query_leaf, const Index* key_leaf,
+                     const detail::LevelWeights<Sum>& levels, const Mask& mask, const Context& context) const {
+    constexpr Index columns = 16;
+    const Index d_v = call.v.cols, height = tree_.height();
+    const double additions = 2.0 * static_cast<double>(call.q.rows * d_v * (height + 1));
+    // by_query weighs by whole rows of keys: one task.
+    const Index width = levels.by_query || d_v <= columns ? std::max<Index>(1, d_v) : columns;
+    const Index n_tasks = (d_v + width - 1) / width;
+    const int threads = static_cast<int>(std::min<Index>(n_tasks > 0 ? n_tasks : 1, threads_for(additions, context)));
+    Workspace::Frame frame(*context.workspace);
+    detail::Scratch measure;
+    take_causal(measure, width, call.k.cols);
+    std::byte* memory = frame.template take<std::byte>(measure.used() * static_cast<std::size_t>(threads));
+    const detail::OwnKeys own(mask, call.q.rows, call.k.rows);
+    detail::parallel_tasks(n_tasks, threads, [&](int thread) {
+      detail::Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
+      return [&, state = take_causal(scratch, width, call.k.cols)](Index task) mutable {
+        const Index first = task * width, n = std::min(width, d_v - first);
+        Sums& sums = state.sums;
+        sums.d_v = n;
+        const auto values = call.v.columns(first, n);
+        Index low = -1, next = 0;
+        for (Index i = 0; i < call.q.rows; ++i) {
+          const KeyRangeOf range = own.of(i);
+          if (range.low != low) {  // another sequence
+            sums.clear();
+            low = next = range.low;
+          }
+          for (; next < range.high; ++next) sums.add_path(key_leaf[next], call.k, values, next);
+          detail::read_path(sums, query_leaf[i], levels, call.q, i, state.weights, state.row,
+                            [&](Index c, Sum x) { call.out(i, first + c) = static_cast<typename Call::Out>(x); });
+        }
+      };
+    });
+  }
 
-    static Index end_of_sequence(const Mask& mask, Index first, Index n_q) {
-      if (mask.sequence_offsets.empty()) return n_q;
-      return *std::upper_bound(mask.sequence_offsets.begin(), mask.sequence_offsets.end(), first);
-    }
+  struct CausalState {
+    Sums sums;
+    Sum* weights;
+    Sum* row;
+  };
+  CausalState take_causal(detail::Scratch& scratch, Index width, Index d) const {
+    const Sums sums = Sums::take(scratch, tree_.height(), width, key_width(d));
+    Sum* weights = scratch.take<Sum>(static_cast<std::size_t>(tree_.height() + 1));
+    return {sums, weights, scratch.take<Sum>(static_cast<std::size_t>(width))};
+  }
 
-    // Additions of rows count one each, weights times rows two.
-    template <class Call>
-    void count(FlopCounter& flops, const Call& call, const Mask& mask) const {
-      const double n_real = static_cast<double>(std::min(call.k.rows, mask.n_real_keys));
-      const double n_q = static_cast<double>(call.q.rows), d_v = static_cast<double>(call.v.cols);
-      const double d = static_cast<double>(key_width(call.k.cols));
-      const double levels = static_cast<double>(tree_.height() + 1), leaves = static_cast<double>(tree_.n_leaves());
-      const double sequences =
-          static_cast<double>(mask.sequence_offsets.empty() ? 1 : mask.sequence_offsets.size() - 1);
-      const bool causal = mask.causal != Causal::none;
-      const double rows_added = causal ? levels * n_real : n_real + sequences * (leaves - 1);
-      const double rows_read = levels * (causal || options_.by_query ? n_q : sequences * leaves);
-      flops.add_products(Phase::values, (rows_added + 2.0 * rows_read) * d_v);
-      flops.add_products(Phase::scores, rows_added * d + (options_.by_query ? 2.0 * levels * n_q * d : 0.0));
-      flops.add_exponentials(rows_read);
-      flops.add_tokens(n_real, static_cast<double>(call.k.rows));
-    }
+  static Index end_of_sequence(const Mask& mask, Index first, Index n_q) {
+    if (mask.sequence_offsets.empty()) return n_q;
+    return *std::upper_bound(mask.sequence_offsets.begin(), mask.sequence_offsets.end(), first);
+  }
 
-    using KeyRangeOf = detail::KeyRange;
+  // Additions of rows count one each, weights times rows two.
+  template <class Call>
+  void count(FlopCounter& flops, const Call& call, const Mask& mask) const {
+    const double n_real = static_cast<double>(std::min(call.k.rows, mask.n_real_keys));
+    const double n_q = static_cast<double>(call.q.rows), d_v = static_cast<double>(call.v.cols);
+    const double d = static_cast<double>(key_width(call.k.cols));
+    const double levels = static_cast<double>(tree_.height() + 1), leaves = static_cast<double>(tree_.n_leaves());
+    const double sequences = static_cast<double>(mask.sequence_offsets.empty() ? 1 : mask.sequence_offsets.size() - 1);
+    const bool causal = mask.causal != Causal::none;
+    const double rows_added = causal ? levels * n_real : n_real + sequences * (leaves - 1);
+    const double rows_read = levels * (causal || options_.by_query ? n_q : sequences * leaves);
+    flops.add_products(Phase::values, (rows_added + 2.0 * rows_read) * d_v);
+    flops.add_products(Phase::scores, rows_added * d + (options_.by_query ? 2.0 * levels * n_q * d : 0.0));
+    flops.add_exponentials(rows_read);
+    flops.add_tokens(n_real, static_cast<double>(call.k.rows));
+  }
 
-    DecisionTree<S> tree_;
-    Vector<Sum> logits_;
-    TcOptions options_;
+  using KeyRangeOf = detail::KeyRange;
+
+  DecisionTree<S> tree_;
+  Vector<Sum> logits_;
+  TcOptions options_;
 };
 
 }  // namespace heed

@@ -17,6 +17,10 @@
 
 namespace heed {
 
+/// Any dense Eigen object, expressions among them, of which a copy is made.
+template <class T>
+concept NumberMatrix = detail::is_dense_eigen<T>;
+
 /// Where the biases of a tree come from.
 enum class TreeBiases {
   stored,  ///< as given
@@ -59,8 +63,7 @@ class DecisionTree {
   /// One leaf.
   DecisionTree() = default;
 
-  template <class Planes, class Biases>
-    requires(detail::is_dense_eigen<Planes>&& detail::is_dense_eigen<Biases>)
+  template <NumberMatrix Planes, NumberMatrix Biases>
   DecisionTree(const Planes& planes, const Biases& biases, const TreeOptions<Sum>& options = {})
       : planes_(planes.template cast<Sum>()), biases_(as_column(biases)), options_(options) {
     const Index n_nodes = planes_.rows();
