@@ -174,8 +174,10 @@ class Engine {
       const Index begin = chunk * panel_chunk,
                   end = n_chunks > 1 ? std::min(keys.size, begin + panel_chunk) : keys.size;
       for (Index at = begin; at < end; at += KeyTile<T, T>::capacity) {
-        const TokenSet tile_keys = keys.part(at, std::min(KeyTile<T, T>::capacity, end - at));
+        TokenSet tile_keys = keys.part(at, std::min(KeyTile<T, T>::capacity, end - at));
         if (tile_keys[tile_keys.size - 1] < low || tile_keys[0] >= high) continue;
+        if (tile_keys.list != nullptr)  // keys that nobody sees are not worth gathering
+          tile_keys.size = std::lower_bound(tile_keys.list, tile_keys.list + tile_keys.size, high) - tile_keys.list;
         worker.tile.load(call.k, call.v, tile_keys, n > 1);
         for (Index p = 0; p < n; ++p) worker.panels[static_cast<std::size_t>(p)]->add_keys(worker.tile, tile_keys);
       }
