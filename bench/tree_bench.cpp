@@ -89,7 +89,7 @@ class Call {
   PackedHeads<float>& head_;
   const Case& one_;
   const Method& method_;
-  heed::Vector<float> lse_{head_.n_q};
+  mutable heed::Vector<float> lse_{head_.n_q};
   mutable heed::Workspace workspace_;
 };
 
@@ -245,7 +245,8 @@ const bool registered = [] {
     for (const Index n : {4096, 16384, 131072}) {
       for (const Index height : {3, 6, 9}) {
         const Case one{n, 256, false, threads};
-        add("routing/n:" + std::to_string(n) + "/height:" + std::to_string(height) + "/threads:" + std::to_string(threads),
+        add("routing/n:" + std::to_string(n) + "/height:" + std::to_string(height) +
+                "/threads:" + std::to_string(threads),
             [=](benchmark::State& state) { routing(state, one, height); });
       }
     }

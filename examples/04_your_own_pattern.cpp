@@ -83,7 +83,7 @@ int main() {
   std::printf("united with the last %td keys: %.0f pairs, difference from a boolean mask %.1e\n", width,
               flops.exponentials(), difference);
 
-  const bool good = strided.out == as_method.out && difference < 1e-5f &&
-                    flops.exponentials() == flops_by_matrix.exponentials();
+  const bool good =
+      strided.out == as_method.out && difference < 1e-5f && flops.exponentials() == flops_by_matrix.exponentials();
   return good ? 0 : 1;
 }

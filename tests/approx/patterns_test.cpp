@@ -44,9 +44,8 @@ PairMatrix pairs_where(Index n_q, Index n_k, const Mask& mask, const Keeps& keep
 constexpr auto window = [](const auto&) { return WindowAttention(12, 4); };
 constexpr auto whole_window = [](const auto&) { return WindowAttention(100000, 100000); };
 constexpr auto in_window = []<class S>(const Inputs<S>& in, const AttentionOptions& options) {
-  return pairs_where(in.q.rows(), in.k.rows(), options.mask, [](const Place& p) {
-    return p.key >= p.diagonal - 12 && p.key <= p.diagonal + 4;
-  });
+  return pairs_where(in.q.rows(), in.k.rows(), options.mask,
+                     [](const Place& p) { return p.key >= p.diagonal - 12 && p.key <= p.diagonal + 4; });
 };
 INSTANTIATE_METHOD_SUITE(WindowAttention,
                          {.make = window, .exact_when = whole_window, .keeps = in_window, .positional = true});

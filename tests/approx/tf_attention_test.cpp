@@ -42,7 +42,8 @@ constexpr auto same_leaf_or_near = []<class S>(const Inputs<S>& in, const Attent
   PairMatrix pairs = pairs_of_tree(tree_for(in), in, options);
   for (Index i = 0; i < pairs.rows(); ++i) {
     for (Index j = 0; j < pairs.cols(); ++j) {
-      pairs(i, j) = pairs(i, j) || is_near(options.mask, i, j, pairs.rows(), pairs.cols(), *near.window_left, near.n_sinks);
+      pairs(i, j) =
+          pairs(i, j) || is_near(options.mask, i, j, pairs.rows(), pairs.cols(), *near.window_left, near.n_sinks);
     }
   }
   return pairs;
@@ -199,7 +200,8 @@ TEST(TfAttention, RefusesWhatItCannotMean) {
     return "nothing";
   };
   const DecisionTree<float> tree = random_tree<float>(2, 8);
-  EXPECT_EQ(said([&] { TfAttention<float>(tree, {.window_left = -1}); }), "heed: TfOptions::window_left = -1 must be >= 0");
+  EXPECT_EQ(said([&] { TfAttention<float>(tree, {.window_left = -1}); }),
+            "heed: TfOptions::window_left = -1 must be >= 0");
   EXPECT_EQ(said([&] { TfAttention<float>(tree, {.n_sinks = -2}); }), "heed: TfOptions::n_sinks = -2 must be >= 0");
   EXPECT_EQ(said([&] { TfAttention<float>(tree, {.leaf_cap = 0}); }), "heed: TfOptions::leaf_cap = 0 must be >= 1");
   EXPECT_EQ(said([&] { attend(in.q, in.k, in.v, {}, TfAttention<float>(random_tree<float>(2, 7))); }),
@@ -208,8 +210,9 @@ TEST(TfAttention, RefusesWhatItCannotMean) {
   EXPECT_NE(said([&] { attend(in.q, in.k, in.v, {.mask = {.causal = Causal::square}}, medians); }).find("Mask::causal"),
             std::string::npos);
   const std::vector<Index> offsets{0, 7, 20};
-  EXPECT_NE(said([&] { attend(in.q, in.k, in.v, {.mask = {.sequence_offsets = offsets}}, medians); })
-                .find("Mask::sequence_offsets"),
+  EXPECT_NE(said([&] {
+              attend(in.q, in.k, in.v, {.mask = {.sequence_offsets = offsets}}, medians);
+            }).find("Mask::sequence_offsets"),
             std::string::npos);
 }
 
@@ -238,8 +241,8 @@ AttentionResult<double> capped_attention(const DecisionTree<S>& tree, const TfOp
         if (leaf(j) != l || !pair.kept) continue;
         diagonal = static_cast<double>(j - pair.ahead);
         const bool exact = pairs(i, j) && rank[static_cast<std::size_t>(j)] < *tf.leaf_cap;
-        const bool is_united = tf.window_left && !pairs(i, j) &&
-                            is_near(options.mask, i, j, n_q, n_k, *tf.window_left, tf.n_sinks);
+        const bool is_united =
+            tf.window_left && !pairs(i, j) && is_near(options.mask, i, j, n_q, n_k, *tf.window_left, tf.n_sinks);
         if (exact || is_united) {
           scores.push_back(heed::detail::reference_score<double>(view_of(q), view_of(k), options, scale, i, j,
                                                                  pair.ahead, NoScoreMod{}, 0));

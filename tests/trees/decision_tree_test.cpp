@@ -20,7 +20,8 @@ Index plain_leaf(const DecisionTree<S>& tree, const Row& x, double closeness, bo
   for (Index c = 0; c < x.cols() && tree.lift(); ++c) rest -= std::pow(static_cast<double>(x(0, c)), 2);
   for (Index level = 0; level < tree.height(); ++level) {
     double z = static_cast<double>(tree.biases()(node));
-    for (Index c = 0; c < x.cols(); ++c) z += static_cast<double>(tree.planes()(node, c)) * static_cast<double>(x(0, c));
+    for (Index c = 0; c < x.cols(); ++c)
+      z += static_cast<double>(tree.planes()(node, c)) * static_cast<double>(x(0, c));
     if (as_key && tree.lift()) z += static_cast<double>(tree.lift()->weights(node)) * std::sqrt(std::max(0.0, rest));
     if (std::abs(z) < closeness) return -1;
     node = 2 * node + (z >= 0 ? 2 : 1);

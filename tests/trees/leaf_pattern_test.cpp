@@ -52,7 +52,7 @@ TEST(LeafPattern, HoldsThePairsOfItsDefinition) {
 TEST(LeafPattern, GivesTfAttentionThroughAttendOver) {
   const auto in = random_inputs<float>({.n_q = 65, .n_k = 113, .d = 9, .d_v = 7});
   const DecisionTree<float> tree = random_tree<float>(3, 9);
-  const AttentionOptions options{.mask = {.causal = Causal::bottom_right}};
+  const AttentionOptions options{.mask = {.causal = Causal::top_left}};
   const auto want = attend(in.q, in.k, in.v, options, TfAttention<float>{tree});
   const LeafPattern pattern(tree, in.q, in.k, options.mask);
   EXPECT_GT(pattern.n_fallen(), 0);

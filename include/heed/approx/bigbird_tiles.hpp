@@ -81,8 +81,7 @@ inline TileList bigbird_tiles(const BigBirdOptions& options, const Mask& mask, I
       const KeyRange range = own.of(mine.end - 1);  // of the last query, whose bounds are the largest
       const Index n_keys = range.high - range.low, n_blocks = (n_keys + size - 1) / size;
       const auto near = [&](Index b) { return std::abs(b - mine.block) <= options.n_near; };
-      for (Index b = 0; b < n_blocks; ++b)
-        marked[b] = b < options.n_global || mine.block < options.n_global || near(b);
+      for (Index b = 0; b < n_blocks; ++b) marked[b] = b < options.n_global || mine.block < options.n_global || near(b);
       const Index pool = causal ? std::clamp<Index>(mine.block, 0, n_blocks) : n_blocks;
       const auto stream = static_cast<std::uint64_t>(mine.block);
       draw_blocks(marked, pool, options.n_random, CounterRng(options.seed, stream));

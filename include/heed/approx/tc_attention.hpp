@@ -27,7 +27,8 @@ namespace heed {
 
 /// How TC-attention weighs the levels of a path.
 struct TcOptions {
-  bool by_query = false;  ///< adds log N_v + scale q . c_v to the logit of each level, c_v the mean key of its node; off: as published
+  bool by_query =
+      false;  ///< adds log N_v + scale q . c_v to the logit of each level, c_v the mean key of its node; off: as published
 };
 
 /// Treeformer's coarse attention: every query sees the mean value row of each node on its path,
@@ -52,19 +53,18 @@ class TcAttention {
 
   /// level_logits: an Eigen vector of height + 1 numbers, the root's first.
   /// Errors  ShapeError for another number of them, OptionError for NaN or +inf.
-  template <class Logits>
-    requires detail::is_dense_eigen<Logits>
+  template <NumberMatrix Logits>
   TcAttention(DecisionTree<S> tree, const Logits& level_logits, const TcOptions& options = {})
       : tree_(std::move(tree)), logits_(level_logits.size()), options_(options) {
     if (logits_.size() != tree_.height() + 1) {
-      throw ShapeError(detail::message("level_logits has ", logits_.size(), " entries but must have height + 1 = ",
-                                       tree_.height() + 1));
+      throw ShapeError(detail::message("level_logits has ", logits_.size(),
+                                       " entries but must have height + 1 = ", tree_.height() + 1));
     }
     for (Index t = 0; t < logits_.size(); ++t) {
       logits_(t) = static_cast<Sum>(level_logits.cols() == 1 ? level_logits.coeff(t, 0) : level_logits.coeff(0, t));
       if (!detail::is_finite(logits_(t)) && !detail::is_minus_infinity(logits_(t))) {
-        throw OptionError(detail::message("level_logits(", t, ") = ", static_cast<double>(logits_(t)),
-                                          " must be finite or -inf"));
+        throw OptionError(
+            detail::message("level_logits(", t, ") = ", static_cast<double>(logits_(t)), " must be finite or -inf"));
       }
     }
   }
@@ -78,7 +78,8 @@ class TcAttention {
     detail::check_tree(tree_, d, options.mask);
     const Mask& mask = options.mask;
     const auto refuse = [](bool given, const char* name) {
-      if (given) throw OptionError(detail::message(name, " is given but must not be: TcAttention scores no single key"));
+      if (given)
+        throw OptionError(detail::message(name, " is given but must not be: TcAttention scores no single key"));
     };
     refuse(mask.window_left != Mask::unlimited, "Mask::window_left");
     refuse(mask.window_right != Mask::unlimited, "Mask::window_right");
@@ -101,17 +102,16 @@ class TcAttention {
     std::optional<Workspace> own;
     Context inner = context;
     inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
-    detail::visit_routed_heads(
-        tree_, calls, heads_per_kv, options.mask, inner, *inner.workspace,
-        [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
-          const detail::LevelWeights<Sum> levels = level_weights(call.k.cols, options);
-          if (options.mask.causal != Causal::none) {
-            attend_causal(call, query_leaf, keys.leaf_of(), levels, options.mask, inner);
-          } else {
-            attend_whole(call, query_leaf, keys, levels, options.mask, inner);
-          }
-          if (context.flops != nullptr) count(*context.flops, call, options.mask);
-        });
+    detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, inner, *inner.workspace,
+                               [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
+                                 const detail::LevelWeights<Sum> levels = level_weights(call.k.cols, options);
+                                 if (options.mask.causal != Causal::none) {
+                                   attend_causal(call, query_leaf, keys.leaf_of(), levels, options.mask, inner);
+                                 } else {
+                                   attend_whole(call, query_leaf, keys, levels, options.mask, inner);
+                                 }
+                                 if (context.flops != nullptr) count(*context.flops, call, options.mask);
+                               });
   }
 
   /// How the levels weigh for keys of width d.
@@ -201,9 +201,8 @@ class TcAttention {
             low = next = range.low;
           }
           for (; next < range.high; ++next) sums.add_path(key_leaf[next], call.k, values, next);
-          detail::read_path(sums, query_leaf[i], levels, call.q, i, state.weights, state.row, [&](Index c, Sum x) {
-            call.out(i, first + c) = static_cast<typename Call::Out>(x);
-          });
+          detail::read_path(sums, query_leaf[i], levels, call.q, i, state.weights, state.row,
+                            [&](Index c, Sum x) { call.out(i, first + c) = static_cast<typename Call::Out>(x); });
         }
       };
     });
@@ -232,8 +231,7 @@ class TcAttention {
     const double n_q = static_cast<double>(call.q.rows), d_v = static_cast<double>(call.v.cols);
     const double d = static_cast<double>(key_width(call.k.cols));
     const double levels = static_cast<double>(tree_.height() + 1), leaves = static_cast<double>(tree_.n_leaves());
-    const double sequences =
-        static_cast<double>(mask.sequence_offsets.empty() ? 1 : mask.sequence_offsets.size() - 1);
+    const double sequences = static_cast<double>(mask.sequence_offsets.empty() ? 1 : mask.sequence_offsets.size() - 1);
     const bool causal = mask.causal != Causal::none;
     const double rows_added = causal ? levels * n_real : n_real + sequences * (leaves - 1);
     const double rows_read = levels * (causal || options_.by_query ? n_q : sequences * leaves);

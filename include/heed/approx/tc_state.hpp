@@ -51,7 +51,8 @@ class TcState {
   void append(const K& k_new, const V& v_new) {
     const ConstView<S> k = view_of(k_new), v = view_of(v_new);
     if (k.rows != v.rows)
-      throw ShapeError(detail::message("rows(k_new) = ", k.rows, " but rows(v_new) = ", v.rows, ": they must be equal"));
+      throw ShapeError(
+          detail::message("rows(k_new) = ", k.rows, " but rows(v_new) = ", v.rows, ": they must be equal"));
     check_cols(k.cols, d_, "k_new");
     check_cols(v.cols, sums_.d_v, "v_new");
     const Vector<Index> leaf = method_.tree().leaf_of_keys(k, {.threads = 1});

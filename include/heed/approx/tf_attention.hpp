@@ -26,9 +26,10 @@ namespace heed {
 
 /// What TF-attention sees besides the leaf. All off by default: the published layer.
 struct TfOptions {
-  std::optional<Index> window_left{};  ///< also keys up to this far before the aligned diagonal, and the one on it; >= 0
-  Index n_sinks = 0;                   ///< also the first keys of the query's sequence; >= 0
-  std::optional<Index> leaf_cap{};     ///< error knob: keys of a leaf seen one by one, the rest as one centroid; >= 1
+  std::optional<Index>
+      window_left{};                ///< also keys up to this far before the aligned diagonal, and the one on it; >= 0
+  Index n_sinks = 0;                ///< also the first keys of the query's sequence; >= 0
+  std::optional<Index> leaf_cap{};  ///< error knob: keys of a leaf seen one by one, the rest as one centroid; >= 1
 };
 
 /// Treeformer's fine-grained attention: softmax over the keys in the query's leaf,
@@ -83,11 +84,10 @@ class TfAttention {
     std::optional<Workspace> own;
     Context inner = context;
     inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
-    detail::visit_routed_heads(
-        tree_, calls, heads_per_kv, options.mask, inner, *inner.workspace,
-        [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
-          attend_head(call, query_leaf, keys, options, inner);
-        });
+    detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, inner, *inner.workspace,
+                               [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
+                                 attend_head(call, query_leaf, keys, options, inner);
+                               });
   }
 
  private:
@@ -126,8 +126,8 @@ class TfAttention {
       flops.add_exponentials(pairs);
     }
     if (united()) {
-      const detail::NearTiles near = detail::near_tiles(options_.window_left.value_or(-1), options_.n_sinks,
-                                                        options.mask, n_q, n_k, frame);
+      const detail::NearTiles near =
+          detail::near_tiles(options_.window_left.value_or(-1), options_.n_sinks, options.mask, n_q, n_k, frame);
       const auto in_leaf = [&](Index i, Index j) { return tiles.sees(i, j); };
       detail::run_parts(near, in_leaf, parts, without_sinks, NoScoreMod{}, inner);
     }

@@ -252,8 +252,8 @@ void run_engine(const Pattern& pattern, std::span<const Call> calls, Index heads
   const Call& one = calls.front();
   // A thread is worth waking for about ten microseconds of arithmetic: small calls run on fewer than they may.
   constexpr double least_work = 5e5;
-  const double work = static_cast<double>(calls.size()) * tile_pairs(pattern) *
-                      static_cast<double>(one.k.cols + one.v.cols);
+  const double work =
+      static_cast<double>(calls.size()) * tile_pairs(pattern) * static_cast<double>(one.k.cols + one.v.cols);
   const int threads =
       static_cast<int>(std::clamp(work / least_work, 1.0, static_cast<double>(thread_count(context.threads))));
   Engine<Call, Pattern, ScoreMod>(pattern, calls, heads_per_kv, options, mod, workspace, threads).run();

@@ -79,8 +79,8 @@ class MergedParts {
   template <class Write>
   void merge(const Write& write) {
     const Index n_q = call_.q.rows;
-    const int threads = static_cast<int>(
-        std::clamp(static_cast<double>(n_q * d_v()) / 1e5, 1.0, static_cast<double>(threads_)));
+    const int threads =
+        static_cast<int>(std::clamp(static_cast<double>(n_q * d_v()) / 1e5, 1.0, static_cast<double>(threads_)));
     parallel_tasks((n_q + block - 1) / block, threads, [&](int) {
       return [&](Index task) {
         const Index end = std::min(n_q, (task + 1) * block);

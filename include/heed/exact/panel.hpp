@@ -102,12 +102,14 @@ class Panel {
       flush();
       return;
     }
-    Index low_most = 0, low_least = keys.size, high_most = 0, high_least = keys.size;
+    if (keys[0] >= high_most_ || keys[keys.size - 1] < low_least_) return;
+    Index low_most = 0, low_least = keys.size, high_most = 0, high_least = keys.size, low_before = 0, high_before = 0;
     for (Index u = 0; u < vectors_; ++u) {
       Index& vector_low = vector_low_[u] = keys.size;
       Index& vector_high = vector_high_[u] = 0;
       for (Index i = u * tiles_.lanes; i < (u + 1) * tiles_.lanes; ++i) {
-        const Index low = offset_of(range_low_[i]), high = std::max(low, offset_of(range_high_[i]));
+        const Index low = low_before = offset_of(range_low_[i], low_before);
+        const Index high = std::max(low, high_before = offset_of(range_high_[i], high_before));
         shared_.low[i] = static_cast<T>(low);
         shared_.high[i] = static_cast<T>(high);
         low_most = std::max(low_most, low);
@@ -141,10 +143,11 @@ class Panel {
   static constexpr Index max_vectors = 3;
   static constexpr Index max_strips = Tile::capacity / 2 + 1;
 
-  // Number of keys of the tile below position `key`.
-  Index offset_of(Index key) const {
+  // Number of keys of the tile below position `key`, not less than `before`: the bounds of consecutive queries do not decrease.
+  Index offset_of(Index key, Index before) const {
     if (keys_.list == nullptr) return std::clamp(key - keys_.first, Index(0), keys_.size);
-    return std::lower_bound(keys_.list, keys_.list + keys_.size, key) - keys_.list;
+    while (before < keys_.size && keys_.list[before] < key) ++before;
+    return before;
   }
 
   // Keys near a bound: short strips, each for the query vectors that see some of its keys.

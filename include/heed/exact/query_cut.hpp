@@ -84,9 +84,14 @@ class QueryCut {
       const Index begin = visit.chunk * chunk_keys,
                   end = n_chunks > 1 ? std::min(keys.size, begin + chunk_keys) : keys.size;
       for (place.at = std::max(place.at, begin); place.at < end;) {
-        const TokenSet tile = keys.part(place.at, std::min(KeyTile<float, float>::capacity, end - place.at));
+        TokenSet tile = keys.part(place.at, std::min(KeyTile<float, float>::capacity, end - place.at));
         place.at += tile.size;
-        if (tile[tile.size - 1] >= low && tile[0] < high) return tile;
+        if (tile[tile.size - 1] < low || tile[0] >= high) continue;
+        if (tile.list != nullptr) {  // keys that nobody sees are not worth gathering; pairs of keys stay together
+          const Index n_seen = std::lower_bound(tile.list, tile.list + tile.size, high) - tile.list;
+          tile.size = std::min(tile.size, n_seen + n_seen % 2);
+        }
+        return tile;
       }
     }
     return {};

@@ -119,7 +119,8 @@ void run_parts(const Pattern& pattern, const Others& others, MergedParts<Call>& 
 
 /// Adds the work of the parts of one head. Each has counted the tokens of the call; they are there once.
 inline void add_parts(FlopCounter& flops, const FlopCounter& parts, const Mask& mask, Index n_k) {
-  for (const Phase phase : {Phase::route, Phase::project, Phase::sample, Phase::scores, Phase::values, Phase::far_field})
+  for (const Phase phase :
+       {Phase::route, Phase::project, Phase::sample, Phase::scores, Phase::values, Phase::far_field})
     flops.add_products(phase, parts.products(phase));
   flops.add_exponentials(parts.exponentials());
   flops.add_tokens(static_cast<double>(std::min(mask.n_real_keys, n_k)), static_cast<double>(n_k));

@@ -17,7 +17,8 @@ template <class S>
 void save_tree(const std::string& path, const DecisionTree<S>& tree) {
   using T = Accumulator<S>;
   const auto column = [](const Vector<T>& numbers) {
-    return Tensor::of<T>({numbers.size()}, std::span<const T>(numbers.data(), static_cast<std::size_t>(numbers.size())));
+    return Tensor::of<T>({numbers.size()},
+                         std::span<const T>(numbers.data(), static_cast<std::size_t>(numbers.size())));
   };
   TensorMap tensors;
   tensors.emplace("planes", Tensor::of(tree.planes()));

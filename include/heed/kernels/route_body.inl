@@ -5,7 +5,9 @@
 // Entry i: the sum of part[i], lanes added in one order for every i.
 template <class X>
 HEED_INLINE inline typename X::V row_sums(typename X::V* part) {
-  if constexpr (requires { X::template merge<1>(part[0], part[1]); }) {  // every step halves the vectors: half the shuffles
+  if constexpr (requires {
+                  X::template merge<1>(part[0], part[1]);
+                }) {  // every step halves the vectors: half the shuffles
 #pragma GCC unroll 8
     for (int i = 0; i < X::lanes / 2; ++i) part[i] = X::template merge<1>(part[2 * i], part[2 * i + 1]);
 #pragma GCC unroll 4
@@ -33,8 +35,7 @@ struct RouteBlock {
   HEED_INLINE void begin(const S* from, Size row_stride, Size n_rows, Size d) {
     for (Size i = 0; i < X::lanes; ++i) rows[i] = from + (i < n_rows ? i : n_rows - 1) * row_stride;
     const Size rest = d % X::lanes;
-    for (Size i = 0; i < X::lanes && rest > 0; ++i)
-      X::store(tails[i], load_first<X, S>(rows[i] + (d - rest), rest));
+    for (Size i = 0; i < X::lanes && rest > 0; ++i) X::store(tails[i], load_first<X, S>(rows[i] + (d - rest), rest));
   }
 
   // Entry i: plane_of[i] . row i. Vectors: how many make up a row, 0 where that is to be seen; the sums are the same.
@@ -66,9 +67,10 @@ struct RouteBlock {
 // leaf[i]: where row i arrives after `height` decisions, leaves numbered from the left: z = plane . row + bias >= 0 goes to the
 // second child, a NaN to the first. Where `lift` is given, z gains lift[node] * extra[i].
 template <class X, class S, int Vectors>
-HEED_INLINE inline void route_rows(const S* from, Size row_stride, Size n_rows, Size d, const typename X::Scalar* planes, Size plane_stride,
-           const typename X::Scalar* biases, const typename X::Scalar* lift, const typename X::Scalar* extra,
-           Size height, Size* leaf) {
+HEED_INLINE inline void route_rows(const S* from, Size row_stride, Size n_rows, Size d,
+                                   const typename X::Scalar* planes, Size plane_stride,
+                                   const typename X::Scalar* biases, const typename X::Scalar* lift,
+                                   const typename X::Scalar* extra, Size height, Size* leaf) {
   using T = typename X::Scalar;
   constexpr Size W = X::lanes, n_blocks = 4;  // blocks take turns, so that one's decisions overlap another's products
   RouteBlock<X, S> blocks[n_blocks];

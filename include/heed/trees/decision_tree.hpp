@@ -17,9 +17,13 @@
 
 namespace heed {
 
+/// Any dense Eigen object, expressions among them, of which a copy is made.
+template <class T>
+concept NumberMatrix = detail::is_dense_eigen<T>;
+
 /// Where the biases of a tree come from.
 enum class TreeBiases {
-  stored,       ///< as given
+  stored,  ///< as given
   key_medians,  ///< of each node, minus the median of its plane's products with the keys of the call that reach it: leaves hold
                 ///< equally many keys. It looks at all keys at once, so methods refuse it for causal masks
 };
@@ -59,8 +63,7 @@ class DecisionTree {
   /// One leaf.
   DecisionTree() = default;
 
-  template <class Planes, class Biases>
-    requires(detail::is_dense_eigen<Planes>&& detail::is_dense_eigen<Biases>)
+  template <NumberMatrix Planes, NumberMatrix Biases>
   DecisionTree(const Planes& planes, const Biases& biases, const TreeOptions<Sum>& options = {})
       : planes_(planes.template cast<Sum>()), biases_(as_column(biases)), options_(options) {
     const Index n_nodes = planes_.rows();
@@ -74,8 +77,8 @@ class DecisionTree {
     for (Index v = 0; v < n_nodes; ++v) {
       for (Index c = 0; c < planes_.cols(); ++c) {
         if (!detail::is_finite(planes_(v, c))) {
-          throw OptionError(detail::message("planes(", v, ", ", c, ") = ", static_cast<double>(planes_(v, c)),
-                                            " must be finite"));
+          throw OptionError(
+              detail::message("planes(", v, ", ", c, ") = ", static_cast<double>(planes_(v, c)), " must be finite"));
         }
       }
     }
@@ -84,8 +87,8 @@ class DecisionTree {
       check_size(options_.lift->weights, "lift.weights");
       check_finite(options_.lift->weights, "lift.weights");
       if (!detail::is_finite(options_.lift->radius) || options_.lift->radius < 0) {
-        throw OptionError(detail::message("lift.radius = ", static_cast<double>(options_.lift->radius),
-                                          " must be >= 0 and finite"));
+        throw OptionError(
+            detail::message("lift.radius = ", static_cast<double>(options_.lift->radius), " must be >= 0 and finite"));
       }
     }
     padded_.setZero(n_nodes, detail::padded_width(planes_.cols()));
@@ -176,8 +179,8 @@ class DecisionTree {
 
   void check_size(const Vector<Sum>& numbers, const char* name) const {
     if (numbers.size() != planes_.rows()) {
-      throw ShapeError(detail::message(name, " has ", numbers.size(), " entries but must have rows(planes) = ",
-                                       planes_.rows()));
+      throw ShapeError(
+          detail::message(name, " has ", numbers.size(), " entries but must have rows(planes) = ", planes_.rows()));
     }
   }
   static void check_finite(const Vector<Sum>& numbers, const char* name) {
@@ -199,8 +202,7 @@ class DecisionTree {
     const auto router = router_for(tokens, tokens.rows, nullptr, frame, threads);
     detail::RouteJob<Sum, Token> job{&router, tokens, tokens.rows, role, leaf.data()};
     detail::route_all(std::span<const detail::RouteJob<Sum, Token>>(&job, 1), frame, threads);
-    if (context.flops != nullptr)
-      context.flops->add_products(Phase::route, detail::route_flops(router, tokens.rows));
+    if (context.flops != nullptr) context.flops->add_products(Phase::route, detail::route_flops(router, tokens.rows));
     return leaf;
   }
 

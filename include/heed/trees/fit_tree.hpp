@@ -26,11 +26,11 @@ enum class FitPoints { keys, keys_and_queries };
 
 /// How fit_tree makes a tree.
 struct FitTreeOptions {
-  Index height = 6;                           ///< 0 .. 24; 2^height leaves
-  Split split = Split::principal_direction;   ///< two_means follows clusters better and costs the same
-  FitPoints points = FitPoints::keys;         ///< what directions and medians are taken of; queries lie elsewhere than keys
-  bool inner_product_lift = false;            ///< distances that follow q . k: see TreeLift
-  std::uint64_t seed = 0;                     ///< where directions start; same seed, same tree
+  Index height = 6;                          ///< 0 .. 24; 2^height leaves
+  Split split = Split::principal_direction;  ///< two_means follows clusters better and costs the same
+  FitPoints points = FitPoints::keys;  ///< what directions and medians are taken of; queries lie elsewhere than keys
+  bool inner_product_lift = false;     ///< distances that follow q . k: see TreeLift
+  std::uint64_t seed = 0;              ///< where directions start; same seed, same tree
 };
 
 namespace detail {
@@ -120,7 +120,8 @@ class TreeFit {
       for (Index i = first; i < end; ++i) {
         const T* x = point(i);
         const T along = dot(x, w) - shift;
-        for (Index c = 0; c < width_; ++c) next[static_cast<std::size_t>(c)] += along * (x[c] - mean[static_cast<std::size_t>(c)]);
+        for (Index c = 0; c < width_; ++c)
+          next[static_cast<std::size_t>(c)] += along * (x[c] - mean[static_cast<std::size_t>(c)]);
       }
       std::copy(next.begin(), next.end(), w);
     }
@@ -144,10 +145,12 @@ class TreeFit {
         for (std::size_t c = 0; c < width; ++c) sum[nearer][c] += x[c];
       }
       for (const int side : {0, 1}) {
-        for (std::size_t c = 0; c < width && count[side] > 0; ++c) centre[side][c] = sum[side][c] / static_cast<T>(count[side]);
+        for (std::size_t c = 0; c < width && count[side] > 0; ++c)
+          centre[side][c] = sum[side][c] / static_cast<T>(count[side]);
       }
     }
-    for (Index c = 0; c < width_; ++c) w[c] = centre[1][static_cast<std::size_t>(c)] - centre[0][static_cast<std::size_t>(c)];
+    for (Index c = 0; c < width_; ++c)
+      w[c] = centre[1][static_cast<std::size_t>(c)] - centre[0][static_cast<std::size_t>(c)];
     normalise(w);
   }
 
@@ -210,12 +213,11 @@ auto fit_tree(const K& k, const Q& q, const FitTreeOptions& options = {}) {
   using T = Accumulator<S>;
   static_assert(std::is_same_v<S, typename decltype(queries)::Scalar>, "heed: k and q must have one scalar type");
   if (keys.cols != queries.cols) {
-    throw ShapeError(
-        detail::message("cols(q) = ", queries.cols, " but cols(k) = ", keys.cols, ": they must be equal"));
+    throw ShapeError(detail::message("cols(q) = ", queries.cols, " but cols(k) = ", keys.cols, ": they must be equal"));
   }
   if (options.height < 0 || options.height > DecisionTree<S>::most_height) {
-    throw OptionError(detail::message("FitTreeOptions::height = ", options.height, " must be 0 .. ",
-                                      DecisionTree<S>::most_height));
+    throw OptionError(
+        detail::message("FitTreeOptions::height = ", options.height, " must be 0 .. ", DecisionTree<S>::most_height));
   }
   T radius = 0;
   for (Index j = 0; j < keys.rows && options.inner_product_lift; ++j) {

@@ -16,7 +16,7 @@ template <class T>
 struct PathSums {
   Index height = 0;
   Index d_v = 0;
-  Index d = 0;           // 0: no keys are kept
+  Index d = 0;              // 0: no keys are kept
   Index* counts = nullptr;  // 2^(height + 1)
   T* v = nullptr;           // 2^(height + 1) x d_v
   T* k = nullptr;           // 2^(height + 1) x d

@@ -140,7 +140,8 @@ const T* median_biases(const Router<T>& router, const ConstView<S>& keys, Index 
   Index* end = frame.take<Index>(static_cast<std::size_t>(n_nodes + 1));
   T* z = frame.take<T>(static_cast<std::size_t>(n_real));
   T* sorted = frame.take<T>(static_cast<std::size_t>(n_real));
-  threads = route_threads(route_flops(router, n_real) / static_cast<double>(std::max<Index>(1, router.height)), threads);
+  threads =
+      route_threads(route_flops(router, n_real) / static_cast<double>(std::max<Index>(1, router.height)), threads);
   Scratch measure;
   RouteScratch<T>(measure, keys.cols);
   std::byte* memory = frame.template take<std::byte>(measure.used() * static_cast<std::size_t>(threads));

@@ -9,13 +9,14 @@ namespace heed {
 
 /// How evenly a tree spreads some queries and keys.
 struct TreeBalance {
-  Vector<Index> queries{};    ///< of each leaf
-  Vector<Index> keys{};       ///< of each leaf
-  double pair_fraction = 0;   ///< sum_l q_l p_l, the fractions of queries and keys in leaf l: 2^-h when even, 1 at worst. TF sees this
-                              ///< share of all pairs, and what queries of empty leaves fall back to
-  Index empty_leaves = 0;     ///< leaves without keys
+  Vector<Index> queries{};  ///< of each leaf
+  Vector<Index> keys{};     ///< of each leaf
+  double pair_fraction =
+      0;  ///< sum_l q_l p_l, the fractions of queries and keys in leaf l: 2^-h when even, 1 at worst. TF sees this
+          ///< share of all pairs, and what queries of empty leaves fall back to
+  Index empty_leaves = 0;      ///< leaves without keys
   Index queries_in_empty = 0;  ///< queries of such leaves, which fall back to an ancestor
-  Index largest_leaf = 0;     ///< keys of the fullest leaf
+  Index largest_leaf = 0;      ///< keys of the fullest leaf
 };
 
 /// The balance of a tree over q: n_q x d and k: n_k x d.

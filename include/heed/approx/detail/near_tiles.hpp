@@ -51,9 +51,9 @@ inline NearTiles near_tiles(Index window_left, Index n_sinks, const Mask& mask, 
     keys.first_end = n_sinks < range.high - range.low ? range.low + n_sinks : range.high;
     keys.high = std::clamp(range.diagonal + 1, range.low, range.high);
     // Compared before it is subtracted: no overflow for huge windows.
-    keys.low = window_left < 0                             ? keys.high
+    keys.low = window_left < 0                            ? keys.high
                : window_left < range.diagonal - range.low ? std::min(range.diagonal - window_left, keys.high)
-                                                           : range.low;
+                                                          : range.low;
   }
   const Index n_blocks = query_blocks(mask, n_q, block, nullptr);
   Index* start = frame.take<Index>(static_cast<std::size_t>(n_blocks + 1));
