@@ -1,6 +1,7 @@
 #include "heed/core/random.hpp"
 
 #include <cmath>
+#include <cstdint>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -8,41 +9,55 @@
 namespace heed::test {
 namespace {
 
-/// Known answers of Philox-4x32-10 (Salmon et al. 2011, the authors' kat_vectors): counter and key all zero.
-TEST(CounterRng, GivesThePublishedNumbers) {
-  CounterRng rng(0, 0);
-  EXPECT_EQ(rng.next_u32(), 0x6627e8d5u);
-  EXPECT_EQ(rng.next_u32(), 0xe169c58du);
-  EXPECT_EQ(rng.next_u32(), 0xbc57ac4cu);
-  EXPECT_EQ(rng.next_u32(), 0x9b00dbd8u);
+TEST(CounterRng, EqualsThePublishedVectorsOfPhilox) {
+  // Random123's known answers for philox4x32-10: counter and key all zeros, and all ones.
+  CounterRng zeros(0, 0);
+  for (const std::uint32_t want : {0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u})
+    EXPECT_EQ(zeros.next_u32(), want);
+  std::uint32_t ones[4];
+  heed::detail::philox_block(~0ull, ~0ull, ~0ull, ones);
+  const std::uint32_t want[4] = {0x408f276du, 0x41c83b0eu, 0xa20bc7c6u, 0x6d5451fdu};
+  for (int t = 0; t < 4; ++t) EXPECT_EQ(ones[t], want[t]);
 }
 
-TEST(CounterRng, IsAFunctionOfSeedStreamAndIndex) {
-  CounterRng a(7, 3), b(7, 3), other_stream(7, 4), other_seed(8, 3);
-  int same_stream = 0, same_seed = 0;
+TEST(CounterRng, IsAFunctionOfSeedStreamAndPlaceAlone) {
+  CounterRng a(7, 11), b(7, 11), other_stream(7, 12), other_seed(8, 11);
   for (int t = 0; t < 100; ++t) {
-    const auto draw = a.next_u32();
+    const std::uint32_t draw = a.next_u32();
     EXPECT_EQ(draw, b.next_u32());
-    same_stream += draw == other_stream.next_u32();
-    same_seed += draw == other_seed.next_u32();
+    EXPECT_NE(draw, other_stream.next_u32());
+    EXPECT_NE(draw, other_seed.next_u32());
   }
-  EXPECT_LE(same_stream + same_seed, 1);
 }
 
-TEST(CounterRng, IsUniform) {
-  CounterRng rng(1, 2);
-  const int n = 100000;
-  double sum = 0;
-  std::vector<int> count(7, 0);
+TEST(CounterRng, UniformHasTheMomentsOfTheUniformLaw) {
+  CounterRng random(3, 5);
+  constexpr int n = 100000;
+  double sum = 0, square = 0;
   for (int t = 0; t < n; ++t) {
-    const double x = rng.uniform();
-    EXPECT_TRUE(x >= 0.0 && x < 1.0);
-    sum += x;
-    ++count[static_cast<std::size_t>(rng.below(7))];
+    const double u = random.uniform();
+    ASSERT_GE(u, 0.0);
+    ASSERT_LT(u, 1.0);
+    sum += u;
+    square += u * u;
   }
-  EXPECT_NEAR(sum / n, 0.5, 5.0 / std::sqrt(12.0 * n));
-  for (const int c : count) EXPECT_NEAR(c, n / 7.0, 5.0 * std::sqrt(n * 6.0 / 49.0));
-  EXPECT_EQ(CounterRng(5, 5).below(1), 0);
+  EXPECT_NEAR(sum / n, 0.5, 5 * std::sqrt(1.0 / 12 / n));
+  EXPECT_NEAR(square / n, 1.0 / 3, 5 * std::sqrt(4.0 / 45 / n));
+}
+
+TEST(CounterRng, BelowReachesEveryNumberEquallyOften) {
+  CounterRng random(3, 6);
+  constexpr int n = 70000, sides = 7;
+  std::vector<double> counts(sides, 0.0);
+  for (int t = 0; t < n; ++t) {
+    const Index k = random.below(sides);
+    ASSERT_GE(k, 0);
+    ASSERT_LT(k, sides);
+    ++counts[static_cast<std::size_t>(k)];
+  }
+  for (const double count : counts) EXPECT_NEAR(count, n / 7.0, 5 * std::sqrt(n * 6.0 / 49));
+  EXPECT_EQ(random.below(1), 0);
+  EXPECT_LT(random.below(Index{1} << 40), Index{1} << 40);
 }
 
 }  // namespace

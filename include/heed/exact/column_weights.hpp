@@ -143,7 +143,7 @@ class ColumnTile {
         from, call.q.row_stride, call.q.col_stride, queries.list, queries.size, nullptr, call.q.cols, q_, panel,
         rule.query_factor, true);
     std::fill(top_, top_ + panel, T(0));
-    tiles_.scores(k_, k_stride_, keys_.size, q_, call.q.cols, panel, 0, vectors, s_, top_);
+    tiles_.scores(k_, k_stride_, keys_.size, q_, call.q.cols, panel, 0, vectors, s_, top_, nullptr);
     if (rule.adjusts_all || some_masked) {
       tiles_.adjust(keys_.size, panel, 0, vectors, rule.scale, rule.cap, pairs.given() ? added_ : nullptr, rule.slope,
                     query_position_, key_position_, s_, top_);
