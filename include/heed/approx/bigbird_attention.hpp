@@ -58,6 +58,15 @@ class BigBirdAttention {
         detail::bigbird_tiles(options_, options.mask, calls.front().q.rows, calls.front().k.rows, frame);
     detail::run_engine(tiles, calls, heads_per_kv, options, NoScoreMod{}, inner);
   }
+  template <class Call, class Visit>
+  void visit_pattern(std::span<const Call> calls, const AttentionOptions& options, const Context& context,
+                     const Visit& visit) const {
+    if (calls.empty()) return;
+    Workspace::Frame frame(*context.workspace);
+    visit(calls,
+          detail::bigbird_tiles(options_, options.mask, calls.front().q.rows, calls.front().k.rows, frame),
+          NoScoreMod{}, options);
+  }
 
  private:
   BigBirdOptions options_;

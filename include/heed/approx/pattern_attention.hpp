@@ -48,6 +48,16 @@ class PatternAttention {
     detail::run_pattern(pattern, calls, heads_per_kv, options, NoScoreMod{}, context);
   }
 
+  template <class Call, class Visit>
+  void visit_pattern(std::span<const Call> calls, const AttentionOptions& options, const Context& context,
+                     const Visit& visit) const {
+    if (calls.empty()) return;
+    const Index n_q = calls.front().q.rows;
+    const auto pattern = pattern_for_(n_q, calls.front().k.rows);
+    detail::visit_parts(pattern, detail::NoPair{}, n_q, NoScoreMod{}, *context.workspace,
+                        [&](const auto& part, const auto& mod) { visit(calls, part, mod, options); });
+  }
+
  private:
   PatternFor pattern_for_;
 };

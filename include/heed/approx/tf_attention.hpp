@@ -90,12 +90,48 @@ class TfAttention {
                                });
   }
 
+  /// Errors  OptionError with TfOptions::leaf_cap: a centroid has no single key.
+  template <class Call, class Visit>
+  void visit_pattern(std::span<const Call> calls, const AttentionOptions& options, const Context& context,
+                     const Visit& visit) const {
+    if (calls.empty()) return;
+    if (options_.leaf_cap) {
+      throw OptionError(detail::message("TfOptions::leaf_cap = ", *options_.leaf_cap,
+                                        " must be absent where the weights of single keys are asked for"));
+    }
+    const Index n_q = calls.front().q.rows, n_k = calls.front().k.rows;
+    if (tree_.height() == 0) {
+      visit(calls, DensePattern{n_q, n_k}, NoScoreMod{}, options);
+      return;
+    }
+    detail::visit_routed_heads(
+        tree_, calls, Index(1), options.mask, context, *context.workspace,
+        [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
+          Workspace::Frame frame(*context.workspace);
+          const detail::LeafTiles tiles =
+              detail::leaf_tiles(query_leaf, n_q, n_k, keys, tree_.height(), options.mask, call.head, n_k, frame);
+          const auto visit_part = [&](const auto& part, const auto& mod) {
+            visit(std::span<const Call>(&call, 1), part, mod, options);
+          };
+          detail::visit_parts(tiles, detail::NoPair{}, n_q, NoScoreMod{}, *context.workspace, visit_part);
+          if (!united()) return;
+          const auto in_leaf = [&](Index i, Index j) { return tiles.sees(i, j); };
+          detail::visit_parts(near_of(call, options, frame), in_leaf, n_q, NoScoreMod{}, *context.workspace, visit_part);
+        });
+  }
+
  private:
   static void refuse(const char* name, Index value, Index least) {
     throw OptionError(detail::message("TfOptions::", name, " = ", value, " must be >= ", least));
   }
 
   bool united() const { return options_.window_left.has_value() || options_.n_sinks > 0; }
+
+  template <class Call>
+  detail::NearTiles near_of(const Call& call, const AttentionOptions& options, Workspace::Frame& frame) const {
+    return detail::near_tiles(options_.window_left.value_or(-1), options_.n_sinks, options.mask, call.q.rows,
+                              call.k.rows, frame);
+  }
 
   template <class Call>
   void attend_head(const Call& call, const Index* query_leaf, const detail::LeafLists& keys,

@@ -38,14 +38,23 @@ class WindowAttention {
   void attend_heads(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
                     const Context& context) const {
     if (calls.empty()) return;
-    AttentionOptions inner = options;
-    inner.mask.window_left = std::min(options.mask.window_left, left_);
-    inner.mask.window_right = std::min(options.mask.window_right, right_);
-    detail::run_engine(DensePattern{calls.front().q.rows, calls.front().k.rows}, calls, heads_per_kv, inner,
+    detail::run_engine(DensePattern{calls.front().q.rows, calls.front().k.rows}, calls, heads_per_kv, narrowed(options),
                        NoScoreMod{}, context);
+  }
+  template <class Call, class Visit>
+  void visit_pattern(std::span<const Call> calls, const AttentionOptions& options, const Context&,
+                     const Visit& visit) const {
+    if (calls.empty()) return;
+    visit(calls, DensePattern{calls.front().q.rows, calls.front().k.rows}, NoScoreMod{}, narrowed(options));
   }
 
  private:
+  AttentionOptions narrowed(AttentionOptions options) const {
+    options.mask.window_left = std::min(options.mask.window_left, left_);
+    options.mask.window_right = std::min(options.mask.window_right, right_);
+    return options;
+  }
+
   Index left_;
   Index right_;
 };

@@ -37,11 +37,12 @@ struct ExactAttention {
                        score_mod, context);
   }
 
-  /// Names the pairs: visit(calls, pattern, score_mod). Any method with a softmax over the pairs of a pattern offers this, and
+  /// Names the pairs: visit(calls, pattern, score_mod, options). Any method with a softmax over the pairs of a pattern offers this, and
   /// everything that asks which keys matter (key_importance, MonteCarloValues) runs over it.
   template <class Call, class Visit>
-  void visit_pattern(std::span<const Call> calls, const AttentionOptions&, const Context&, const Visit& visit) const {
-    if (!calls.empty()) visit(calls, DensePattern{calls.front().q.rows, calls.front().k.rows}, score_mod);
+  void visit_pattern(std::span<const Call> calls, const AttentionOptions& options, const Context&,
+                     const Visit& visit) const {
+    if (!calls.empty()) visit(calls, DensePattern{calls.front().q.rows, calls.front().k.rows}, score_mod, options);
   }
 };
 

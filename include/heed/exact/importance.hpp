@@ -11,6 +11,7 @@
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/floating.hpp"
+#include "heed/core/flops.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
@@ -25,6 +26,7 @@
 #include "heed/exact/exact_attention.hpp"
 #include "heed/exact/head_call.hpp"
 #include "heed/exact/multi_head.hpp"
+#include "heed/exact/run_pattern.hpp"
 
 namespace heed {
 
@@ -39,12 +41,12 @@ struct KeyImportance {
 namespace detail {
 
 /// A method whose pairs are those of patterns: `visit_pattern(calls, options, context, visit)` calls
-/// visit(some_of_the_calls, pattern, score_mod) until every call was named once, in order. Its lse must be that of the softmax over
-/// these pairs.
+/// visit(some_of_the_calls, pattern, score_mod, options) with disjoint patterns until every pair of every call was named. Its lse must
+/// be that of the softmax over these pairs.
 template <class Method, class Call>
 concept HasPattern = requires(const Method& method, std::span<const Call> calls, const AttentionOptions& options,
                               const Context& context) {
-  method.visit_pattern(calls, options, context, [](auto, const auto&, const auto&) {});
+  method.visit_pattern(calls, options, context, [](auto, const auto&, const auto&, const auto&) {});
 };
 
 /// Runs heads through a method, or one method per head.
@@ -86,8 +88,8 @@ struct MethodRunner {
   }
 };
 
-/// Runs heads over one pattern.
-template <KeyPattern Pattern, class ScoreMod>
+/// Runs heads over one pattern, a union or not.
+template <PairPattern Pattern, class ScoreMod>
 struct PatternRunner {
   const Pattern& pattern;
   const ScoreMod& score_mod;
@@ -100,11 +102,13 @@ struct PatternRunner {
   template <class Call>
   void run(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
            const Context& context) const {
-    run_engine(pattern, calls, heads_per_kv, options, score_mod, context);
+    run_pattern(pattern, calls, heads_per_kv, options, score_mod, context);
   }
   template <class Call, class Visit>
-  void visit(std::span<const Call> calls, const AttentionOptions&, const Context&, const Visit& visit) const {
-    visit(calls, pattern, score_mod);
+  void visit(std::span<const Call> calls, const AttentionOptions& options, const Context& context,
+             const Visit& visit) const {
+    visit_parts(pattern, NoPair{}, calls.front().q.rows, score_mod, *context.workspace,
+                [&](const auto& part, const auto& mod) { visit(calls, part, mod, options); });
   }
 };
 
@@ -134,22 +138,28 @@ void key_importance(std::span<const Call> given, Index heads_per_kv, const Atten
                          call.head};
   }
   const std::span<const Bare> bare(calls, given.size());
-  runner.run(bare, heads_per_kv, options, {.workspace = &workspace, .threads = context.threads});
+  FlopCounter work;  // of the method: what it spends on choosing pairs counts, what it spends on pairs is counted below
+  const Context inner{.flops = context.flops == nullptr ? nullptr : &work,
+                      .workspace = &workspace,
+                      .threads = context.threads};
+  runner.run(bare, heads_per_kv, options, inner);
   const auto n_sums = static_cast<std::size_t>(n_calls / heads_per_kv * n_k);
   std::fill(sums.largest, sums.largest + n_sums, T(0));
   std::fill(sums.squares, sums.squares + n_sums, T(0));
-  runner.visit(bare, options, {.workspace = &workspace, .threads = context.threads},
-               [&](std::span<const Bare> some, const auto& pattern, const auto& mod) {
+  runner.visit(bare, options, inner,
+               [&](std::span<const Bare> some, const auto& pattern, const auto& mod, const AttentionOptions& masks) {
                  const Index first = some.data() - calls;
                  add_column_weights(
-                     pattern, some, options, mod, [&](Index c) { return (first + c) / heads_per_kv; }, sums, workspace,
+                     pattern, some, masks, mod, [&](Index c) { return (first + c) / heads_per_kv; }, sums, workspace,
                      threads);
                  if (context.flops == nullptr) return;
                  double pairs = 0;
-                 for (const Bare& call : some) pairs += kept_pairs(pattern, options.mask, n_q, n_k, call.head);
+                 for (const Bare& call : some)
+                   pairs += kept_pairs(pattern, masks.mask, n_q, n_k, call.head, pair_rule(mod));
                  context.flops->add_products(Phase::route, 4.0 * pairs * static_cast<double>(some.front().k.cols));
                  context.flops->add_exponentials(2.0 * pairs);
                });
+  if (context.flops != nullptr) context.flops->add_products(Phase::route, work.products(Phase::route));
   for (std::size_t j = 0; j < n_sums; ++j) sums.squares[j] = std::sqrt(sums.squares[j]);
 }
 
@@ -192,7 +202,7 @@ auto key_importance(const Q& q, const K& k, const AttentionOptions& options = {}
 }
 
 /// The same over the pairs of a pattern.
-template <KeyPattern Pattern, class Q, class K, class ScoreMod = NoScoreMod>
+template <PairPattern Pattern, class Q, class K, class ScoreMod = NoScoreMod>
 auto key_importance_over(const Pattern& pattern, const Q& q, const K& k, const AttentionOptions& options = {},
                          const Context& context = {}, const ScoreMod& score_mod = {})
     -> KeyImportance<Accumulator<detail::OperandScalar<Q>>> {

@@ -89,32 +89,47 @@ struct NoPair {
   constexpr bool operator()(Index, Index) const { return false; }
 };
 
+/// Which pairs a score functor leaves.
+template <class ScoreMod>
+constexpr EveryPair pair_rule(const ScoreMod&) {
+  return {};
+}
+template <class Rule, class ScoreMod>
+const Rule& pair_rule(const RuledScores<Rule, ScoreMod>& mod) {
+  return mod.rule;
+}
+
+/// Calls visit(pattern, score_mod) for disjoint KeyPatterns that together have the pairs of `pattern` without those of `others`.
+template <PairPattern Pattern, class Others, class ScoreMod, class Visit>
+void visit_parts(const Pattern& pattern, const Others& others, Index n_q, const ScoreMod& mod, Workspace& workspace,
+                 const Visit& visit) {
+  if constexpr (is_union<Pattern>) {
+    visit_parts(pattern.first, others, n_q, mod, workspace, visit);
+    Workspace::Frame frame(workspace);
+    const PatternMembers members(pattern.first, n_q, frame);
+    const auto seen = [&](Index i, Index j) { return others(i, j) || members(i, j); };
+    visit_parts(pattern.second, seen, n_q, mod, workspace, visit);
+  } else if constexpr (std::is_same_v<Others, NoPair> && !RefinedPattern<Pattern>) {
+    visit(pattern, mod);
+  } else {
+    const auto rule = [&](Index i, Index j) {
+      if constexpr (RefinedPattern<Pattern>) {
+        if (!pattern.sees(i, j)) return false;
+      }
+      return !others(i, j);
+    };
+    visit(pattern, RuledScores<decltype(rule), ScoreMod>{rule, mod});
+  }
+}
+
 /// Adds `pattern` without the pairs of `others` to `parts`, which are of one head.
 template <PairPattern Pattern, class Others, class Call, class ScoreMod>
 void run_parts(const Pattern& pattern, const Others& others, MergedParts<Call>& parts, const AttentionOptions& options,
                const ScoreMod& mod, const Context& context) {
-  if constexpr (is_union<Pattern>) {
-    run_parts(pattern.first, others, parts, options, mod, context);
-    Workspace::Frame frame(*context.workspace);
-    const PatternMembers members(pattern.first, parts.n_q(), frame);
-    const auto seen = [&](Index i, Index j) { return others(i, j) || members(i, j); };
-    run_parts(pattern.second, seen, parts, options, mod, context);
-  } else {
+  visit_parts(pattern, others, parts.n_q(), mod, *context.workspace, [&](const auto& part, const auto& part_mod) {
     const auto call = parts.next();
-    const std::span one(&call, 1);
-    constexpr bool alone = std::is_same_v<Others, NoPair>;
-    if constexpr (alone && !RefinedPattern<Pattern>) {
-      run_engine(pattern, one, Index(1), options, mod, context);
-    } else {
-      const auto rule = [&](Index i, Index j) {
-        if constexpr (RefinedPattern<Pattern>) {
-          if (!pattern.sees(i, j)) return false;
-        }
-        return !others(i, j);
-      };
-      run_engine(pattern, one, Index(1), options, RuledScores<decltype(rule), ScoreMod>{rule, mod}, context, rule);
-    }
-  }
+    run_engine(part, std::span(&call, 1), Index(1), options, part_mod, context, pair_rule(part_mod));
+  });
 }
 
 /// Adds the work of the parts of one head. Each has counted the tokens of the call; they are there once.
