@@ -9,9 +9,10 @@
 
 namespace heed::detail {
 
-/// Tokens by leaf, in ascending order within each: a counting sort. Views a frame.
+/// Tokens by leaf, in ascending order within each: a counting sort. Tokens of leaf `none` are in no list. Views a frame.
 class LeafLists {
  public:
+  static constexpr Index none = -1;
   LeafLists() = default;
   LeafLists(const Index* leaf_of, Index n_tokens, Index n_leaves, Workspace::Frame& frame)
       : leaf_of_(leaf_of), n_leaves_(n_leaves) {
@@ -19,9 +20,13 @@ class LeafLists {
     tokens_ = frame.take<Index>(static_cast<std::size_t>(n_tokens));
     // Counts stand two entries ahead of their leaf, so that filling leaves each start where it belongs.
     std::fill_n(start_, n_leaves + 2, Index(0));
-    for (Index t = 0; t < n_tokens; ++t) ++start_[leaf_of[t] + 2];
+    for (Index t = 0; t < n_tokens; ++t) {
+      if (leaf_of[t] != none) ++start_[leaf_of[t] + 2];
+    }
     for (Index l = 2; l <= n_leaves + 1; ++l) start_[l] += start_[l - 1];
-    for (Index t = 0; t < n_tokens; ++t) tokens_[start_[leaf_of[t] + 1]++] = t;
+    for (Index t = 0; t < n_tokens; ++t) {
+      if (leaf_of[t] != none) tokens_[start_[leaf_of[t] + 1]++] = t;
+    }
   }
 
   Index n_leaves() const { return n_leaves_; }

@@ -41,17 +41,20 @@ inline const bool* seen_keys(const Mask& mask, Index n_q, Index n_k, Index n_rea
   const KeptKeys kept(mask, n_q, n_k, head);
   bool* seen = frame.take<bool>(static_cast<std::size_t>(n_real));
   std::fill_n(seen, n_real, false);
-  Index done = 0;  // ranges do not decrease: keys below are decided unless pairs decide
-  for (Index i = 0; i < n_q; ++i) {
+  Index done = 0, n_left = n_real;  // ranges do not decrease: keys below `done` are decided unless pairs decide
+  for (Index i = 0; i < n_q && n_left > 0; ++i) {
     const KeyRange range = kept.bounds().of(i);
-    for (Index j = kept.has_pairs() ? range.low : std::max(range.low, done); j < range.high; ++j)
-      seen[j] = seen[j] || kept.pair(i, j);
+    for (Index j = kept.has_pairs() ? range.low : std::max(range.low, done); j < range.high; ++j) {
+      if (seen[j] || !kept.pair(i, j)) continue;
+      seen[j] = true;
+      --n_left;
+    }
     done = std::max(done, range.high);
   }
   return seen;
 }
 
-/// Calls visit(call, query_leaf, keys) for every head: the leaf of each of its queries and the leaves of its real keys, which
+/// Calls visit(call, query_leaf, keys) for every head: the leaf of each of its queries and the leaves of its real keys (LeafLists::none where no query keeps one), which
 /// consecutive heads that share keys also share. Keys are routed once for them but counted for each, so that counts do not
 /// depend on how heads are split between calls.
 template <class Call, class S, class Visit>
@@ -63,16 +66,18 @@ void visit_routed_heads(const DecisionTree<S>& tree, std::span<const Call> calls
   const Index n_q = calls.front().q.rows, n_k = calls.front().k.rows, n_real = std::min(n_k, mask.n_real_keys);
   const int threads = thread_count(context.threads);
   const bool medians = tree.bias_rule() == TreeBiases::key_medians;
-  if (medians && (mask.allowed.given() || mask.bias.given())) heads_per_kv = 1;  // heads may see different keys
+  if (mask.allowed.given() || mask.bias.given()) heads_per_kv = 1;  // heads may see different keys
   for (std::size_t first = 0; first < calls.size(); first += static_cast<std::size_t>(heads_per_kv)) {
     const auto group = calls.subspan(first, std::min(calls.size() - first, static_cast<std::size_t>(heads_per_kv)));
     Workspace::Frame frame(workspace);
     const ConstView<typename Call::Key>& k = group.front().k;
-    const bool* counts = medians ? seen_keys(mask, n_q, n_k, n_real, group.front().head, frame) : nullptr;
-    const Router<T> router = tree.router_for(k, n_real, counts, frame, threads);
+    const bool* seen = seen_keys(mask, n_q, n_k, n_real, group.front().head, frame);
+    const Router<T> router = tree.router_for(k, n_real, medians ? seen : nullptr, frame, threads);
     Index* key_leaf = frame.take<Index>(static_cast<std::size_t>(n_real));
     const Key job{&router, k, n_real, TokenRole::key, key_leaf};
     route_all(std::span<const Key>(&job, 1), frame, threads);
+    // A key that no query keeps joins no leaf: wherever it were routed it would shift how the others are summed.
+    for (Index j = 0; seen != nullptr && j < n_real; ++j) key_leaf[j] = seen[j] ? key_leaf[j] : LeafLists::none;
     const LeafLists keys(key_leaf, n_real, tree.n_leaves(), frame);
     for (const Call& call : group) {
       Workspace::Frame own(workspace);
