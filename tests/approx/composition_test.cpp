@@ -17,7 +17,7 @@
 #include "support/inputs.hpp"
 #include "support/matrices.hpp"
 
-namespace heed::test {
+namespace heed::test::composition {
 namespace {
 
 constexpr Index n_q = 71, n_k = 113, d = 8, d_in = 40, d_v = 5;
@@ -90,4 +90,4 @@ TEST(Composition, CentroidsHaveNoImportanceOfSingleKeys) {
 }
 
 }  // namespace
-}  // namespace heed::test
+}  // namespace heed::test::composition

@@ -11,7 +11,7 @@
 #include "support/inputs.hpp"
 #include "support/matrices.hpp"
 
-namespace heed::test {
+namespace heed::test::monte_carlo_statistics {
 namespace {
 
 constexpr Index n_tokens = 37, d_in = 48, d_v = 20;
@@ -173,4 +173,4 @@ TEST(MonteCarloBounds, VarianceIsZeroForAllProductsAndTheWholeRowForNone) {
 }
 
 }  // namespace
-}  // namespace heed::test
+}  // namespace heed::test::monte_carlo_statistics

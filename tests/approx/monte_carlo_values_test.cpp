@@ -15,7 +15,7 @@
 #include "support/option_kinds.hpp"
 #include "support/strided.hpp"
 
-namespace heed::test {
+namespace heed::test::monte_carlo_values {
 namespace {
 
 constexpr Estimator estimators[] = {Estimator::with_replacement, Estimator::product_weighted,
@@ -393,4 +393,4 @@ TEST(MonteCarloCall, OfNothingIsEmptyOrZero) {
 }
 
 }  // namespace
-}  // namespace heed::test
+}  // namespace heed::test::monte_carlo_values

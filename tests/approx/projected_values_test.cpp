@@ -14,7 +14,7 @@
 #include "support/option_kinds.hpp"
 #include "support/strided.hpp"
 
-namespace heed::test {
+namespace heed::test::projected_values {
 namespace {
 
 template <class S>
@@ -194,4 +194,4 @@ TEST(ProjectedValuesErrors, NameTheArgumentAndLeaveOutputsAlone) {
 }
 
 }  // namespace
-}  // namespace heed::test
+}  // namespace heed::test::projected_values

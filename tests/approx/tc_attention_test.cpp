@@ -14,7 +14,7 @@
 #include "support/conformance.hpp"
 #include "support/trees.hpp"
 
-namespace heed::test {
+namespace heed::test::tc_attention {
 namespace {
 
 constexpr Index height = 3;
@@ -206,4 +206,4 @@ TEST(TcAttention, RefusesWhatItCannotMean) {
 }
 
 }  // namespace
-}  // namespace heed::test
+}  // namespace heed::test::tc_attention

@@ -12,7 +12,7 @@
 #include "support/inputs.hpp"
 #include "support/matrices.hpp"
 
-namespace heed::test {
+namespace heed::test::project_kernels {
 namespace {
 
 using heed::detail::ProjectKernels;
@@ -219,4 +219,4 @@ TEST(LargestSelector, FindsTheLargestForAnySizesTiesAndZerosIncluded) {
 }
 
 }  // namespace
-}  // namespace heed::test
+}  // namespace heed::test::project_kernels
