@@ -9,7 +9,9 @@
 #include <gtest/gtest.h>
 
 #include "heed/approx/tc_state.hpp"
+#include "heed/approx/tf_attention.hpp"
 #include "heed/exact/attend.hpp"
+#include "heed/exact/key_value_cache.hpp"
 #include "heed/exact/multi_head.hpp"
 #include "support/conformance.hpp"
 #include "support/trees.hpp"
@@ -184,6 +186,19 @@ TEST(TcAttention, LeavesLseEmptyOverHeadsToo) {
   EXPECT_EQ(got.lse.size(), 0);
   EXPECT_SAME_BITS(got.out.leftCols(3).eval(),
                    attend(in.q.leftCols(4), in.k.leftCols(4), in.v.leftCols(3), {}, tc).out);
+}
+
+TEST(TcAttention, RunsOverACacheWithoutAnLse) {
+  const auto in = random_inputs<float>({.n_q = 3, .n_k = 40, .d = 8, .d_v = 8});
+  KeyValueCache<Eigen::bfloat16> cache(8);
+  cache.append(in.k, in.v);
+  const TcAttention<float> tc{random_tree<float>(2, 8), some_logits<float>(3)};
+  const auto got = attend(in.q, cache, {}, {}, tc);
+  EXPECT_EQ(got.lse.size(), 0);
+  const Matrix<float> k = in.k.cast<Eigen::bfloat16>().cast<float>(), v = in.v.cast<Eigen::bfloat16>().cast<float>();
+  EXPECT_SAME_BITS(got.out, attend(in.q, k, v, {}, tc).out);
+  EXPECT_SAME_BITS(attend(in.q, cache, {}, {}, TfAttention<float>{tc.tree()}).out,
+                   attend(in.q, k, v, {}, TfAttention<float>{tc.tree()}).out);
 }
 
 TEST(TcAttention, RefusesWhatItCannotMean) {

@@ -13,7 +13,7 @@
 namespace heed {
 
 /// TC-attention while decoding: what it keeps of the tokens so far does not grow with their number. Row for row the same bits as
-/// TcAttention under a causal mask on one thread.
+/// TcAttention under a causal mask.
 ///
 ///     TcState<float> state(tc, d_v);
 ///     state.append(k_new, v_new);

@@ -121,7 +121,7 @@ Index heads_over(const Q& q, const KeyValueCache<S>& cache) {
 }
 }  // namespace detail
 
-/// `attend` over a cache into storage the caller owns: out: n_q x (n_heads * d_v), lse: n_q x n_heads.
+/// `attend` over a cache into storage the caller owns: out: n_q x (n_heads * d_v), lse: n_q x n_heads, or 0 x 0 where not wanted.
 template <class Out, class Lse, class Q, class S, class Method = ExactAttention<>>
 void attend_into(Out&& out, Lse&& lse, const Q& q, const KeyValueCache<S>& cache, const AttentionOptions& options = {},
                  const Context& context = {}, const Method& method = {}) {
@@ -135,11 +135,13 @@ void attend_into(Out&& out, Lse&& lse, const Q& q, const KeyValueCache<S>& cache
   const Index n_heads = detail::heads_over(q, cache);
   detail::check_options(options, {q.rows(), cache.size(), cache.d(), cache.d_v(), n_heads});
   detail::check_output(to.rows, to.cols, q.rows(), n_heads * cache.d_v());
-  if (lse_to.rows != q.rows() || lse_to.cols != n_heads) {
+  const bool no_lse = lse_to.rows == 0 && lse_to.cols == 0;
+  if (!no_lse && (lse_to.rows != q.rows() || lse_to.cols != n_heads)) {
     throw ShapeError(detail::message("lse is ", lse_to.rows, " x ", lse_to.cols,
                                      " but must be rows(q) x n_heads = ", q.rows(), " x ", n_heads));
   }
   if (q.rows() == 0) return;
+  if (no_lse) lse_to.data = nullptr;
   detail::attend_packed<Call>(
       view_of(q), [&](Index h) { return cache.keys(h); }, [&](Index h) { return cache.values(h); }, to, lse_to, n_heads,
       cache.n_kv_heads(), options, method, context);
@@ -159,7 +161,7 @@ auto attend(const Q& q, const KeyValueCache<S>& cache, const AttentionOptions& o
   MultiHeadResult<detail::OperandScalar<Q>> result;
   const Index n_heads = detail::heads_over(q, cache);
   result.out.resize(q.rows(), n_heads * cache.d_v());
-  result.lse.resize(q.rows(), n_heads);
+  if constexpr (detail::returns_lse<Method>()) result.lse.resize(q.rows(), n_heads);
   attend_into(result.out, result.lse, q, cache, options, context, method);
   return result;
 }
