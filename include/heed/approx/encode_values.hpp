@@ -211,7 +211,9 @@ class ValueEncoding {
       EncodeToken<T> tokens[block_tokens];
       Index size = 0;
       for (Index t = 0; t < n; ++t) {
-        if (samples(kv, first + t)) tokens[size++] = {first + t, counts[first + t], y[t], target(worker, kv, first, t)};
+        if (samples(kv, first + t))
+          tokens[size++] = {first + t, counts[first + t], y[t], target(worker, kv, first, t),
+                            plan_.floors[kv * plan_.n_k + first + t]};
       }
       worker.encoder.own_choice(options_.estimator, heads_[kv], {tokens, static_cast<std::size_t>(size)}, options_.seed,
                                 draw_stream(kv, 0), base_row);

@@ -34,6 +34,7 @@ struct PlanArrays {
   T* norm = nullptr;              ///< (kv, j): |A[:, j]|_2, likewise
   unsigned char* kept = nullptr;  ///< (kv, j): some query sees it
   Index* counts = nullptr;        ///< (kv, j): r_j; d_in means the exact product
+  T* floors = nullptr;            ///< (kv, j): least |x_jk| |W_k| among the r_j largest, where the budget knows; else 0
 };
 
 /// Marks the keys that some query of `pattern` sees through the mask of one head; `kept` starts at 0.
@@ -117,6 +118,8 @@ class SamplePlanner {
     plan.norm = frame.take<T>(n_all);
     plan.kept = frame.take<unsigned char>(n_all);
     plan.counts = frame.take<Index>(n_all);
+    plan.floors = frame.take<T>(n_all);
+    std::fill(plan.floors, plan.floors + n_all, T(0));
     find_sequences(plan, options.mask);
     if (options_.budget == Budget::constant) {
       std::fill(plan.largest, plan.largest + n_all, T(0));
@@ -274,7 +277,7 @@ class SamplePlanner {
       return static_cast<const T*>(room);
     };
     ThresholdCounts<T, decltype(centred_row)>(n, plan.d_in, weights, norms, centred_row, workspace_, threads_)
-        .fill(total, plan.counts + offset + first);
+        .fill(total, plan.counts + offset + first, plan.floors + offset + first);
   }
 
   ConstView<S> x_, w_;

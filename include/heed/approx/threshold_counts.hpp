@@ -27,8 +27,8 @@ class ThresholdCounts {
         threads_(threads),
         kernels_(project_kernels<T>(active_isa())) {}
 
-  /// Fills counts so that they sum to at most `total`, and to little less.
-  void fill(double total, Index* counts) {
+  /// Fills counts so that they sum to at most `total`, and to little less; floors[j] is the floor in units of |y_jk| |W_k|.
+  void fill(double total, Index* counts, T* floors) {
     Workspace::Frame frame(workspace_);
     std::fill(counts, counts + n_, Index(0));
     // An eighth of each row, another eighth for each token, tells the floor well enough to start from.
@@ -56,7 +56,7 @@ class ThresholdCounts {
     }
     double aim = total, sum = 0;
     for (int pass = 0; pass < 3; ++pass) {
-      count(floor_for(aim / all * n_sized_, largest), counts);
+      count(floor_for(aim / all * n_sized_, largest), counts, floors);
       sum = 0;
       for (Index j = 0; j < n_; ++j) sum += static_cast<double>(counts[j]);
       if (sum <= total && sum >= 0.99 * total) break;
@@ -82,14 +82,15 @@ class ThresholdCounts {
     return high;
   }
 
-  void count(T floor, Index* counts) {
+  void count(T floor, Index* counts, T* floors) {
     constexpr Index chunk = 32;
     parallel_tasks((n_ + chunk - 1) / chunk, threads_, [&](int thread) {
       return [&, room = room_ + 2 * padded_ * thread](Index task) {
         for (Index j = task * chunk; j < std::min(n_, (task + 1) * chunk); ++j) {
           if (!(weights_[j] > 0)) continue;
           kernels_.products(d_in_, row_(j, room), norms_, room + padded_);
-          counts[j] = kernels_.count_above(d_in_, room + padded_, floor / weights_[j]);
+          floors[j] = floor / weights_[j];
+          counts[j] = kernels_.count_above(d_in_, room + padded_, floors[j]);
         }
       };
     });

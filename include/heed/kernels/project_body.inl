@@ -155,20 +155,20 @@ Size count_above(Size n, const typename X::Scalar* size, typename X::Scalar floo
   return k - static_cast<Size>(X::sum(X::add(below[0], below[1])));
 }
 
-// Places of the sizes >= floor, ascending; returns how many. `list` has room for a whole vector more.
+// Places of the sizes >= floor, ascending, counted from `first`; returns how many. `list` has room for a whole vector more.
 template <class X>
-Size list_above(Size n, const typename X::Scalar* size, typename X::Scalar floor, std::int32_t* list) {
+Size list_above(Size n, const typename X::Scalar* size, typename X::Scalar floor, Size first, std::int32_t* list) {
   const typename X::V least = X::set(floor);
-  constexpr unsigned all = X::lanes == 32 ? ~0u : (1u << X::lanes) - 1u;
+  constexpr unsigned all = (1u << X::lanes) - 1u;
   Size found = 0;
   for (Size k = 0; k < n; k += X::lanes) {
     const auto below = X::less(X::load(size + k), least);
     unsigned kept = all & ~X::bits(below);
     if constexpr (requires { X::store_places(list, below, k); }) {
-      X::store_places(list + found, static_cast<typename X::M>(kept), k);
+      X::store_places(list + found, static_cast<typename X::M>(kept), first + k);
       found += __builtin_popcount(kept);
     } else {
-      for (; kept != 0; kept &= kept - 1) list[found++] = static_cast<std::int32_t>(k) + __builtin_ctz(kept);
+      for (; kept != 0; kept &= kept - 1) list[found++] = static_cast<std::int32_t>(first + k) + __builtin_ctz(kept);
     }
   }
   return found;

@@ -16,7 +16,7 @@ struct ProjectKernels {
   void (*centre)(Size n, const T* x, const T* mean, T* y);
   T (*square)(Size n, const T* x, const T* mean);
   Size (*count_above)(Size n, const T* size, T floor);
-  Size (*list_above)(Size n, const T* size, T floor, std::int32_t* list);
+  Size (*list_above)(Size n, const T* size, T floor, Size first, std::int32_t* list);
   void (*fold)(Size n_keys, Size panel, const T* weights, T* top, T* squares);
   void (*finish_row)(Size n, const T* sum, T factor, const T* base, T* to);
   void (*multiply)(Size n, T factor, T* x);

@@ -34,6 +34,7 @@ struct EncodeToken {
   Index samples = 0;
   const T* y = nullptr;
   T* to = nullptr;  ///< d_v entries
+  T floor = 0;      ///< least size that is taken, where it is known: where to look first
 };
 
 /// Makes value rows base + (estimate of y W) for tokens of one head. What one thread owns.
@@ -51,6 +52,7 @@ class RowEncoder {
     size_ = scratch.take<T>(row);
     pi_ = scratch.take<T>(row);
     cumulated_ = scratch.take<double>(row);
+    ends_ = scratch.take<Index>(batch * static_cast<std::size_t>(n_bands()));
     lists_ = scratch.take<std::int32_t>(batch * (row + static_cast<std::size_t>(lanes)));
   }
 
@@ -116,42 +118,41 @@ class RowEncoder {
   void choose_and_encode(Estimator estimator, const HeadWeights<T>& weights, std::span<EncodeToken<T>> tokens,
                          std::uint64_t seed, std::uint64_t stream, const BaseOf& base_of) {
     const auto n = static_cast<Index>(tokens.size());
-    Index left[batch];
-    const std::int32_t* next[batch];
+    const Index band = band_rows();
+    Index done[batch];
     const T* y[batch];
     T factor[batch];
     for (Index t = 0; t < n; ++t) {
       const EncodeToken<T>& token = at(tokens, t);
       T* own = y_ + t * row_;
-      next[t] = list_of(t);
+      done[t] = 0;
+      Index* ends = ends_ + t * n_bands();
       y[t] = estimator == Estimator::largest ? token.y : own;
       factor[t] = 1;
       const T sum = kernels_.products(d_in_, token.y, weights.norms, size_);
       if (estimator == Estimator::largest) {
-        left[t] = selector_.select(d_in_, size_, sum, token.samples, list_of(t));
+        selector_.select(d_in_, size_, sum, token.samples, token.floor, band, list_of(t), ends);
       } else {
         CounterRng random(seed, stream + static_cast<std::uint64_t>(token.token));
         std::copy(token.y, token.y + d_in_, own);
+        Index taken = 0;
         if (estimator == Estimator::without_replacement) {
-          left[t] = choose_different(token.samples, random.uniform(), own, list_of(t));
+          taken = choose_different(token.samples, random.uniform(), own, list_of(t));
         } else {
           factor[t] = sum / static_cast<T>(token.samples);
-          left[t] = draw_by_product(token.samples, random, own, list_of(t));
+          taken = draw_by_product(token.samples, random, own, list_of(t));
         }
+        LargestSelector<T>::mark_ends(list_of(t), taken, d_in_, band, ends);
       }
     }
     std::fill(sums_, sums_ + n * padded_, T(0));
-    const Index band = std::max<Index>(16, band_bytes / (padded_ * static_cast<Index>(sizeof(T))));
-    for (Index end = band; end < d_in_ + band; end += band) {
+    for (Index b = 0; b < n_bands(); ++b) {
       for (Index t = 0; t < n; ++t) {
-        const std::int32_t* stop = next[t] + left[t];
-        const std::int32_t* until =
-            end >= d_in_ ? stop : std::lower_bound(next[t], stop, static_cast<std::int32_t>(end));
-        if (until == next[t]) continue;
+        const Index until = ends_[t * n_bands() + b];
+        if (until == done[t]) continue;
         T* out[1] = {sums_ + t * padded_};
-        kernels_.encode(weights.rows, padded_, next[t], until - next[t], y + t, 1, 1, padded_, out);
-        left[t] -= until - next[t];
-        next[t] = until;
+        kernels_.encode(weights.rows, padded_, list_of(t) + done[t], until - done[t], y + t, 1, 1, padded_, out);
+        done[t] = until;
       }
     }
     for (Index t = 0; t < n; ++t)
@@ -182,13 +183,16 @@ class RowEncoder {
     return r;
   }
 
-  static constexpr Index band_bytes = 24576;  // half of the nearest cache
+  // Rows of W that take two thirds of the nearest cache, in whole vectors.
+  Index band_rows() const { return std::max<Index>(16, 32768 / (padded_ * static_cast<Index>(sizeof(T))) / 16 * 16); }
+  Index n_bands() const { return (d_in_ + band_rows() - 1) / band_rows(); }
 
   const ProjectKernels<T>& kernels_;
   LargestSelector<T> selector_;
   Index d_in_, padded_, row_;
   T *sums_, *y_, *size_, *pi_;
   double* cumulated_;
+  Index* ends_;
   std::int32_t* lists_;
 };
 

@@ -22,7 +22,33 @@ class LargestSelector {
 
   /// Writes the places of the r largest, ascending; of equal sizes the lower places. `sum` is that of all sizes; 0 < r < n. `list`
   /// has room for n and a whole vector. Returns how many were written: r, and fewer only where sizes are NaN.
-  Index select(Index n, const T* size, T sum, Index r, std::int32_t* list) {
+  /// `known` > 0: where to look first. ends[b]: how many of them lie below (b + 1) * band, a whole number of vectors.
+  Index select(Index n, const T* size, T sum, Index r, T known, Index band, std::int32_t* list, Index* ends) {
+    const T floor = known > 0 && kernels_.count_above(n, size, known) == r ? known : find(n, size, sum, r);
+    if (floor > 0) {
+      Index found = 0;
+      for (Index first = 0; first < n; first += band)
+        *ends++ = found += kernels_.list_above(std::min(band, n - first), size + first, floor, first, list + found);
+      return found;
+    }
+    const Index found = finish(n, size, r, list);
+    mark_ends(list, found, n, band, ends);
+    return found;
+  }
+
+  static void mark_ends(const std::int32_t* list, Index count, Index n, Index band, Index* ends) {
+    Index at = 0;
+    for (Index first = 0; first < n; first += band) {
+      while (at < count && list[at] < first + band) ++at;
+      *ends++ = at;
+    }
+  }
+
+ private:
+  static constexpr int buckets = 32;
+
+  // A floor that r sizes reach; 0 where equal sizes stand in the way.
+  T find(Index n, const T* size, T sum, Index r) {
     const T mean = sum / static_cast<T>(n);
     T& guess = guess_[std::min<Index>(buckets - 1, r * buckets / n)];
     T low = 0, high = std::numeric_limits<T>::max();
@@ -32,7 +58,7 @@ class LargestSelector {
       const Index above = kernels_.count_above(n, size, floor);
       if (above == r) {
         guess = floor / mean;
-        return kernels_.list_above(n, size, floor, list);
+        return floor;
       }
       (above > r ? low : high) = floor;
       (above > r ? above_low : above_high) = above;
@@ -46,15 +72,13 @@ class LargestSelector {
         floor = low + (high - low) * part;
       }
     }
-    return finish(n, size, r, low, above_low, list);
+    low_ = low;
+    return 0;
   }
 
- private:
-  static constexpr int buckets = 32;
-
-  // Drops the smallest of those >= low until r are left.
-  Index finish(Index n, const T* size, Index r, T low, Index above_low, std::int32_t* list) {
-    const Index positive = kernels_.list_above(n, size, std::numeric_limits<T>::denorm_min(), list);
+  // Drops the smallest of those >= low_ until r are left.
+  Index finish(Index n, const T* size, Index r, std::int32_t* list) {
+    const Index positive = kernels_.list_above(n, size, std::numeric_limits<T>::denorm_min(), 0, list);
     if (positive <= r) {  // rows with zeros, as behind a relu
       Index missing = r - positive, at = 0;
       for (Index k = 0; k < n; ++k) {
@@ -62,18 +86,17 @@ class LargestSelector {
       }
       return at;
     }
-    above_low = kernels_.list_above(n, size, low = std::max(low, std::numeric_limits<T>::denorm_min()), list);
-    for (Index more = above_low - r; more > 0; --more) {
-      Index least = 0;
-      for (Index t = 1; t < r + more; ++t) {
-        if (size[list[t]] <= size[list[least]]) least = t;  // the last of equals goes first
-      }
-      for (Index t = least; t + 1 < r + more; ++t) list[t] = list[t + 1];
-    }
+    const Index some = kernels_.list_above(n, size, std::max(low_, std::numeric_limits<T>::denorm_min()), 0, list);
+    const auto before = [&](std::int32_t a, std::int32_t b) {
+      return size[a] > size[b] || (!(size[b] > size[a]) && a < b);
+    };
+    if (some > r) std::nth_element(list, list + r, list + some, before);
+    std::sort(list, list + r);
     return r;
   }
 
   const ProjectKernels<T>& kernels_;
+  T low_ = 0;
   T guess_[buckets];
 };
 
