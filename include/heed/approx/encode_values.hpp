@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <span>
 #include <type_traits>
@@ -99,7 +100,24 @@ class ValueEncoding {
                           order + static_cast<std::size_t>(thread) * d_in);
       };
     });
+    share_norms();
     make_bases();
+  }
+
+  // Budget::constant gives every head the same r for a token: one choice serves all, by the norms of whole rows of w_v. Whether heads
+  // are kept and sampled alike must not show, so it takes all of them.
+  void share_norms() {
+    if (options_.budget != Budget::constant || options_.estimator == Estimator::with_replacement) return;
+    for (Index kv = 0; kv < plan_.n_kv; ++kv) {
+      if (exact_[kv] != 0 || !std::equal(plan_.counts, plan_.counts + plan_.n_k, plan_.counts + kv * plan_.n_k)) return;
+    }
+    const Index lanes = tile_kernels<T>(isa_).lanes, size = (plan_.d_in + lanes - 1) / lanes * lanes;
+    shared_norms_ = frame_.template take<T>(static_cast<std::size_t>(size));
+    for (Index k = 0; k < size; ++k) {
+      T square = 0;
+      for (Index kv = 0; kv < plan_.n_kv; ++kv) square += heads_[kv].norms[k] * heads_[kv].norms[k];
+      shared_norms_[k] = std::sqrt(square);
+    }
   }
 
   bool some_exact(Index kv) const {
@@ -131,8 +149,9 @@ class ValueEncoding {
     if (!some_sampled) return;
     const T* y[block_tokens];
     read_rows(worker, first, n, first_kv, last_kv, y);
+    bool chosen = false;
     for (Index kv = first_kv; kv < last_kv; ++kv) {
-      if (exact_[kv] == 0) sample_block(worker, first, n, kv, y);
+      if (exact_[kv] == 0) sample_block(worker, first, n, kv, y, chosen);
     }
   }
 
@@ -189,7 +208,8 @@ class ValueEncoding {
     return r > 0 && r < plan_.d_in;
   }
 
-  void sample_block(Worker& worker, Index first, Index n, Index kv, const T* const* y) {
+  // `chosen`: heads share the choice of products, and it has been made.
+  void sample_block(Worker& worker, Index first, Index n, Index kv, const T* const* y, bool& chosen) {
     const Index* counts = plan_.counts + kv * plan_.n_k;
     Index n_exact = 0;
     for (Index t = 0; t < n; ++t) {
@@ -215,8 +235,13 @@ class ValueEncoding {
           tokens[size++] = {first + t, counts[first + t], y[t], target(worker, kv, first, t),
                             plan_.floors[kv * plan_.n_k + first + t]};
       }
-      worker.encoder.own_choice(options_.estimator, heads_[kv], {tokens, static_cast<std::size_t>(size)}, options_.seed,
-                                draw_stream(kv, 0), base_row);
+      const std::span<const EncodeToken<T>> sampled(tokens, static_cast<std::size_t>(size));
+      if (!chosen) {
+        const T* norms = shared_norms_ != nullptr ? shared_norms_ : heads_[kv].norms;
+        worker.encoder.choose(options_.estimator, norms, sampled, options_.seed, draw_stream(kv, 0));
+        chosen = shared_norms_ != nullptr;
+      }
+      worker.encoder.encode_chosen(heads_[kv], sampled, base_row);
       for (Index t = 0; t < size; ++t) store(tokens[t], kv);
       return;
     }
@@ -262,7 +287,7 @@ class ValueEncoding {
   Index d_v_;
   HeadWeights<T>* heads_ = nullptr;
   PackedWeights<S>* dense_ = nullptr;
-  T *base_ = nullptr, *bias_ = nullptr;
+  T *base_ = nullptr, *bias_ = nullptr, *shared_norms_ = nullptr;
 };
 
 }  // namespace heed::detail

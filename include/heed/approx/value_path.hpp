@@ -15,23 +15,28 @@ struct SamplingWork {
   double samples = 0;   ///< sum of r_j over the sampled ones
 };
 
-/// True where sampling a head is estimated to take longer than multiplying it exactly. Times are in multiply-adds of the dense product,
-/// measured (bench/mca_bench): a sampled multiply-add costs more than a dense one, a token something to begin, and a choice of products
-/// so much per input feature. A table and not a clock, so that every run takes the same path.
+/// True where sampling a head is estimated to take longer than multiplying it exactly. Times are in multiply-adds of the dense product
+/// and come from bench/mca_bench: a sampled multiply-add costs more than a dense one, a token something to begin, and a choice of
+/// products so much per input feature, which the heads share where all of them take the same r. A table and not a clock, so that every
+/// run takes the same path.
 inline bool sampling_is_slower(const MonteCarloOptions& options, const SamplingWork& work) {
   const double d_in = static_cast<double>(work.d_in), d_v = static_cast<double>(work.d_v);
-  const double dense = static_cast<double>(work.n_tokens) * d_in * d_v;
-  // Calls of a few tens of microseconds: no clock tells the two apart.
-  if (dense * static_cast<double>(work.n_heads) < 5e6) return false;
-  double per_sample = 0, per_feature = 0, per_token = 2000;  // multiply-adds
+  const double dense = static_cast<double>(work.n_tokens) * d_in * d_v, heads = static_cast<double>(work.n_heads);
+  // Layers of a few tens of microseconds, and one head by itself (which is how estimators are looked at) up to half a millisecond.
+  if (dense * heads < (work.n_heads == 1 ? 4e7 : 2e6)) return false;
+  const double choosers = options.budget == Budget::constant ? heads : 1.0;  // heads that share a choice
+  double per_sample = 1.9 * d_v, per_token = 6000;
   switch (options.estimator) {
-    case Estimator::with_replacement: per_sample = 1.4 * d_v + 25; break;
-    case Estimator::largest: per_sample = 1.6 * d_v, per_feature = 20; break;
-    case Estimator::without_replacement: per_sample = 1.6 * d_v, per_feature = 200; break;
-    case Estimator::product_weighted: per_sample = 1.6 * d_v + 1400, per_feature = 100; break;
+    case Estimator::with_replacement: per_token = 4000 + 7 * d_in; break;
+    case Estimator::largest: per_token += (options.budget == Budget::constant ? 24 : 55) * d_in; break;
+    case Estimator::without_replacement: per_token += 24 * d_in + 220 * d_in / choosers; break;
+    case Estimator::product_weighted:
+      per_token += 24 * d_in + 100 * d_in / choosers;
+      per_sample += 1600 / choosers;
+      break;
   }
-  const double sampled = static_cast<double>(work.n_sampled) * (per_token + per_feature * d_in) +
-                         work.samples * per_sample + static_cast<double>(work.n_exact) * d_in * d_v * 1.2;
+  const double sampled = static_cast<double>(work.n_sampled) * per_token + work.samples * per_sample +
+                         static_cast<double>(work.n_exact) * d_in * d_v * 1.2;
   return sampled > dense;
 }
 

@@ -46,14 +46,16 @@ class RowEncoder {
     const Index lanes = kernels_.lanes;
     row_ = (d_in + lanes - 1) / lanes * lanes;
     padded_ = (d_v + lanes - 1) / lanes * lanes;
-    const auto row = static_cast<std::size_t>(row_);
+    const auto row = static_cast<std::size_t>(row_), block = static_cast<std::size_t>(block_tokens);
     sums_ = scratch.take<T>(static_cast<std::size_t>(batch * padded_));
-    y_ = scratch.take<T>(batch * row);
+    y_ = scratch.take<T>(block * row);
+    chosen_y_ = scratch.take<const T*>(block);
+    factor_ = scratch.take<T>(block);
     size_ = scratch.take<T>(row);
     pi_ = scratch.take<T>(row);
     cumulated_ = scratch.take<double>(row);
-    ends_ = scratch.take<Index>(batch * static_cast<std::size_t>(n_bands()));
-    lists_ = scratch.take<std::int32_t>(batch * (row + static_cast<std::size_t>(lanes)));
+    ends_ = scratch.take<Index>(block * static_cast<std::size_t>(n_bands()));
+    lists_ = scratch.take<std::int32_t>(block * (row + static_cast<std::size_t>(lanes)));
   }
 
   /// Tokens that share one sequence, at most group_tokens; reorders them. Each has 0 < samples < d_in, and starts from the row
@@ -98,66 +100,64 @@ class RowEncoder {
     }
   }
 
-  /// Tokens with their own choice of rows each, 0 < samples < d_in; contiguous rows y. Some at a time: their products are taken band by
-  /// band of rows of W that stay in the nearest cache.
+  /// Chooses rows of W for at most block_tokens tokens, 0 < samples < d_in, by |y_k| norms_k; contiguous rows y.
+  void choose(Estimator estimator, const T* norms, std::span<const EncodeToken<T>> tokens, std::uint64_t seed,
+              std::uint64_t stream) {
+    for (std::size_t s = 0; s < tokens.size(); ++s) {
+      const EncodeToken<T>& token = tokens[s];
+      const auto t = static_cast<Index>(s);
+      Index* ends = ends_ + t * n_bands();
+      chosen_y_[t] = token.y;
+      factor_[t] = 1;
+      const T sum = kernels_.products(d_in_, token.y, norms, size_);
+      if (estimator == Estimator::largest) {
+        selector_.select(d_in_, size_, sum, token.samples, token.floor, band_rows(), list_of(t), ends);
+        continue;
+      }
+      CounterRng random(seed, stream + static_cast<std::uint64_t>(token.token));
+      T* own = y_ + t * row_;
+      std::copy(token.y, token.y + d_in_, own);
+      chosen_y_[t] = own;
+      Index taken = 0;
+      if (estimator == Estimator::without_replacement) {
+        taken = choose_different(token.samples, random.uniform(), own, list_of(t));
+      } else {
+        factor_[t] = sum / static_cast<T>(token.samples);
+        taken = draw_by_product(token.samples, random, own, list_of(t));
+      }
+      LargestSelector<T>::mark_ends(list_of(t), taken, d_in_, band_rows(), ends);
+    }
+  }
+
+  /// Makes the rows of the tokens chosen for, in the same order: a few tokens at a time, and band by band of rows of W, which stay in
+  /// the nearest cache.
   template <class BaseOf>
-  void own_choice(Estimator estimator, const HeadWeights<T>& weights, std::span<EncodeToken<T>> tokens,
-                  std::uint64_t seed, std::uint64_t stream, const BaseOf& base_of) {
-    for (std::size_t first = 0; first < tokens.size(); first += batch)
-      choose_and_encode(estimator, weights, tokens.subspan(first, std::min(batch, tokens.size() - first)), seed, stream,
-                        base_of);
+  void encode_chosen(const HeadWeights<T>& weights, std::span<const EncodeToken<T>> tokens, const BaseOf& base_of) {
+    const auto n = static_cast<Index>(tokens.size());
+    for (Index first = 0; first < n; first += batch) {
+      const Index last = std::min(n, first + batch);
+      std::fill(sums_, sums_ + (last - first) * padded_, T(0));
+      for (Index b = 0; b < n_bands(); ++b) {
+        for (Index t = first; t < last; ++t) {
+          const Index* ends = ends_ + t * n_bands() + b;
+          const Index from = b == 0 ? 0 : ends[-1];
+          if (*ends == from) continue;
+          T* out[1] = {sums_ + (t - first) * padded_};
+          kernels_.encode(weights.rows, padded_, list_of(t) + from, *ends - from, chosen_y_ + t, 1, 1, padded_, out);
+        }
+      }
+      for (Index t = first; t < last; ++t) {
+        const EncodeToken<T>& token = tokens[static_cast<std::size_t>(t)];
+        kernels_.finish_row(weights.d_v, sums_ + (t - first) * padded_, factor_[t], base_of(token.token), token.to);
+      }
+    }
   }
 
  private:
-  static constexpr std::size_t batch = 24;
+  static constexpr Index batch = 24;
 
   static EncodeToken<T>& at(std::span<EncodeToken<T>> group, Index t) { return group[static_cast<std::size_t>(t)]; }
   std::int32_t* list_of(Index t) const { return lists_ + t * (row_ + kernels_.lanes); }
-
-  template <class BaseOf>
-  void choose_and_encode(Estimator estimator, const HeadWeights<T>& weights, std::span<EncodeToken<T>> tokens,
-                         std::uint64_t seed, std::uint64_t stream, const BaseOf& base_of) {
-    const auto n = static_cast<Index>(tokens.size());
-    const Index band = band_rows();
-    Index done[batch];
-    const T* y[batch];
-    T factor[batch];
-    for (Index t = 0; t < n; ++t) {
-      const EncodeToken<T>& token = at(tokens, t);
-      T* own = y_ + t * row_;
-      done[t] = 0;
-      Index* ends = ends_ + t * n_bands();
-      y[t] = estimator == Estimator::largest ? token.y : own;
-      factor[t] = 1;
-      const T sum = kernels_.products(d_in_, token.y, weights.norms, size_);
-      if (estimator == Estimator::largest) {
-        selector_.select(d_in_, size_, sum, token.samples, token.floor, band, list_of(t), ends);
-      } else {
-        CounterRng random(seed, stream + static_cast<std::uint64_t>(token.token));
-        std::copy(token.y, token.y + d_in_, own);
-        Index taken = 0;
-        if (estimator == Estimator::without_replacement) {
-          taken = choose_different(token.samples, random.uniform(), own, list_of(t));
-        } else {
-          factor[t] = sum / static_cast<T>(token.samples);
-          taken = draw_by_product(token.samples, random, own, list_of(t));
-        }
-        LargestSelector<T>::mark_ends(list_of(t), taken, d_in_, band, ends);
-      }
-    }
-    std::fill(sums_, sums_ + n * padded_, T(0));
-    for (Index b = 0; b < n_bands(); ++b) {
-      for (Index t = 0; t < n; ++t) {
-        const Index until = ends_[t * n_bands() + b];
-        if (until == done[t]) continue;
-        T* out[1] = {sums_ + t * padded_};
-        kernels_.encode(weights.rows, padded_, list_of(t) + done[t], until - done[t], y + t, 1, 1, padded_, out);
-        done[t] = until;
-      }
-    }
-    for (Index t = 0; t < n; ++t)
-      kernels_.finish_row(weights.d_v, sums_ + t * padded_, factor[t], base_of(at(tokens, t).token), at(tokens, t).to);
-  }
 
   // Horvitz-Thompson: entries over their inclusion probabilities.
   Index choose_different(Index r, double u, T* y, std::int32_t* list) {
@@ -190,7 +190,8 @@ class RowEncoder {
   const ProjectKernels<T>& kernels_;
   LargestSelector<T> selector_;
   Index d_in_, padded_, row_;
-  T *sums_, *y_, *size_, *pi_;
+  T *sums_, *y_, *size_, *pi_, *factor_;
+  const T** chosen_y_;
   double* cumulated_;
   Index* ends_;
   std::int32_t* lists_;
