@@ -1,0 +1,190 @@
+#include "heed/approx/projected_values.hpp"
+
+#include <string>
+
+#include <Eigen/Core>
+#include <gtest/gtest.h>
+
+#include "heed/exact/reference.hpp"
+#include "support/allocations.hpp"
+#include "support/conformance.hpp"
+#include "support/strided.hpp"
+
+namespace heed::test {
+namespace {
+
+/// Values as x, and the identity as w_v: every rule of attention holds as it stands.
+template <class S, ProjectionOrder order>
+struct ThroughIdentity {
+  static Matrix<S> identity(Index width) { return Matrix<S>::Identity(width, width); }
+
+  template <class Out, class Lse, class In>
+  void attend_into(Out out, Lse lse, const In& q, const In& k, const In& v, const AttentionOptions& options,
+                   const Context& context) const {
+    const Matrix<S> w = identity(v.cols());
+    const ProjectedValues<S> values(v, w, {.order = order});
+    heed::attend_into(out, lse, q, k, values, options, ExactAttention{}, context);
+  }
+  template <class Out, class Lse, class In>
+  void multi_head_attend_into(Out out, Lse lse, const In& q, const In& k, const In& v, const HeadOptions& heads,
+                              const AttentionOptions& options, const Context& context) const {
+    const Matrix<S> w = identity(v.cols());
+    const ProjectedValues<S> values(v, w, {.order = order});
+    heed::multi_head_attend_into(out, lse, q, k, values, heads, options, ExactAttention{}, context);
+  }
+};
+
+constexpr auto project_first = []<class S>(const Inputs<S>&) {
+  return ThroughIdentity<S, ProjectionOrder::project_first>();
+};
+
+FlopCounter projected_flops(const FlopCase& sizes) {
+  FlopCounter flops = exact_flops(sizes);
+  const auto d_v = static_cast<double>(sizes.d_v);
+  flops.add_products(Phase::project, 2.0 * sizes.real_keys * d_v * d_v);
+  return flops;
+}
+
+INSTANTIATE_METHOD_SUITE(ProjectedValues, {.make = project_first,
+                                           .exact_when = project_first,
+                                           .flops = projected_flops,
+                                           .reuses_workspace = false});
+
+template <class S>
+struct Projection {
+  Inputs<S> in;
+  Matrix<S> x, w;
+  Vector<S> b;
+
+  explicit Projection(const Sizes& sizes, Index d_in) : in(random_inputs<S>(sizes)) {
+    x = random_matrix<S>(in.k.rows(), d_in, 91);
+    w = random_matrix<S>(d_in, in.v.cols(), 92);
+    b = random_matrix<S>(in.v.cols(), 1, 93);
+    in.v = ((x.template cast<double>() * w.template cast<double>()).rowwise() + b.template cast<double>().transpose())
+               .template cast<S>();
+  }
+};
+
+template <class S>
+void expect_both_orders(const Sizes& sizes, Index d_in) {
+  const Projection<S> p(sizes, d_in);
+  const OptionStore store(p.in.q.rows(), p.in.k.rows());
+  for (const OptionKind& kind : option_kinds(store)) {
+    SCOPED_TRACE(std::string(kind.name));
+    const AttentionOptions options = options_of(store, kind);
+    const auto want = reference_attention(p.in.q.template cast<double>().eval(), p.in.k.template cast<double>().eval(),
+                                          p.in.v.template cast<double>().eval(), options);
+    // Sums of d_in products of size about 1 a row, and their means.
+    const double tolerance = (std::is_same_v<S, double> ? 1e-13 : 2e-5) * std::sqrt(static_cast<double>(d_in)) * 4;
+    for (const auto order :
+         {ProjectionOrder::project_first, ProjectionOrder::attend_first, ProjectionOrder::automatic}) {
+      const ProjectedValues<S> values(p.x, p.w, {.bias = p.b, .order = order});
+      const auto got = attend(p.in.q, p.in.k, values, options);
+      EXPECT_MATRIX_NEAR(got.out, want.out, tolerance);
+      EXPECT_MATRIX_NEAR(got.lse, want.lse, 1e-4);
+    }
+  }
+}
+
+TEST(ProjectedValuesOrder, GivesTheSameEitherWayUnderEveryOption) {
+  expect_both_orders<float>({.n_q = 37, .n_k = 113, .d = 16, .d_v = 24}, 65);
+  expect_both_orders<double>({.n_q = 5, .n_k = 63, .d = 8, .d_v = 7}, 33);
+  expect_both_orders<double>({.n_q = 40, .n_k = 40, .d = 8, .d_v = 3}, 1);
+}
+
+TEST(ProjectedValuesOrder, AutomaticTakesTheOneWithFewerProducts) {
+  for (const Index n_q : {1, 300}) {
+    const Projection<float> p({.n_q = n_q, .n_k = 300, .d = 16, .d_v = 16}, 64);
+    double products[3];
+    int at = 0;
+    for (const auto order :
+         {ProjectionOrder::automatic, ProjectionOrder::project_first, ProjectionOrder::attend_first}) {
+      FlopCounter flops;
+      attend(p.in.q, p.in.k, ProjectedValues<float>(p.x, p.w, {.order = order}), {}, ExactAttention{},
+             {.flops = &flops});
+      products[at++] = flops.products();
+    }
+    EXPECT_EQ(products[0], std::min(products[1], products[2])) << n_q;
+    EXPECT_EQ(products[0] == products[2], n_q == 1);
+  }
+}
+
+TEST(ProjectedValuesHeads, EachHeadEqualsAttentionOnItsColumns) {
+  const auto q = random_matrix<float>(63, 6 * 8, 1), k = random_matrix<float>(90, 3 * 8, 2);
+  const auto x = random_matrix<float>(90, 50, 3), w = random_matrix<float>(50, 3 * 9, 4);
+  const auto b = random_matrix<float>(1, 3 * 9, 5);
+  for (const auto order : {ProjectionOrder::project_first, ProjectionOrder::attend_first}) {
+    const ProjectedValues<float> values(x, w, {.bias = b, .order = order});
+    const auto got = multi_head_attend(q, k, values, {.n_heads = 6, .n_kv_heads = 3});
+    for (Index h = 0; h < 6; ++h) {
+      const Matrix<float> w_h = w.middleCols(h / 2 * 9, 9), b_h = b.middleCols(h / 2 * 9, 9);
+      const Matrix<float> q_h = q.middleCols(h * 8, 8), k_h = k.middleCols(h / 2 * 8, 8);
+      const auto want = attend(q_h, k_h, ProjectedValues<float>(x, w_h, {.bias = b_h, .order = order}));
+      EXPECT_SAME_BITS(Matrix<float>(got.out.middleCols(h * 9, 9)), want.out);
+      EXPECT_SAME_BITS(Vector<float>(got.lse.col(h)), want.lse);
+    }
+  }
+}
+
+TEST(ProjectedValuesCall, ReadsAnyLayoutAndWritesNothingElse) {
+  const Projection<float> p({.n_q = 21, .n_k = 50, .d = 8, .d_v = 11}, 19);
+  const auto want = attend(p.in.q, p.in.k, ProjectedValues<float>(p.x, p.w, {.bias = p.b}));
+  for (const Layout layout : {Layout::rows, Layout::columns, Layout::both, Layout::spread}) {
+    const Strided<float> x(p.x, layout), w(p.w, layout);
+    Strided<float> out(21, 11, layout);
+    const auto x_map = x.map();
+    const auto w_map = w.map();
+    attend_into(out.map(), nullptr, p.in.q, p.in.k, ProjectedValues<float>(x_map, w_map, {.bias = p.b}));
+    EXPECT_SAME_BITS(Matrix<float>(out.map()), want.out);
+    EXPECT_TRUE(out.surroundings_untouched());
+  }
+  const Eigen::MatrixXf x_columns = p.x, w_columns = p.w;
+  EXPECT_SAME_BITS(attend(p.in.q, p.in.k, ProjectedValues(x_columns, w_columns, {.bias = p.b})).out, want.out);
+}
+
+TEST(ProjectedValuesCall, AllocatesNothingTheSecondTime) {
+  if (!counts_allocations()) GTEST_SKIP() << "allocations are not counted here";
+  const Projection<float> p({.n_q = 30, .n_k = 300, .d = 16, .d_v = 16}, 64);
+  for (const auto order : {ProjectionOrder::project_first, ProjectionOrder::attend_first}) {
+    const ProjectedValues<float> values(p.x, p.w, {.bias = p.b, .order = order});
+    Matrix<float> out(30, 16);
+    Vector<float> lse(30);
+    Workspace workspace;
+    const auto call = [&] {
+      attend_into(out, lse, p.in.q, p.in.k, values, {}, ExactAttention{}, {.workspace = &workspace, .threads = 1});
+    };
+    call();
+    const auto before = allocations();
+    call();
+    EXPECT_EQ(allocations(), before);
+  }
+}
+
+TEST(ProjectedValuesErrors, NameTheArgumentAndLeaveOutputsAlone) {
+  const Projection<float> p({.n_q = 3, .n_k = 5, .d = 4, .d_v = 6}, 7);
+  const auto said = [](const auto& call) {
+    try {
+      call();
+    } catch (const ShapeError& error) {
+      return std::string(error.what());
+    }
+    return std::string("nothing");
+  };
+  const Matrix<float> short_x = p.x.leftCols(6), few_x = p.x.topRows(4);
+  const Vector<float> short_b = p.b.head(5);
+  EXPECT_NE(said([&] { ProjectedValues<float>(short_x, p.w); }).find("cols(x) = 6 but rows(w_v) = 7"),
+            std::string::npos);
+  EXPECT_NE(said([&] { ProjectedValues<float>(p.x, p.w, {.bias = short_b}); }).find("bias has 5"), std::string::npos);
+  Matrix<float> out = Matrix<float>::Constant(3, 6, 5.0f);
+  EXPECT_NE(
+      said([&] { attend_into(out, nullptr, p.in.q, p.in.k, ProjectedValues<float>(few_x, p.w)); }).find("rows(x) = 4"),
+      std::string::npos);
+  EXPECT_NE(said([&] {
+              multi_head_attend(p.in.q, p.in.k, ProjectedValues<float>(p.x, p.w), {.n_heads = 4});
+            }).find("cols(w_v)"),
+            std::string::npos);
+  EXPECT_TRUE((out.array() == 5.0f).all());
+}
+
+}  // namespace
+}  // namespace heed::test

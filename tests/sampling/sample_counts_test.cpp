@@ -1,0 +1,69 @@
+#include "heed/sampling/sample_counts.hpp"
+
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "support/inputs.hpp"
+
+namespace heed::test {
+namespace {
+
+TEST(PublishedCount, IsTheSquareOfTheWeightedImportanceRoundedAsAsked) {
+  EXPECT_EQ(published_count(0.01, 100, 0.4, 256, Rounding::up), 7);  // 2.5^2 = 6.25
+  EXPECT_EQ(published_count(0.01, 100, 0.4, 256, Rounding::published), 6);
+  EXPECT_EQ(published_count(1e-4, 100, 0.4, 256, Rounding::up), 1);
+  EXPECT_EQ(published_count(1e-4, 100, 0.4, 256, Rounding::published), 0);
+  EXPECT_EQ(published_count(0.0, 100, 0.4, 256, Rounding::up), 0);
+  EXPECT_EQ(published_count(1.0, 100, 0.4, 256, Rounding::up), 256);
+  EXPECT_EQ(published_count(std::numeric_limits<double>::quiet_NaN(), 100, 0.4, 256, Rounding::up), 256);
+}
+
+TEST(ProportionalCounts, ShareTheTotalUpToACapWithoutSpendingMuchMore) {
+  NumberStream numbers(3);
+  std::vector<double> weights;
+  for (int j = 0; j < 203; ++j) weights.push_back(j % 10 == 3 ? 0.0 : std::exp(1.5 * numbers.normal()));
+  std::vector<Index> counts(weights.size());
+  for (const double fraction : {0.05, 0.25, 0.5, 0.8}) {
+    for (const Rounding rounding : {Rounding::up, Rounding::published}) {
+      const double total = fraction * 183 * 64;
+      proportional_counts(weights, total, 64, rounding, counts);
+      const auto sum = static_cast<double>(std::accumulate(counts.begin(), counts.end(), Index{0}));
+      EXPECT_LE(std::abs(sum - total), 0.03 * total + 100) << fraction;
+      double ratio = 0;
+      for (std::size_t j = 0; j < counts.size(); ++j) {
+        EXPECT_LE(counts[j], 64);
+        if (weights[j] == 0) {
+          EXPECT_EQ(counts[j], 0);
+        }
+        if (rounding == Rounding::up && weights[j] > 0) {
+          EXPECT_GE(counts[j], 1);
+        }
+        if (counts[j] > 20 && counts[j] < 64) ratio = static_cast<double>(counts[j]) / weights[j];
+      }
+      for (std::size_t j = 0; j < counts.size() && ratio > 0; ++j) {
+        if (counts[j] < 64) {
+          EXPECT_NEAR(static_cast<double>(counts[j]), ratio * weights[j], 1.0 + 0.06 * ratio * weights[j]);
+        }
+      }
+    }
+  }
+}
+
+TEST(ProportionalCounts, EqualWeightsGiveEqualCountsAndEverythingGivesTheExactProduct) {
+  std::vector<Index> counts(10);
+  proportional_counts(std::vector<double>(10, 0.3), 0.5 * 10 * 128, 128, Rounding::up, counts);
+  for (const Index count : counts) EXPECT_EQ(count, 64);
+  proportional_counts(std::vector<double>(10, 0.3), 10 * 128, 128, Rounding::up, counts);
+  for (const Index count : counts) EXPECT_EQ(count, 128);
+  std::vector<double> spoiled(10, 1.0);
+  spoiled[3] = std::numeric_limits<double>::quiet_NaN();
+  proportional_counts(spoiled, 9 * 16, 128, Rounding::published, counts);
+  for (std::size_t j = 0; j < 10; ++j) EXPECT_EQ(counts[j], j == 3 ? 128 : 16);
+}
+
+}  // namespace
+}  // namespace heed::test
