@@ -318,7 +318,8 @@ TEST(MonteCarloCall, TakesTheExactProductWhereSamplingWouldBeSlowerAndSaysSo) {
     EXPECT_EQ(flops.sampled_rows(), worth_it ? 1200 : 0);
     EXPECT_EQ(flops.projected_rows(), worth_it ? 0 : 1200);
     EXPECT_EQ(values.plan(layer.q, layer.k, {}, ExactAttention{}, {}, heads).exact(1), worth_it ? 0 : 1);
-    const auto exact = multi_head_attend(layer.q, layer.k, ProjectedValues<float>(layer.x, layer.w), heads);
+    const auto exact = multi_head_attend(
+        layer.q, layer.k, ProjectedValues<float>(layer.x, layer.w, {.order = ProjectionOrder::project_first}), heads);
     EXPECT_EQ((got.out.array() == exact.out.array()).all(), !worth_it);
   }
 }

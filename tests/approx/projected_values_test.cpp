@@ -1,5 +1,7 @@
 #include "heed/approx/projected_values.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <string>
 
 #include <Eigen/Core>
@@ -7,48 +9,13 @@
 
 #include "heed/exact/reference.hpp"
 #include "support/allocations.hpp"
-#include "support/conformance.hpp"
+#include "support/inputs.hpp"
+#include "support/matrices.hpp"
+#include "support/option_kinds.hpp"
 #include "support/strided.hpp"
 
 namespace heed::test {
 namespace {
-
-/// Values as x, and the identity as w_v: every rule of attention holds as it stands.
-template <class S, ProjectionOrder order>
-struct ThroughIdentity {
-  static Matrix<S> identity(Index width) { return Matrix<S>::Identity(width, width); }
-
-  template <class Out, class Lse, class In>
-  void attend_into(Out out, Lse lse, const In& q, const In& k, const In& v, const AttentionOptions& options,
-                   const Context& context) const {
-    const Matrix<S> w = identity(v.cols());
-    const ProjectedValues<S> values(v, w, {.order = order});
-    heed::attend_into(out, lse, q, k, values, options, ExactAttention{}, context);
-  }
-  template <class Out, class Lse, class In>
-  void multi_head_attend_into(Out out, Lse lse, const In& q, const In& k, const In& v, const HeadOptions& heads,
-                              const AttentionOptions& options, const Context& context) const {
-    const Matrix<S> w = identity(v.cols());
-    const ProjectedValues<S> values(v, w, {.order = order});
-    heed::multi_head_attend_into(out, lse, q, k, values, heads, options, ExactAttention{}, context);
-  }
-};
-
-constexpr auto project_first = []<class S>(const Inputs<S>&) {
-  return ThroughIdentity<S, ProjectionOrder::project_first>();
-};
-
-FlopCounter projected_flops(const FlopCase& sizes) {
-  FlopCounter flops = exact_flops(sizes);
-  const auto d_v = static_cast<double>(sizes.d_v);
-  flops.add_products(Phase::project, 2.0 * sizes.real_keys * d_v * d_v);
-  return flops;
-}
-
-INSTANTIATE_METHOD_SUITE(ProjectedValues, {.make = project_first,
-                                           .exact_when = project_first,
-                                           .flops = projected_flops,
-                                           .reuses_workspace = false});
 
 template <class S>
 struct Projection {
@@ -140,6 +107,46 @@ TEST(ProjectedValuesCall, ReadsAnyLayoutAndWritesNothingElse) {
   }
   const Eigen::MatrixXf x_columns = p.x, w_columns = p.w;
   EXPECT_SAME_BITS(attend(p.in.q, p.in.k, ProjectedValues(x_columns, w_columns, {.bias = p.b})).out, want.out);
+}
+
+TEST(ProjectedValuesCall, IsTheSameBitsForAnyThreadsAndReadsNoMaskedRow) {
+  Projection<float> p({.n_q = 71, .n_k = 333, .d = 8, .d_v = 24}, 50);
+  const OptionStore store(71, 333);
+  for (const OptionKind& kind : option_kinds(store)) {
+    SCOPED_TRACE(std::string(kind.name));
+    const AttentionOptions options = options_of(store, kind);
+    const Vector<float> importance = key_importance(p.in.q, p.in.k, options).largest;
+    Projection<float> spoiled = p;
+    for (Index j = 0; j < 333; ++j) {
+      if (importance(j) == 0.0f) fill(spoiled.x.row(j), nan_of<float>());
+    }
+    for (const auto order : {ProjectionOrder::project_first, ProjectionOrder::attend_first}) {
+      const ProjectedValues<float> values(p.x, p.w, {.bias = p.b, .order = order});
+      const auto want = attend(p.in.q, p.in.k, values, options, ExactAttention{}, {.threads = 1});
+      const auto got = attend(p.in.q, p.in.k, values, options, ExactAttention{}, {.threads = 3});
+      EXPECT_SAME_BITS(got.out, want.out);
+      EXPECT_SAME_BITS(got.lse, want.lse);
+      const ProjectedValues<float> with_nan(spoiled.x, spoiled.w, {.bias = spoiled.b, .order = order});
+      EXPECT_SAME_BITS(attend(p.in.q, p.in.k, with_nan, options).out, want.out);
+    }
+  }
+}
+
+TEST(ProjectedValuesCall, CountsRealRowsOnly) {
+  const Projection<float> p({.n_q = 40, .n_k = 50, .d = 8, .d_v = 11}, 19);
+  AttentionOptions padded;
+  padded.mask.n_real_keys = 30;
+  FlopCounter flops;
+  attend(p.in.q, p.in.k, ProjectedValues<float>(p.x, p.w, {.order = ProjectionOrder::project_first}), padded,
+         ExactAttention{}, {.flops = &flops});
+  EXPECT_EQ(flops.products(Phase::project), 2.0 * 30 * 19 * 11);
+  EXPECT_EQ(flops.products(Phase::values), 2.0 * 40 * 30 * 11);
+  EXPECT_EQ(flops.projected_rows(), 30);
+  flops.reset();
+  attend(p.in.q, p.in.k, ProjectedValues<float>(p.x, p.w, {.order = ProjectionOrder::attend_first}), padded,
+         ExactAttention{}, {.flops = &flops});
+  EXPECT_EQ(flops.products(Phase::project), 2.0 * 40 * 19 * 11);
+  EXPECT_EQ(flops.products(Phase::values), 2.0 * 40 * 30 * 19);
 }
 
 TEST(ProjectedValuesCall, AllocatesNothingTheSecondTime) {

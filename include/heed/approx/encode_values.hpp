@@ -104,10 +104,10 @@ class ValueEncoding {
     make_bases();
   }
 
-  // Budget::constant gives every head the same r for a token: one choice serves all, by the norms of whole rows of w_v. Whether heads
-  // are kept and sampled alike must not show, so it takes all of them.
+  // Budget::constant gives every head the same r for a token: one choice of the largest products serves all, by the norms of whole rows
+  // of w_v. Draws are each head's own.
   void share_norms() {
-    if (options_.budget != Budget::constant || options_.estimator == Estimator::with_replacement) return;
+    if (options_.budget != Budget::constant || options_.estimator != Estimator::largest) return;
     for (Index kv = 0; kv < plan_.n_kv; ++kv) {
       if (exact_[kv] != 0 || !std::equal(plan_.counts, plan_.counts + plan_.n_k, plan_.counts + kv * plan_.n_k)) return;
     }

@@ -24,15 +24,14 @@ inline bool sampling_is_slower(const MonteCarloOptions& options, const SamplingW
   const double dense = static_cast<double>(work.n_tokens) * d_in * d_v, heads = static_cast<double>(work.n_heads);
   // Layers of a few tens of microseconds, and one head by itself (which is how estimators are looked at) up to half a millisecond.
   if (dense * heads < (work.n_heads == 1 ? 4e7 : 2e6)) return false;
-  const double choosers = options.budget == Budget::constant ? heads : 1.0;  // heads that share a choice
   double per_sample = 1.9 * d_v, per_token = 6000;
   switch (options.estimator) {
     case Estimator::with_replacement: per_token = 4000 + 7 * d_in; break;
     case Estimator::largest: per_token += (options.budget == Budget::constant ? 24 : 55) * d_in; break;
-    case Estimator::without_replacement: per_token += 24 * d_in + 220 * d_in / choosers; break;
+    case Estimator::without_replacement: per_token += 244 * d_in; break;
     case Estimator::product_weighted:
-      per_token += 24 * d_in + 100 * d_in / choosers;
-      per_sample += 1600 / choosers;
+      per_token += 124 * d_in;
+      per_sample += 1600;
       break;
   }
   const double sampled = static_cast<double>(work.n_sampled) * per_token + work.samples * per_sample +
