@@ -24,17 +24,20 @@ inline bool sampling_is_slower(const MonteCarloOptions& options, const SamplingW
   const double dense = static_cast<double>(work.n_tokens) * d_in * d_v, heads = static_cast<double>(work.n_heads);
   // Layers of a few tens of microseconds, and one head by itself (which is how estimators are looked at) up to half a millisecond.
   if (dense * heads < (work.n_heads == 1 ? 4e7 : 2e6)) return false;
-  double per_sample = 1.9 * d_v, per_token = 6000;
+  double per_sample = 1.75 * d_v, per_token = 5000, per_head = 10 * d_in * d_v;
   switch (options.estimator) {
-    case Estimator::with_replacement: per_token = 4000 + 7 * d_in; break;
-    case Estimator::largest: per_token += (options.budget == Budget::constant ? 24 : 55) * d_in; break;
-    case Estimator::without_replacement: per_token += 244 * d_in; break;
+    case Estimator::with_replacement:
+      per_token = 2500 + 10 * d_in;
+      per_head = 50 * d_in * d_v;  // the table that draws
+      break;
+    case Estimator::largest: per_token += (options.budget == Budget::constant ? 25 : 60) * d_in; break;
+    case Estimator::without_replacement: per_token += 250 * d_in; break;
     case Estimator::product_weighted:
-      per_token += 124 * d_in;
+      per_token += 130 * d_in;
       per_sample += 1600;
       break;
   }
-  const double sampled = static_cast<double>(work.n_sampled) * per_token + work.samples * per_sample +
+  const double sampled = per_head + static_cast<double>(work.n_sampled) * per_token + work.samples * per_sample +
                          static_cast<double>(work.n_exact) * d_in * d_v * 1.2;
   return sampled > dense;
 }
