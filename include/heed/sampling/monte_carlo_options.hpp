@@ -34,6 +34,7 @@ enum class ValuePath {
   sampled   ///< always sampled: to study an estimator
 };
 
+/// How MonteCarloValues makes value rows. The defaults are the published method with its roundings corrected.
 struct MonteCarloOptions {
   double alpha = 0.4;                                 ///< error knob of column_max: smaller is more exact; must be > 0
   std::uint64_t seed = 0;                             ///< same seed, same bits
