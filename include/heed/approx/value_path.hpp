@@ -18,7 +18,7 @@ struct SamplingWork {
 /// True where sampling a head is estimated to take longer than multiplying it exactly. Times are in multiply-adds of the dense product
 /// and come from bench/mca_bench: a sampled multiply-add costs more than a dense one, a token something to begin, and a choice of
 /// products so much per input feature, which the heads share where all of them take the same r. A table and not a clock, so that every
-/// run takes the same path.
+/// run takes the same path. The passes that find the importance are not in it: they are the price of a budget that needs weights.
 inline bool sampling_is_slower(const MonteCarloOptions& options, const SamplingWork& work) {
   const double d_in = static_cast<double>(work.d_in), d_v = static_cast<double>(work.d_v);
   const double dense = static_cast<double>(work.n_tokens) * d_in * d_v, heads = static_cast<double>(work.n_heads);
