@@ -107,8 +107,8 @@ auto attend_over(const Pattern& pattern, const Q& q, const K& k, const Values& v
   return result;
 }
 
-/// multi_head_attend_into with values made during the call: x is shared by all heads, and key head h owns columns h*d_v ..
-/// (h+1)*d_v - 1 of w_v, d_v = cols(w_v) / n_kv_heads.
+/// multi_head_attend_into with values made during the call: x is shared by all heads, and each key head owns d_v columns of w_v, in
+/// order, d_v = cols(w_v) / n_kv_heads.
 template <class Out, class Lse, class Q, class K, ComputedValues V, class Method = ExactAttention<>>
 void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const V& v, const HeadOptions& heads,
                             const AttentionOptions& options = {}, const Method& method = {},

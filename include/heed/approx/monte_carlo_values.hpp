@@ -79,7 +79,7 @@ struct SamplePlan {
 /// H_j = sum over r_j sampled products of x_j W_v, out = A (H + b). r_j and the estimator are MonteCarloOptions's; r_j >= d_in is the
 /// exact product, r_j = 0 a row of 0 (of the mean row's product where centred).
 ///
-/// Shapes  x: n_k x d_in, w_v: d_in x (n_kv_heads * d_v), one scalar type, any strides. Key head h owns columns h*d_v .. (h+1)*d_v - 1;
+/// Shapes  x: n_k x d_in, w_v: d_in x (n_kv_heads * d_v), one scalar type, any strides. Each key head owns d_v columns, in order;
 ///         heads of one group share its importance.
 /// Draws   a pure function of (seed, key head, token, index): no order, thread or batch matters. With replacement, tokens 15 apart in a
 ///         block of 240 share their sequence, which keeps the law of every token; the first r_j of it are token j's.

@@ -24,6 +24,7 @@ enum class ProjectionOrder {
   attend_first    ///< (A X) W_v: cheaper for few queries; not with a bias beside attention sinks
 };
 
+/// How ProjectedValues makes value rows.
 struct ProjectionOptions {
   VectorView bias{};                                   ///< b of x W + b, cols(w_v) entries; default: none
   ProjectionOrder order = ProjectionOrder::automatic;  ///< default: the cheaper one

@@ -18,7 +18,8 @@ enum class Estimator { with_replacement, product_weighted, without_replacement, 
 ///   column_norm  least summed squared error, each token's weighed by |A[:, j]|^2, for a total of fraction * d_in * n products:
 ///                r_j ~ |A[:, j]| |x_j| for the estimators that draw, whose error falls as 1 / r_j; for `largest` the r_j products
 ///                with |A[:, j]| |x_jk| |W_k| above a floor common to all tokens
-///   constant     r_j = fraction * d_in for every kept token; needs no A
+///   constant     r_j = fraction * d_in for every kept token; needs no A. `largest` then makes one choice for all heads of a call, by the
+///                norms of whole rows of w_v
 enum class Budget { column_max, column_norm, constant };
 
 /// What makes a whole number of r_j.
@@ -33,6 +34,7 @@ enum class ValuePath {
   sampled   ///< always sampled: to study an estimator
 };
 
+/// How MonteCarloValues makes value rows. The defaults are the published method with its roundings corrected.
 struct MonteCarloOptions {
   double alpha = 0.4;                                 ///< error knob of column_max: smaller is more exact; must be > 0
   std::uint64_t seed = 0;                             ///< same seed, same bits
