@@ -48,7 +48,9 @@ void with_methods(const Check& check) {
   check("tree, causal", TfAttention<double>(tree), causal);
   check("tree with window and sinks", TfAttention<double>(tree, {.window_left = 7, .n_sinks = 2}), causal);
   check("one leaf", TfAttention<double>(fit_tree(in.k, in.q, {.height = 0})), causal);
-  check("union", PatternAttention{[](Index q, Index k) { return PatternUnion{FirstHalf{q, k}, DensePattern{q, k}}; }},
+  check("union", PatternAttention{[](Index q, Index k) {
+          return PatternUnion{FirstHalf{q, k}, DensePattern{q, k}};
+        }},
         causal);
 }
 

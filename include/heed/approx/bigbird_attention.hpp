@@ -63,8 +63,7 @@ class BigBirdAttention {
                      const Visit& visit) const {
     if (calls.empty()) return;
     Workspace::Frame frame(*context.workspace);
-    visit(calls,
-          detail::bigbird_tiles(options_, options.mask, calls.front().q.rows, calls.front().k.rows, frame),
+    visit(calls, detail::bigbird_tiles(options_, options.mask, calls.front().q.rows, calls.front().k.rows, frame),
           NoScoreMod{}, options);
   }
 

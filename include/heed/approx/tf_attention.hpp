@@ -116,7 +116,8 @@ class TfAttention {
           detail::visit_parts(tiles, detail::NoPair{}, n_q, NoScoreMod{}, *context.workspace, visit_part);
           if (!united()) return;
           const auto in_leaf = [&](Index i, Index j) { return tiles.sees(i, j); };
-          detail::visit_parts(near_of(call, options, frame), in_leaf, n_q, NoScoreMod{}, *context.workspace, visit_part);
+          detail::visit_parts(near_of(call, options, frame), in_leaf, n_q, NoScoreMod{}, *context.workspace,
+                              visit_part);
         });
   }
 

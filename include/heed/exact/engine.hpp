@@ -118,7 +118,8 @@ class Engine {
       };
     });
     for (Index c = 0; cut.n_chunks > 1 && c < n_calls; ++c) {
-      finish(calls_[static_cast<std::size_t>(c)], pattern_.queries(cut.only_group), states + c * cut.n_chunks, cut.n_chunks);
+      finish(calls_[static_cast<std::size_t>(c)], pattern_.queries(cut.only_group), states + c * cut.n_chunks,
+             cut.n_chunks);
     }
   }
 

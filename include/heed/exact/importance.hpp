@@ -139,9 +139,8 @@ void key_importance(std::span<const Call> given, Index heads_per_kv, const Atten
   }
   const std::span<const Bare> bare(calls, given.size());
   FlopCounter work;  // of the method: what it spends on choosing pairs counts, what it spends on pairs is counted below
-  const Context inner{.flops = context.flops == nullptr ? nullptr : &work,
-                      .workspace = &workspace,
-                      .threads = context.threads};
+  const Context inner{
+      .flops = context.flops == nullptr ? nullptr : &work, .workspace = &workspace, .threads = context.threads};
   runner.run(bare, heads_per_kv, options, inner);
   const auto n_sums = static_cast<std::size_t>(n_calls / heads_per_kv * n_k);
   std::fill(sums.largest, sums.largest + n_sums, T(0));
