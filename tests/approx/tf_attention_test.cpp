@@ -227,7 +227,11 @@ AttentionResult<double> capped_attention(const DecisionTree<S>& tree, const TfOp
              v = in.v.template cast<double>().eval();
   const double scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(d)));
   std::vector<Index> rank(static_cast<std::size_t>(n_k)), seen(static_cast<std::size_t>(tree.n_leaves()));
-  for (Index j = 0; j < n_k; ++j) rank[static_cast<std::size_t>(j)] = seen[static_cast<std::size_t>(leaf(j))]++;
+  for (Index j = 0; j < n_k; ++j) {
+    bool kept = false;  // a key that no query keeps takes no place in its leaf
+    for (Index i = 0; i < n_q; ++i) kept = kept || heed::detail::reference_pair(options.mask, i, j, n_q, n_k, 0).kept;
+    if (kept) rank[static_cast<std::size_t>(j)] = seen[static_cast<std::size_t>(leaf(j))]++;
+  }
   AttentionResult<double> result{Matrix<double>::Zero(n_q, d_v), Vector<double>::Zero(n_q)};
   for (Index i = 0; i < n_q; ++i) {
     std::vector<double> scores;

@@ -34,8 +34,8 @@ struct TfOptions {
 
 /// Treeformer's fine-grained attention: softmax over the keys in the query's leaf,
 /// out_i = sum_{j in S(i)} softmax_j(score(i, j)) v_j, S(i) = { j : leaf(k_j) = leaf(q_i), the mask keeps (i, j) }.
-/// A query whose leaf holds no key that the mask keeps for it sees those of the deepest node on its path that does. Padding joins no
-/// leaf. With `window_left` or `n_sinks` S(i) is united with the window and the first keys, every pair counted once. With
+/// A query whose leaf holds no key that the mask keeps for it sees those of the deepest node on its path that does. Padding and
+/// keys that no query keeps join no leaf. With `window_left` or `n_sinks` S(i) is united with the window and the first keys, every pair counted once. With
 /// `leaf_cap`, the keys of a leaf after the first leaf_cap stand as one: those of them the mask keeps, by their mean key, value,
 /// position and bias, with weight their number; the window leaves them to that one.
 /// It is a definition of its own, never a stand-in for exact attention: an untrained tree answers far from it.
