@@ -97,8 +97,9 @@ TEST(MonteCarloValues, LargestIsTheSumOfTheLargestProducts) {
       const Matrix<double> y = layer.x.row(j) - mean;
       std::vector<Index> order(70);
       std::iota(order.begin(), order.end(), Index{0});
-      std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) {
-        return std::abs(y(0, a)) * layer.w.row(a).norm() > std::abs(y(0, b)) * layer.w.row(b).norm();
+      std::sort(order.begin(), order.end(), [&](Index a, Index b) {
+        const auto of_a = std::abs(y(0, a)) * layer.w.row(a).norm(), of_b = std::abs(y(0, b)) * layer.w.row(b).norm();
+        return of_a != of_b ? of_a > of_b : a < b;
       });
       Matrix<double> want = mean * layer.w + layer.b;
       for (Index s = 0; s < plan.counts(j, 0); ++s)

@@ -201,8 +201,9 @@ TEST(LargestSelector, FindsTheLargestForAnySizesTiesAndZerosIncluded) {
       const Index r = 1 + stream.below(n - 1), band = 32;
       std::vector<std::int32_t> order, list(static_cast<std::size_t>(n + kernels.lanes));
       for (Index k = 0; k < n; ++k) order.push_back(static_cast<std::int32_t>(k));
-      std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
-        return size[static_cast<std::size_t>(a)] > size[static_cast<std::size_t>(b)];
+      std::sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+        const T of_a = size[static_cast<std::size_t>(a)], of_b = size[static_cast<std::size_t>(b)];
+        return of_a != of_b ? of_a > of_b : a < b;
       });
       order.resize(static_cast<std::size_t>(r));
       std::sort(order.begin(), order.end());

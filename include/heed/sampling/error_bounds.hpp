@@ -130,7 +130,8 @@ double sampling_variance(Estimator estimator, const X& x, const W& w, Index r) {
   }
   std::vector<std::size_t> order(d_in);
   for (std::size_t k = 0; k < d_in; ++k) order[k] = k;
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return size[a] > size[b]; });
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b) { return size[a] != size[b] ? size[a] > size[b] : a < b; });
   std::fill(product.begin(), product.end(), 0.0);
   for (std::size_t t = static_cast<std::size_t>(r); t < d_in; ++t) {
     for (std::size_t c = 0; c < d_v; ++c) product[c] += row[order[t]] * weights[order[t] * d_v + c];
