@@ -155,8 +155,8 @@ class ProjectedValues {
     const Index n_k = x_.rows, columns = w_.cols, n_real = detail::real_keys(options.mask, n_k);
     S* rows = frame.take<S>(static_cast<std::size_t>(n_k * columns));
     make_rows(n_real, context, rows);
-    if (context.flops != nullptr)
-      context.flops->add_value_rows(0, static_cast<double>(n_real * static_cast<Index>(calls.size()) / heads_per_kv));
+    const Index n_key_heads = static_cast<Index>(calls.size()) / heads_per_kv;
+    if (context.flops != nullptr) context.flops->add_value_rows(0, static_cast<double>(n_real * n_key_heads));
     const Index d_v = columns * heads_per_kv / static_cast<Index>(calls.size());
     for (std::size_t c = 0; c < calls.size(); ++c)
       calls[c].v = {rows + static_cast<Index>(c) / heads_per_kv * d_v, n_k, d_v, columns, 1};
