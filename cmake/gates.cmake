@@ -5,7 +5,7 @@
 #   cmake -D WITHOUT=test -P cmake/gates.cmake        all but these
 #
 # test          the workflow preset `test`: g++, warnings as errors, tests under each kernel instance, examples,
-#               layering, headers alone, consumers, programs that must not compile
+#               layering, consumers
 # headers       every header alone and twice, with every compiler found
 # compile_fail  programs that must not compile, with every compiler found
 # format, tidy, docs
