@@ -143,6 +143,9 @@ void expect_rows_written() {
     out(n_cols - 1, 2) = -std::numeric_limits<T>::infinity();
     out(n_cols - 1, 3) = T(1e-6);  // subnormal as a half
     out(n_cols - 1, 4) = T(-1e6);  // infinite as a half
+    l(0, 5) = l(0, 6) = T(1);
+    out(n_cols - 1, 5) = T(1) + T(1) / 256;   // halfway between two bfloat16: to the even one
+    out(n_cols - 1, 6) = T(1) + T(1) / 2048;  // halfway between two halves
     for (const bool row_major : {true, false}) {
       for (const Index gap : {1, 2}) {  // 2: neither rows nor columns are contiguous
         const Index row_stride = row_major ? gap * n_cols : gap, col_stride = row_major ? gap : gap * n_all;
