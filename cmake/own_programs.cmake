@@ -3,7 +3,7 @@
 set(HEED_SANITIZER "" CACHE STRING "Build our own programs with a sanitizer: address (with undefined), thread, or none")
 set_property(CACHE HEED_SANITIZER PROPERTY STRINGS "" address thread)
 option(HEED_OPENMP "Build our own programs with OpenMP where it is found" ON)
-option(HEED_UNITY "Compile the tests of one folder as one translation unit" ON)
+option(HEED_UNITY "Compile the files of one folder of tests, and those of compare, as few translation units" ON)
 
 if(PROJECT_IS_TOP_LEVEL AND NOT CMAKE_CONFIGURATION_TYPES AND NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "Debug, Release, RelWithDebInfo or MinSizeRel" FORCE)

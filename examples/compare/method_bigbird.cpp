@@ -9,7 +9,7 @@ std::unique_ptr<Attempt> bigbird(const Head& head, const Settings& settings) {
                                heed::BigBirdAttention({.block = 32, .seed = settings.seed}));
 }
 
-const Registration registration{
+const Registration bigbird_registration{
     {.name = "bigbird", .description = "blocks of 32 keys: near, the first two, and three at random", .bind = bigbird}};
 
 }  // namespace

@@ -46,7 +46,7 @@ class LowRankAttempt : public Attempt {
   heed::Workspace workspace_;
 };
 
-void add(const char* name, const char* description, bool aware) {
+void add_low_rank(const char* name, const char* description, bool aware) {
   Registration({.name = name,
                 .description = description,
                 .needs_x = true,
@@ -55,9 +55,9 @@ void add(const char* name, const char* description, bool aware) {
                 }});
 }
 
-const bool registered = [] {
-  add("svd", "w_v by its truncated SVD, at the products of the sampled methods", false);
-  add("svd-aware", "the same, the best rank for these x", true);
+const bool low_rank_registered = [] {
+  add_low_rank("svd", "w_v by its truncated SVD, at the products of the sampled methods", false);
+  add_low_rank("svd-aware", "the same, the best rank for these x", true);
   return true;
 }();
 

@@ -45,11 +45,12 @@ class MeanAttempt : public Attempt {
   Eigen::RowVectorXf sum_;
 };
 
-const Registration registration{{.name = "mean-of-v",
-                                 .description = "the mean of the values a query may see: ignores q and k",
-                                 .bind = [](const Head& head, const Settings& settings) -> std::unique_ptr<Attempt> {
-                                   return std::make_unique<MeanAttempt>(head, settings);
-                                 }}};
+const Registration mean_registration{
+    {.name = "mean-of-v",
+     .description = "the mean of the values a query may see: ignores q and k",
+     .bind = [](const Head& head, const Settings& settings) -> std::unique_ptr<Attempt> {
+       return std::make_unique<MeanAttempt>(head, settings);
+     }}};
 
 }  // namespace
 }  // namespace compare

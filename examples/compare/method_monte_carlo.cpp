@@ -31,7 +31,7 @@ double alpha_for(const Head& head, const Settings& settings, const MonteCarloOpt
   return above;
 }
 
-void add(const std::string& name, const std::string& description, const MonteCarloOptions& chosen) {
+void add_sampled(const std::string& name, const std::string& description, const MonteCarloOptions& chosen) {
   const auto bind = [chosen](const Head& head, const Settings& settings) {
     MonteCarloOptions options = chosen;
     options.seed = settings.seed;
@@ -46,12 +46,12 @@ void add(const std::string& name, const std::string& description, const MonteCar
   Registration({.name = name, .description = description, .needs_x = true, .bind = bind});
 }
 
-const bool registered = [] {
-  add("mca", "Monte-Carlo values with the defaults: alpha 0.4, exact where sampling would be no faster", {});
+const bool sampled_registered = [] {
+  add_sampled("mca", "Monte-Carlo values with the defaults: alpha 0.4, exact where sampling would be no faster", {});
   constexpr auto sampled = heed::ValuePath::sampled;
-  add("mca-published", "the paper's: draws by |W_k|^2, column maxima, n padded, rounded down",
-      {.rounding = heed::Rounding::published, .path = sampled});
-  add("mca-corrected", "the same, n real, rounded up", {.path = sampled});
+  add_sampled("mca-published", "the paper's: draws by |W_k|^2, column maxima, n padded, rounded down",
+              {.rounding = heed::Rounding::published, .path = sampled});
+  add_sampled("mca-corrected", "the same, n real, rounded up", {.path = sampled});
   const struct {
     const char *name, *text;
     Estimator estimator;
@@ -62,10 +62,10 @@ const bool registered = [] {
   for (const auto& one : estimators) {
     for (const bool centred : {false, true}) {
       const std::string tail = centred ? "-c" : "", text = std::string(one.text) + (centred ? ", centred" : "");
-      add(std::string("mca-") + one.name + tail, text + ", budget |A_j| |x_j|",
-          {.estimator = one.estimator, .budget = Budget::column_norm, .centred = centred, .path = sampled});
-      add(std::string("mca-") + one.name + "-r" + tail, text + ", same r for all tokens",
-          {.estimator = one.estimator, .budget = Budget::constant, .centred = centred, .path = sampled});
+      add_sampled(std::string("mca-") + one.name + tail, text + ", budget |A_j| |x_j|",
+                  {.estimator = one.estimator, .budget = Budget::column_norm, .centred = centred, .path = sampled});
+      add_sampled(std::string("mca-") + one.name + "-r" + tail, text + ", same r for all tokens",
+                  {.estimator = one.estimator, .budget = Budget::constant, .centred = centred, .path = sampled});
     }
   }
   return true;

@@ -10,10 +10,10 @@ std::unique_ptr<Attempt> projected(const Head& head, const Settings& settings) {
   });
 }
 
-const Registration registration{{.name = "projected",
-                                 .description = "exact, with v = x w_v + b_v made in the call",
-                                 .needs_x = true,
-                                 .bind = projected}};
+const Registration projected_registration{{.name = "projected",
+                                           .description = "exact, with v = x w_v + b_v made in the call",
+                                           .needs_x = true,
+                                           .bind = projected}};
 
 }  // namespace
 }  // namespace compare

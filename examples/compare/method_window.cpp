@@ -13,7 +13,7 @@ std::unique_ptr<Attempt> window(const Head& head, const Settings& settings) {
   return attend_attempt<float>(head, options, settings.threads, heed::ExactAttention{});
 }
 
-const Registration registration{
+const Registration window_registration{
     {.name = "window", .description = "softmax attention over the --window nearest keys on each side", .bind = window}};
 
 }  // namespace

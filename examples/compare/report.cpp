@@ -1,5 +1,6 @@
 #include "report.hpp"
 
+#include "printf_text.hpp"
 #include "statistics.hpp"
 
 namespace compare {
@@ -38,9 +39,7 @@ std::string problem_text(const Comparison& comparison) {
   if (inputs.d_v() != inputs.d()) text += ", d_v = " + number(inputs.d_v());
   const heed::Causal causal = inputs.options.mask.causal;
   text += causal == heed::Causal::none ? ", bidirectional" : ", causal (" + name_of(causal) + ")";
-  char scale[32];
-  std::snprintf(scale, sizeof scale, ", scale %.4g", inputs.scale());
-  return text + scale;
+  return text + format(", scale %.4g", inputs.scale());
 }
 
 }  // namespace compare

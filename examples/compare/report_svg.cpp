@@ -1,9 +1,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdio>
 #include <vector>
 
+#include "printf_text.hpp"
 #include "report.hpp"
 #include "svg_labels.hpp"
 
@@ -15,13 +15,6 @@ constexpr double left = 92, right = 968, top = 112, bottom = 560;
 constexpr double smallest_error = 1e-9;  // a logarithm needs some error; what is below is drawn here
 constexpr std::array<const char*, 8> colours = {"#1b6ca8", "#c8553d", "#3a7d44", "#7b4fa3",
                                                 "#b8860b", "#0f8b8d", "#a23b72", "#5c5c5c"};
-
-template <class... Values>
-std::string format(const char* pattern, Values... values) {
-  std::array<char, 512> text{};
-  std::snprintf(text.data(), text.size(), pattern, values...);
-  return text.data();
-}
 
 std::string escaped(const std::string& text) {
   std::string safe;

@@ -1,20 +1,13 @@
 #include <array>
-#include <cstdio>
 #include <string_view>
 
+#include "printf_text.hpp"
 #include "report.hpp"
 
 namespace compare {
 namespace {
 
 constexpr std::size_t columns = 100;
-
-template <class... Values>
-std::string format(const char* pattern, Values... values) {
-  std::array<char, 256> line{};
-  std::snprintf(line.data(), line.size(), pattern, values...);
-  return line.data();
-}
 
 // Three digits and a unit: "361 M", "1.40 G".
 std::string count_text(double count) {
@@ -36,19 +29,19 @@ std::string ratio_text(double ratio) { return format(ratio < 99.95 ? "%.2fx" : "
 // `text` in lines of at most `columns`, broken at spaces; all but the first begin with two spaces.
 std::string wrapped(std::string_view text) {
   std::string lines;
-  std::size_t width = 0;
+  std::size_t line_width = 0;
   while (!text.empty()) {
     const std::string_view word = text.substr(0, text.find(' '));
     text.remove_prefix(std::min(text.size(), word.size() + 1));
-    if (width > 0 && width + 1 + word.size() > columns) {
+    if (line_width > 0 && line_width + 1 + word.size() > columns) {
       lines += "\n  ";
-      width = 2;
-    } else if (width > 0) {
+      line_width = 2;
+    } else if (line_width > 0) {
       lines += ' ';
-      ++width;
+      ++line_width;
     }
     lines += word;
-    width += word.size();
+    line_width += word.size();
   }
   return lines + "\n";
 }
