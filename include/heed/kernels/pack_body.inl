@@ -45,8 +45,7 @@ HEED_INLINE inline void transpose_block(const S* const* rows, Size n_rows, Size 
                                         Size to_stride, typename X::V factor) {
   typename X::V block[X::lanes];
 #pragma GCC unroll 16
-  for (Size i = 0; i < X::lanes; ++i)
-    block[i] = i < n_rows ? X::mul(X::load_as(rows[i] + column), factor) : X::zero();
+  for (Size i = 0; i < X::lanes; ++i) block[i] = i < n_rows ? X::mul(X::load_as(rows[i] + column), factor) : X::zero();
   X::transpose(block);
 #pragma GCC unroll 16
   for (Size c = 0; c < X::lanes; ++c, to += to_stride) X::store(to, block[c]);

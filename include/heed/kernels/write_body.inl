@@ -18,8 +18,7 @@ HEED_INLINE inline void write_block(const typename X::Scalar* out, Size panel, t
                                     typename X::V inverse, S* const* row, Size column) {
   typename X::V block[X::lanes];
 #pragma GCC unroll 16
-  for (Size c = 0; c < X::lanes; ++c)
-    block[c] = X::select(empty, X::zero(), X::mul(X::load(out + c * panel), inverse));
+  for (Size c = 0; c < X::lanes; ++c) block[c] = X::select(empty, X::zero(), X::mul(X::load(out + c * panel), inverse));
   X::transpose(block);
 #pragma GCC unroll 16
   for (Size i = X::lanes - 1; i >= 0; --i) X::store_as(row[i] + column, block[i]);
