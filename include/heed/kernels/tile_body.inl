@@ -104,6 +104,7 @@ HEED_INLINE inline void score_strip(const typename X::Scalar* k, Size k_stride, 
     per_part[x] = (ahead->rows[x].n + parts - 1) / parts;
   }
   if (n_keys < R) {
+    if (ahead != nullptr) fetch_ahead(*ahead, 0, per_part);
     for (Size j = 0; j < n_keys; ++j) score_rows<X, U, 1>(k + j * k_stride, k_stride, q, d, panel, s + j * panel, top);
     return;
   }
