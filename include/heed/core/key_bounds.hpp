@@ -18,31 +18,21 @@ struct KeyRange {
 /// consecutive queries have non-decreasing ends. The mask must have passed check_attention.
 class KeyBounds {
  public:
-  KeyBounds(const Mask& mask, Index n_q, Index n_k) : mask_(mask), n_q_(n_q), n_k_(n_k) {}
+  KeyBounds(const Mask& mask, Index n_q, Index n_k) : mask_(mask), n_q_(n_q), n_k_(n_k) {
+    // Windows reach no further than the sequence is long: no overflow for huge bounds.
+    left_ = std::min(mask.window_left, n_q + n_k);
+    right_ = mask.causal != Causal::none ? 0 : std::min(mask.window_right, n_q + n_k);
+    whole_ = sequence({0, n_q, 0, n_k});
+  }
 
   KeyRange of(Index i) const {
-    Index q_first = 0, q_last = n_q_, k_first = 0, k_last = n_k_;
-    if (!mask_.sequence_offsets.empty()) {
-      const std::span<const Index> q_offsets = mask_.sequence_offsets;
-      const std::span<const Index> k_offsets =
-          mask_.key_sequence_offsets.empty() ? q_offsets : mask_.key_sequence_offsets;
-      const auto after = std::upper_bound(q_offsets.begin(), q_offsets.end(), i);
-      const std::size_t b = static_cast<std::size_t>(after - q_offsets.begin()) - 1;
-      q_first = q_offsets[b];
-      q_last = q_offsets[b + 1];
-      k_first = k_offsets[b];
-      k_last = k_offsets[b + 1];
-    }
-    const Index shift = mask_.causal == Causal::bottom_right ? (k_last - k_first) - (q_last - q_first) : 0;
-    KeyRange range{k_first, std::min(k_last, mask_.n_real_keys), k_first + (i - q_first) + shift};
-    if (mask_.causal != Causal::none) range.high = std::min(range.high, range.diagonal + 1);
-    // Windows reach no further than the sequence is long: no overflow for huge bounds.
-    if (mask_.window_right < n_q_ + n_k_) range.high = std::min(range.high, range.diagonal + mask_.window_right + 1);
-    if (mask_.window_left < n_q_ + n_k_) range.low = std::max(range.low, range.diagonal - mask_.window_left);
-    range.high = std::max(range.high, k_first);
-    range.low = std::min(range.low, k_last);
-    if (range.high < range.low) range.high = range.low;
-    return range;
+    if (mask_.sequence_offsets.empty()) return range(whole_, i);
+    const std::span<const Index> q_offsets = mask_.sequence_offsets;
+    const std::span<const Index> k_offsets =
+        mask_.key_sequence_offsets.empty() ? q_offsets : mask_.key_sequence_offsets;
+    const auto after = std::upper_bound(q_offsets.begin(), q_offsets.end(), i);
+    const std::size_t b = static_cast<std::size_t>(after - q_offsets.begin()) - 1;
+    return range(sequence({q_offsets[b], q_offsets[b + 1], k_offsets[b], k_offsets[b + 1]}), i);
   }
 
   /// True when every query sees every key.
@@ -52,9 +42,32 @@ class KeyBounds {
   }
 
  private:
+  struct Sequence {
+    Index q_first = 0, q_last = 0, k_first = 0, k_last = 0;
+    Index shift = 0;   // from a query to the key on its aligned diagonal
+    Index k_real = 0;  // end of the keys that are no padding
+  };
+
+  Sequence sequence(Sequence s) const {
+    s.shift = s.k_first - s.q_first;
+    if (mask_.causal == Causal::bottom_right) s.shift += (s.k_last - s.k_first) - (s.q_last - s.q_first);
+    s.k_real = std::min(s.k_last, mask_.n_real_keys);
+    return s;
+  }
+
+  KeyRange range(const Sequence& s, Index i) const {
+    const Index diagonal = i + s.shift;
+    const Index low = std::min(std::max(s.k_first, diagonal - left_), s.k_last);
+    const Index high = std::max(std::min(s.k_real, diagonal + right_ + 1), s.k_first);
+    return {low, std::max(low, high), diagonal};
+  }
+
   const Mask& mask_;
   Index n_q_;
   Index n_k_;
+  Index left_;
+  Index right_;
+  Sequence whole_;
 };
 
 }  // namespace heed::detail

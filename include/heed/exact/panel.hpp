@@ -128,7 +128,7 @@ class Panel {
     low_least -= low_least % granule;
     low_most += low_most % granule;
     if (high_least < keys.size) high_least -= high_least % granule;
-    if (low_most < high_least) {
+    if (high_least - low_most >= tiles_.rows) {  // fewer keys are no register tile of their own
       add_strip(low_most, high_least - low_most, 0, vectors_, false);
       add_edge(low_least, low_most);
       add_edge(high_least, high_most);

@@ -39,13 +39,13 @@ HEED_INLINE inline void store_first(typename X::Scalar* p, typename X::V x, Size
   for (Size i = 0; i < n; ++i) p[i] = lane[i];
 }
 
-// One whole block: to[c * to_stride + i] = factor * rows[i][c] for lanes rows and lanes columns.
+// One block: to[c * to_stride + i] = factor * rows[i][c] for lanes columns, and 0 for i from n_rows up to lanes.
 template <class X, class S>
-HEED_INLINE inline void transpose_block(const S* const* rows, Size column, typename X::Scalar* to, Size to_stride,
-                                        typename X::V factor) {
+HEED_INLINE inline void transpose_block(const S* const* rows, Size n_rows, Size column, typename X::Scalar* to,
+                                        Size to_stride, typename X::V factor) {
   typename X::V block[X::lanes];
 #pragma GCC unroll 16
-  for (Size i = 0; i < X::lanes; ++i) block[i] = X::mul(X::load_as(rows[i] + column), factor);
+  for (Size i = 0; i < X::lanes; ++i) block[i] = i < n_rows ? X::mul(X::load_as(rows[i] + column), factor) : X::zero();
   X::transpose(block);
 #pragma GCC unroll 16
   for (Size c = 0; c < X::lanes; ++c, to += to_stride) X::store(to, block[c]);
@@ -80,8 +80,12 @@ void transpose(const S* from, Size row_stride, Size column_stride, const Size* r
     }
     Size c = 0;
     for (Size i = 0; i < rows && column_stride == 1; ++i) fetch_row(start[i], n_columns);
-    if (rows == W && column_stride == 1 && column_list == nullptr) {
-      for (; c + W <= n_columns; c += W) transpose_block<X, S>(start, c, to + c * to_stride, to_stride, scale);
+    if (column_stride == 1 && column_list == nullptr) {
+      if (rows == W) {
+        for (; c + W <= n_columns; c += W) transpose_block<X, S>(start, W, c, to + c * to_stride, to_stride, scale);
+      } else if (pad) {
+        for (; c + W <= n_columns; c += W) transpose_block<X, S>(start, rows, c, to + c * to_stride, to_stride, scale);
+      }
     }
     for (; c < n_columns; ++c) {
       const Size column = column_list == nullptr ? c : column_list[c];

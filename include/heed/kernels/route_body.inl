@@ -25,39 +25,71 @@ HEED_INLINE inline typename X::V row_sums(typename X::V* part) {
   }
 }
 
-// As many rows as a vector has lanes: where each begins, and its last entries, fewer than a vector, padded with zeros.
+// Adds plane . row over the row's whole vectors to two sums, in one order; what is left of a row joins the odd one.
 template <class X, class S>
+HEED_INLINE inline void add_products(const S* row, const typename X::Scalar* plane, Size whole, typename X::V& even,
+                                     typename X::V& odd) {
+  Size c = 0;
+#pragma GCC unroll 2
+  for (; c + 4 * X::lanes <= whole; c += 4 * X::lanes) {
+    even = X::fma(X::load_as(row + c), X::load(plane + c), even);
+    odd = X::fma(X::load_as(row + c + X::lanes), X::load(plane + c + X::lanes), odd);
+    even = X::fma(X::load_as(row + c + 2 * X::lanes), X::load(plane + c + 2 * X::lanes), even);
+    odd = X::fma(X::load_as(row + c + 3 * X::lanes), X::load(plane + c + 3 * X::lanes), odd);
+  }
+  for (; c < whole; c += X::lanes) even = X::fma(X::load_as(row + c), X::load(plane + c), even);
+}
+
+// As many rows as a vector has lanes, each of `Vectors` whole vectors: copied once for all levels, converted and where cache lines
+// begin. Lanes behind the last row repeat it.
+template <class X, class S, int Vectors>
 struct RouteBlock {
+  alignas(64) typename X::Scalar rows[X::lanes][Vectors * X::lanes];
+
+  HEED_INLINE void begin(const S* from, Size row_stride, Size n_rows, Size) {
+    for (Size i = 0; i < X::lanes; ++i) {
+      const S* row = from + (i < n_rows ? i : n_rows - 1) * row_stride;
+#pragma GCC unroll 8
+      for (Size c = 0; c < Vectors * X::lanes; c += X::lanes) X::store(rows[i] + c, X::load_as(row + c));
+    }
+  }
+
+  // Entry i: plane of node[i] . row i.
+  HEED_INLINE typename X::V products(const typename X::Scalar* planes, Size plane_stride, const std::int32_t* node,
+                                     Size) const {
+    typename X::V part[X::lanes];
+#pragma GCC unroll 16
+    for (Size i = 0; i < X::lanes; ++i) {
+      typename X::V even = X::zero(), odd = X::zero();
+      add_products<X>(rows[i], planes + node[i] * plane_stride, Vectors * X::lanes, even, odd);
+      part[i] = X::add(even, odd);
+    }
+    return row_sums<X>(part);
+  }
+};
+
+// The same for rows of any width, in place: where each begins, and its last entries padded with zeros.
+template <class X, class S>
+struct RouteBlock<X, S, 0> {
   const S* rows[X::lanes];
   typename X::Scalar tails[X::lanes][X::lanes];
 
-  // Lanes behind the last row repeat it.
   HEED_INLINE void begin(const S* from, Size row_stride, Size n_rows, Size d) {
     for (Size i = 0; i < X::lanes; ++i) rows[i] = from + (i < n_rows ? i : n_rows - 1) * row_stride;
     const Size rest = d % X::lanes;
     for (Size i = 0; i < X::lanes && rest > 0; ++i) X::store(tails[i], load_first<X, S>(rows[i] + (d - rest), rest));
   }
 
-  // Entry i: plane_of[i] . row i. Vectors: how many make up a row, 0 where that is to be seen; the sums are the same.
-  template <int Vectors>
-  HEED_INLINE typename X::V products(const typename X::Scalar* const* plane_of, Size d) const {
+  HEED_INLINE typename X::V products(const typename X::Scalar* planes, Size plane_stride, const std::int32_t* node,
+                                     Size d) const {
     typename X::V part[X::lanes];
-    const Size whole = Vectors > 0 ? Vectors * X::lanes : d - d % X::lanes;
+    const Size whole = d - d % X::lanes;
 #pragma GCC unroll 16
     for (Size i = 0; i < X::lanes; ++i) {
-      const S* row = rows[i];
-      const typename X::Scalar* plane = plane_of[i];
+      const typename X::Scalar* plane = planes + node[i] * plane_stride;
       typename X::V even = X::zero(), odd = X::zero();
-      Size c = 0;
-#pragma GCC unroll 2
-      for (; c + 4 * X::lanes <= whole; c += 4 * X::lanes) {
-        even = X::fma(X::load_as(row + c), X::load(plane + c), even);
-        odd = X::fma(X::load_as(row + c + X::lanes), X::load(plane + c + X::lanes), odd);
-        even = X::fma(X::load_as(row + c + 2 * X::lanes), X::load(plane + c + 2 * X::lanes), even);
-        odd = X::fma(X::load_as(row + c + 3 * X::lanes), X::load(plane + c + 3 * X::lanes), odd);
-      }
-      for (; c < whole; c += X::lanes) even = X::fma(X::load_as(row + c), X::load(plane + c), even);
-      if (Vectors == 0 && whole < d) odd = X::fma(X::load(tails[i]), X::load(plane + whole), odd);
+      add_products<X>(rows[i], plane, whole, even, odd);
+      if (whole < d) odd = X::fma(X::load(tails[i]), X::load(plane + whole), odd);
       part[i] = X::add(even, odd);
     }
     return row_sums<X>(part);
@@ -72,33 +104,28 @@ HEED_INLINE inline void route_rows(const S* from, Size row_stride, Size n_rows, 
                                    const typename X::Scalar* biases, const typename X::Scalar* lift,
                                    const typename X::Scalar* extra, Size height, Size* leaf) {
   using T = typename X::Scalar;
-  constexpr Size W = X::lanes, n_blocks = 4;  // blocks take turns, so that one's decisions overlap another's products
-  RouteBlock<X, S> blocks[n_blocks];
-  const T* plane_of[n_blocks * W];
-  Size node[n_blocks * W];
-  T bias[n_blocks * W];
+  // Blocks take turns, so that one's decisions overlap another's products.
+  constexpr Size W = X::lanes, n_blocks = Vectors == 8 ? 2 : 4;
+  RouteBlock<X, S, Vectors> blocks[n_blocks];
+  alignas(64) std::int32_t node[n_blocks * W];
+  alignas(64) T bias[n_blocks * W];
+  alignas(64) T z[W];
+  const Size a_turn = height > 0 ? (W + height - 1) / height : 0;
   for (Size at = 0; at < n_rows; at += n_blocks * W, from += n_blocks * W * row_stride) {
     const Size n = n_rows - at < n_blocks * W ? n_rows - at : n_blocks * W;
     for (Size b = 0; b * W < n; ++b) blocks[b].begin(from + b * W * row_stride, row_stride, n - b * W, d);
-    const Size ahead = row_stride == d ? 0 : 2 * n_blocks * W;  // rows that follow one another the hardware sees coming
-    for (Size i = n_blocks * W; i < ahead && at + i < n_rows; ++i) fetch_row(from + i * row_stride, d);
     for (Size i = 0; i < n_blocks * W; ++i) {
       node[i] = 0;
-      plane_of[i] = planes;
       bias[i] = height > 0 ? biases[0] : T(0);
     }
+    Size next = n;  // of the rows behind these, asked for in turns; asking beyond the last row does no harm
     for (Size level = 0; level < height; ++level) {
       for (Size i = 0; i < n && lift != nullptr; ++i) bias[i] += lift[node[i]] * extra[at + i];
       for (Size b = 0; b < n; b += W) {
-        const typename X::V z = X::add(blocks[b / W].template products<Vectors>(plane_of + b, d), X::load(bias + b));
-        const unsigned first = X::bits(X::less(X::max(z, X::set(-1)), X::zero()));  // max: -1 for NaN
-        for (Size i = 0; i < W; ++i) {
-          const Size child = 2 * node[b + i] + 2 - static_cast<Size>(first >> i & 1u);
-          node[b + i] = child;
-          if (level + 1 == height) continue;
-          plane_of[b + i] = planes + child * plane_stride;
-          bias[b + i] = biases[child];
-        }
+        X::store(z, X::add(blocks[b / W].products(planes, plane_stride, node + b, d), X::load(bias + b)));
+        for (Size i = 0; i < W; ++i) node[b + i] = 2 * node[b + i] + 1 + (z[i] >= 0 ? 1 : 0);  // NaN: the first
+        for (const Size last = next + a_turn; next < last; ++next) fetch_row(from + next * row_stride, d);
+        if (level + 1 < height) X::store(bias + b, X::load_each(biases, node + b));
       }
     }
     for (Size i = 0; i < n; ++i) leaf[at + i] = node[i] + 1 - (Size(1) << height);
@@ -122,12 +149,12 @@ void route(const S* from, Size row_stride, Size n_rows, Size d, const typename X
 template <class X, class S>
 void project(const S* from, Size row_stride, Size n_rows, Size d, const typename X::Scalar* planes, Size plane_stride,
              const Size* node, typename X::Scalar* to) {
-  RouteBlock<X, S> block;
-  const typename X::Scalar* plane_of[X::lanes];
+  RouteBlock<X, S, 0> block;
+  std::int32_t node_of[X::lanes];
   for (Size at = 0; at < n_rows; at += X::lanes, from += X::lanes * row_stride) {
     const Size n = n_rows - at < X::lanes ? n_rows - at : X::lanes;
     block.begin(from, row_stride, n, d);
-    for (Size i = 0; i < X::lanes; ++i) plane_of[i] = planes + node[at + (i < n ? i : n - 1)] * plane_stride;
-    store_first<X>(to + at, block.template products<0>(plane_of, d), n);
+    for (Size i = 0; i < X::lanes; ++i) node_of[i] = static_cast<std::int32_t>(node[at + (i < n ? i : n - 1)]);
+    store_first<X>(to + at, block.products(planes, plane_stride, node_of, d), n);
   }
 }

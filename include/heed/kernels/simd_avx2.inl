@@ -11,6 +11,9 @@ struct Vf {
   HEED_INLINE static V zero() { return _mm256_setzero_ps(); }
   HEED_INLINE static V set(float x) { return _mm256_set1_ps(x); }
   HEED_INLINE static V load(const float* p) { return _mm256_loadu_ps(p); }
+  HEED_INLINE static V load_each(const float* p, const std::int32_t* at) {
+    return _mm256_i32gather_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)), 4);
+  }
   HEED_INLINE static void store(float* p, V x) { _mm256_storeu_ps(p, x); }
   HEED_INLINE static V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
   HEED_INLINE static V add(V a, V b) { return _mm256_add_ps(a, b); }
@@ -109,6 +112,9 @@ struct Vd {
   HEED_INLINE static V zero() { return _mm256_setzero_pd(); }
   HEED_INLINE static V set(double x) { return _mm256_set1_pd(x); }
   HEED_INLINE static V load(const double* p) { return _mm256_loadu_pd(p); }
+  HEED_INLINE static V load_each(const double* p, const std::int32_t* at) {
+    return _mm256_i32gather_pd(p, _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)), 8);
+  }
   HEED_INLINE static void store(double* p, V x) { _mm256_storeu_pd(p, x); }
   HEED_INLINE static V fma(V a, V b, V c) { return _mm256_fmadd_pd(a, b, c); }
   HEED_INLINE static V add(V a, V b) { return _mm256_add_pd(a, b); }

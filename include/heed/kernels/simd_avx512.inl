@@ -12,6 +12,10 @@ struct Vf {
   HEED_INLINE static V zero() { return _mm512_setzero_ps(); }
   HEED_INLINE static V set(float x) { return _mm512_set1_ps(x); }
   HEED_INLINE static V load(const float* p) { return _mm512_loadu_ps(p); }
+  // Lane i: p[at[i]].
+  HEED_INLINE static V load_each(const float* p, const std::int32_t* at) {
+    return _mm512_i32gather_ps(_mm512_loadu_si512(at), p, 4);
+  }
   HEED_INLINE static void store(float* p, V x) { _mm512_storeu_ps(p, x); }
   HEED_INLINE static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
   HEED_INLINE static V add(V a, V b) { return _mm512_add_ps(a, b); }
@@ -132,6 +136,9 @@ struct Vd {
   HEED_INLINE static V zero() { return _mm512_setzero_pd(); }
   HEED_INLINE static V set(double x) { return _mm512_set1_pd(x); }
   HEED_INLINE static V load(const double* p) { return _mm512_loadu_pd(p); }
+  HEED_INLINE static V load_each(const double* p, const std::int32_t* at) {
+    return _mm512_i32gather_pd(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)), p, 8);
+  }
   HEED_INLINE static void store(double* p, V x) { _mm512_storeu_pd(p, x); }
   HEED_INLINE static V fma(V a, V b, V c) { return _mm512_fmadd_pd(a, b, c); }
   HEED_INLINE static V add(V a, V b) { return _mm512_add_pd(a, b); }

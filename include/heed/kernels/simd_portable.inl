@@ -19,6 +19,11 @@ struct Portable {
     __builtin_memcpy(&x, p, sizeof x);
     return x;
   }
+  HEED_INLINE static V load_each(const T* p, const std::int32_t* at) {
+    V x;
+    for (int i = 0; i < W; ++i) x[i] = p[at[i]];
+    return x;
+  }
   HEED_INLINE static void store(T* p, V x) { __builtin_memcpy(p, &x, sizeof x); }
   HEED_INLINE static V fma(V a, V b, V c) { return a * b + c; }
   HEED_INLINE static V add(V a, V b) { return a + b; }

@@ -76,7 +76,7 @@ HEED_INLINE inline void score_rows(const typename X::Scalar* k, Size k_stride, c
 }
 
 // Asks the second level cache for part `part` of `parts` of the rows ahead; rows to be written are wanted as owner.
-inline void fetch_ahead(const Ahead& ahead, Size part, const Size* per_part) {
+HEED_INLINE inline void fetch_ahead(const Ahead& ahead, Size part, const Size* per_part) {
   for (int x = 0; x < ahead.n; ++x) {
     const RowsAhead& rows = ahead.rows[x];
     const Size end = (part + 1) * per_part[x] < rows.n ? (part + 1) * per_part[x] : rows.n;
@@ -104,6 +104,7 @@ HEED_INLINE inline void score_strip(const typename X::Scalar* k, Size k_stride, 
     per_part[x] = (ahead->rows[x].n + parts - 1) / parts;
   }
   if (n_keys < R) {
+    if (ahead != nullptr) fetch_ahead(*ahead, 0, per_part);
     for (Size j = 0; j < n_keys; ++j) score_rows<X, U, 1>(k + j * k_stride, k_stride, q, d, panel, s + j * panel, top);
     return;
   }

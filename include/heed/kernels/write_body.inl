@@ -11,6 +11,19 @@ HEED_INLINE inline void store_first_as(S* p, typename X::V x, Size n) {
   for (Size i = 0; i < n; ++i) p[i] = lane[i];
 }
 
+// One block of contiguous columns: row[i] gets block of out, a lane of `inverse` for each row. Rows behind the last repeat it and are
+// written before it.
+template <class X, class S>
+HEED_INLINE inline void write_block(const typename X::Scalar* out, Size panel, typename X::M empty,
+                                    typename X::V inverse, S* const* row, Size column) {
+  typename X::V block[X::lanes];
+#pragma GCC unroll 16
+  for (Size c = 0; c < X::lanes; ++c) block[c] = X::select(empty, X::zero(), X::mul(X::load(out + c * panel), inverse));
+  X::transpose(block);
+#pragma GCC unroll 16
+  for (Size i = X::lanes - 1; i >= 0; --i) X::store_as(row[i] + column, block[i]);
+}
+
 // Row i of `to`, or row list[i], gets out[c * panel + i] / l[i] for c < n_columns, and 0 where l[i] = 0, rounded to the nearest S.
 template <class X, class S>
 void write_rows(const typename X::Scalar* out, Size panel, const typename X::Scalar* l, Size n_rows, Size n_columns,
@@ -22,12 +35,17 @@ void write_rows(const typename X::Scalar* out, Size panel, const typename X::Sca
     const typename X::M empty = X::is_zero(sum);
     const typename X::V inverse = X::div(X::set(1), sum);
     S* row[W];
-    for (Size i = 0; i < rows; ++i) row[i] = to + (list == nullptr ? i0 + i : list[i0 + i]) * row_stride;
-    for (Size c0 = 0; c0 < n_columns; c0 += W) {
+    for (Size i = 0; i < W; ++i) {
+      const Size at = i0 + (i < rows ? i : rows - 1);
+      row[i] = to + (list == nullptr ? at : list[at]) * row_stride;
+    }
+    Size c0 = 0;
+    for (; column_stride == 1 && c0 + W <= n_columns; c0 += W)
+      write_block<X, S>(out + c0 * panel + i0, panel, empty, inverse, row, c0);
+    for (; c0 < n_columns; c0 += W) {
       const Size columns = n_columns - c0 < W ? n_columns - c0 : W;
       const typename X::Scalar* from = out + c0 * panel + i0;
       typename X::V block[W];
-#pragma GCC unroll 16
       for (Size c = 0; c < W; ++c) {
         const Size there = c < columns ? c : 0;
         block[c] = X::select(empty, X::zero(), X::mul(X::load(from + there * panel), inverse));

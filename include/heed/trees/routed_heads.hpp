@@ -39,6 +39,10 @@ inline const bool* seen_keys(const Mask& mask, Index n_q, Index n_k, Index n_rea
                              Workspace::Frame& frame) {
   if (!hides_keys(mask, n_q, n_k)) return nullptr;
   const KeptKeys kept(mask, n_q, n_k, head);
+  if (n_q > 0 && !kept.has_pairs()) {
+    const KeyRange last = kept.bounds().of(n_q - 1);
+    if (last.low == 0 && last.high >= n_real) return nullptr;
+  }
   bool* seen = frame.take<bool>(static_cast<std::size_t>(n_real));
   std::fill_n(seen, n_real, false);
   Index done = 0, n_left = n_real;  // ranges do not decrease: keys below `done` are decided unless pairs decide
