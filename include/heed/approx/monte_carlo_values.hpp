@@ -71,7 +71,7 @@ struct SamplePlan {
 };
 
 /// Values X W_v + b of which each token computes only as many products as its importance asks for: Monte-Carlo attention over any
-/// method with a softmax over a pattern of pairs (and over any method at all with Budget::constant).
+/// method with a softmax over a pattern of pairs, over TcAttention, and over any method at all with Budget::constant.
 ///
 ///     MonteCarloValues<float> sampled(x, w_v, {.alpha = 0.4, .seed = 7});
 ///     auto r = attend(q, k, sampled);
@@ -88,7 +88,8 @@ struct SamplePlan {
 /// Errors  ShapeError if cols(x) != rows(w_v) or b does not fit; OptionError for options outside their range, and for a budget that
 ///         needs weights over a method that has none. Temporaries do not compile.
 /// Cost    Phase::sample 2 d_v r_j a token and key head, Phase::project 2 d_in d_v for exact rows (and mean rows); Phase::route 4 d a kept pair
-///         and two exponentials for the importance, unless the budget is constant, and O(d_in) a token to choose products.
+///         and two exponentials for the importance (over TcAttention O(h) a token), unless the budget is constant, and O(d_in) a token to
+///         choose products.
 /// Threads const and re-entrant; the same bits for any number of threads.
 /// Source  Kim and Ko 2022, section 3. We depart where Rounding::up says so; other estimators and budgets: Estimator, Budget.
 template <class S>

@@ -129,13 +129,15 @@ class SamplePlanner {
         mark_kept_keys(DensePattern{n_q, plan.n_k}, options.mask, n_q, plan.n_k, calls[c].head,
                        plan.kept + static_cast<Index>(c) / heads_per_kv * plan.n_k);
       }
-    } else if constexpr (Runner::template has_pattern<HeadCall<typename Call::Query, typename Call::Key, T>>()) {
+    } else if constexpr (Runner::template has_pattern<HeadCall<typename Call::Query, typename Call::Key, T>>() ||
+                         Runner::template weighs_keys<Call>()) {
       key_importance(calls, heads_per_kv, options, runner, context, workspace_, ColumnSums<T>{plan.largest, plan.norm});
       for (std::size_t j = 0; j < n_all; ++j) plan.kept[j] = plan.largest[j] > 0 ? 1 : 0;
     } else {
       throw OptionError(
-          "heed: MonteCarloOptions::budget must be Budget::constant for a method without a softmax over "
-          "a pattern of pairs: there are no weights to take the importance from");
+          "heed: MonteCarloOptions::budget must be Budget::constant for a method that neither has a softmax over a "
+          "pattern of "
+          "pairs nor weighs keys itself: there are no weights to take the importance from");
     }
     measure_rows(frame, plan);
     count(plan);

@@ -19,14 +19,29 @@ namespace heed {
 
 namespace detail {
 
+/// True for a list of methods, one per head (a span or vector of them).
+template <class Method>
+concept one_per_head = requires(const Method& methods) {
+  methods.size();
+  methods[0];
+};
+
+template <class Method>
+struct MethodOf {
+  using type = Method;
+};
+template <one_per_head Method>
+struct MethodOf<Method> {
+  using type = std::remove_cvref_t<decltype(std::declval<const Method&>()[0])>;
+};
+/// The method, or the type of those in a list.
+template <class Method>
+using MethodOfHead = typename MethodOf<Method>::type;
+
 /// True for a method, or a list of methods, that returns a log-sum-exp.
 template <class Method>
 constexpr bool returns_lse() {
-  if constexpr (requires(const Method& m) { m[0]; }) {
-    return std::remove_cvref_t<decltype(std::declval<const Method&>()[0])>::has_softmax;
-  } else {
-    return Method::has_softmax;
-  }
+  return MethodOfHead<Method>::has_softmax;
 }
 
 /// Width of one head in packed rows.
@@ -49,11 +64,8 @@ inline Index kv_heads_of(const HeadOptions& heads) {
 template <class Method, class Call>
 void attend_all_heads(const Method& method, std::span<const Call> calls, Index heads_per_kv,
                       const AttentionOptions& options, const Context& context) {
-  if constexpr (requires {
-                  method.size();
-                  method[0];
-                }) {
-    require_method<std::remove_cvref_t<decltype(method[0])>, Call>();
+  require_method<MethodOfHead<Method>, Call>();
+  if constexpr (one_per_head<Method>) {
     // All of them before the first writes anything: outputs are untouched when a call throws.
     if constexpr (requires { method[0].check_heads(Index(0), options); }) {
       for (std::size_t h = 0; h < calls.size(); ++h) method[h].check_heads(calls[h].k.cols, options);
@@ -61,17 +73,13 @@ void attend_all_heads(const Method& method, std::span<const Call> calls, Index h
     for (std::size_t h = 0; h < calls.size(); ++h)
       method[h].attend_heads(calls.subspan(h, 1), Index(1), options, context);
   } else {
-    require_method<Method, Call>();
     method.attend_heads(calls, heads_per_kv, options, context);
   }
 }
 
 template <class Method>
 void check_methods(const Method& method, Index n_heads) {
-  if constexpr (requires {
-                  method.size();
-                  method[0];
-                }) {
+  if constexpr (one_per_head<Method>) {
     if (static_cast<Index>(method.size()) != n_heads) {
       throw OptionError(
           message("method has ", method.size(), " entries but must be one, or one per head (", n_heads, ")"));
