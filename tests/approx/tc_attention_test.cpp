@@ -42,32 +42,8 @@ constexpr auto by_query_formula = []<class S>(const Inputs<S>& in, const Attenti
   return tc_formula(by_query(in), in, options);
 };
 
-FlopCounter tc_flops(const FlopCase& sizes, bool query) {
-  FlopCounter flops;
-  const bool causal = sizes.options.mask.causal != Causal::none;
-  const auto& offsets = sizes.options.mask.sequence_offsets;
-  const double levels = height + 1, leaves = 1 << height, n_q = static_cast<double>(sizes.n_q);
-  const double d = static_cast<double>(sizes.d), d_v = static_cast<double>(sizes.d_v);
-  const double sequences = offsets.empty() ? 1.0 : static_cast<double>(offsets.size() - 1);
-  const double added = causal ? levels * sizes.real_keys : sizes.real_keys + sequences * (leaves - 1);
-  const double read = levels * (causal || query ? n_q : sequences * leaves);
-  flops.add_products(Phase::route, 2.0 * height * d * (n_q + sizes.real_keys));
-  flops.add_products(Phase::values, added * d_v + 2.0 * read * d_v);
-  if (query) flops.add_products(Phase::scores, added * d + 2.0 * levels * n_q * d);
-  flops.add_exponentials(read);
-  flops.add_tokens(sizes.real_keys, static_cast<double>(sizes.n_k));
-  return flops;
-}
-FlopCounter published_flops(const FlopCase& sizes) { return tc_flops(sizes, false); }
-FlopCounter by_query_flops(const FlopCase& sizes) { return tc_flops(sizes, true); }
-
-bool tc_supports(std::string_view option) {
-  for (const std::string_view refused :
-       {"window", "window_left", "window_right", "allowed", "bias", "masking_bias", "alibi", "softcap", "sink"}) {
-    if (option == refused) return false;
-  }
-  return true;
-}
+FlopCounter published_flops(const FlopCase& sizes) { return tc_flops(sizes, height, false); }
+FlopCounter by_query_flops(const FlopCase& sizes) { return tc_flops(sizes, height, true); }
 
 INSTANTIATE_METHOD_SUITE(TcAttention, {.make = published,
                                        .expected = published_formula,

@@ -1,6 +1,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <string_view>
 #include <vector>
 
 #include <Eigen/Core>
@@ -10,6 +11,7 @@
 #include "heed/core/result.hpp"
 #include "heed/exact/reference.hpp"
 #include "support/inputs.hpp"
+#include "support/method_case.hpp"
 
 namespace heed::test {
 
@@ -51,4 +53,31 @@ AttentionResult<double> tc_formula(const TcAttention<S>& tc, const Inputs<S>& in
   }
   return result;
 }
+/// Arithmetic of one head over a tree of this height.
+inline FlopCounter tc_flops(const FlopCase& sizes, Index height, bool query) {
+  FlopCounter flops;
+  const bool causal = sizes.options.mask.causal != Causal::none;
+  const auto& offsets = sizes.options.mask.sequence_offsets;
+  const double levels = static_cast<double>(height + 1), leaves = static_cast<double>(Index(1) << height),
+               n_q = static_cast<double>(sizes.n_q);
+  const double d = static_cast<double>(sizes.d), d_v = static_cast<double>(sizes.d_v);
+  const double sequences = offsets.empty() ? 1.0 : static_cast<double>(offsets.size() - 1);
+  const double added = causal ? levels * sizes.real_keys : sizes.real_keys + sequences * (leaves - 1);
+  const double read = levels * (causal || query ? n_q : sequences * leaves);
+  flops.add_products(Phase::route, 2.0 * static_cast<double>(height) * d * (n_q + sizes.real_keys));
+  flops.add_products(Phase::values, added * d_v + 2.0 * read * d_v);
+  if (query) flops.add_products(Phase::scores, added * d + 2.0 * levels * n_q * d);
+  flops.add_exponentials(read);
+  flops.add_tokens(sizes.real_keys, static_cast<double>(sizes.n_k));
+  return flops;
+}
+/// Options by name that TC-attention has.
+inline bool tc_supports(std::string_view option) {
+  for (const std::string_view refused :
+       {"window", "window_left", "window_right", "allowed", "bias", "masking_bias", "alibi", "softcap", "sink"}) {
+    if (option == refused) return false;
+  }
+  return true;
+}
+
 }  // namespace heed::test

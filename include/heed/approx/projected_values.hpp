@@ -1,12 +1,9 @@
 #pragma once
 #include <algorithm>
-#include <optional>
 #include <span>
-#include <type_traits>
 #include <utility>
 
-#include "heed/approx/computed_values.hpp"
-#include "heed/core/check.hpp"
+#include "heed/approx/value_operands.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/vector_view.hpp"
@@ -31,13 +28,6 @@ struct ProjectionOptions {
 };
 
 namespace detail {
-
-inline void check_projection(Index x_cols, Index w_rows, Index w_cols, const VectorView& bias) {
-  if (x_cols != w_rows)
-    throw ShapeError(message("cols(x) = ", x_cols, " but rows(w_v) = ", w_rows, ": they must be equal"));
-  if (bias.given() && bias.size() != w_cols)
-    throw ShapeError(message("bias has ", bias.size(), " entries but must have cols(w_v) = ", w_cols));
-}
 
 /// Adds what one dense product of `rows` rows costs.
 inline void count_projection(FlopCounter* flops, double rows, double d_in, double columns) {
@@ -65,42 +55,23 @@ inline int projection_threads(Index asked, double products) {
 ///         O((n_k + d_in) n_kv_heads d_v) from the workspace.
 /// Threads const and re-entrant; the same bits for any number of threads.
 template <class S>
-class ProjectedValues {
+class ProjectedValues : public detail::ValueOperands<S> {
  public:
-  using Scalar = S;
-  static constexpr bool computes_rows = true;
-
   template <TokenMatrix X, TokenMatrix W>
     requires(!detail::is_view<X>)
   ProjectedValues(const X& x, const W& w_v, const ProjectionOptions& options = {})
-      : x_(view_of(x)), w_(view_of(w_v)), options_(options) {
-    static_assert(std::is_same_v<typename X::Scalar, S> && std::is_same_v<typename W::Scalar, S>,
-                  "heed: x and w_v must have the scalar type of the values: cast them first");
-    detail::check_projection(x_.cols, w_.rows, w_.cols, options_.bias);
-  }
+      : Operands(x, w_v, options.bias), options_(options) {}
   template <class X, class W>
-    requires((OwningMatrix<X> && !std::is_lvalue_reference_v<X>) || (OwningMatrix<W> && !std::is_lvalue_reference_v<W>))
-  ProjectedValues(X&&, W&&, const ProjectionOptions& = {}) {
-    static_assert(sizeof(X) == 0, "heed: ProjectedValues would dangle: it views a temporary matrix; name it first");
-  }
-
-  Index n_keys() const { return x_.rows; }
-  Index width() const { return w_.cols; }
+    requires detail::dangling_operands<X, W> ProjectedValues(X&&, W&&, const ProjectionOptions& = {}) {
+      static_assert(sizeof(X) == 0, "heed: ProjectedValues would dangle: it views a temporary matrix; name it first");
+    }
 
   /// X W_v + b itself, all key heads side by side: to keep, or to time. out: n_k x width(), row-major without gaps.
   template <class Out>
   void value_rows_into(Out&& out, const Context& context = {}) const {
-    const auto to = output_view_of(std::forward<Out>(out));
-    static_assert(std::is_same_v<typename std::remove_cvref_t<decltype(to)>::Scalar, S>,
-                  "heed: out must have the scalar type of x and w_v");
-    if (to.rows != n_keys() || to.cols != width() || to.col_stride != 1 || to.row_stride != width()) {
-      throw ShapeError(detail::message("out is ", to.rows, " x ", to.cols, " but must be rows(x) x cols(w_v) = ",
-                                       n_keys(), " x ", width(), ", row-major without gaps"));
-    }
-    std::optional<Workspace> own;
-    Context inner = context;
-    inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
-    make_rows(n_keys(), inner, to.data);
+    S* rows = this->rows_of(std::forward<Out>(out));
+    const detail::WithWorkspace inner(context);
+    make_rows(this->n_keys(), inner.context(), rows);
   }
 
   /// Makes the rows and runs the calls, or the other way round.
@@ -108,20 +79,21 @@ class ProjectedValues {
   void attend_heads(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, const Runner& runner,
                     const Context& context) const {
     if (calls.empty() || calls.front().q.rows == 0) return;
-    std::optional<Workspace> own;
-    Context inner = context;
-    inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
+    const detail::WithWorkspace inner(context);
     // With a bias it must be known which rows saw a key: their weights add up to 1.
     const bool possible = !options_.bias.given() || (Runner::has_softmax() && !options.sinks.given());
     if (possible && attends_first(calls.front().q.rows, static_cast<Index>(calls.size()), heads_per_kv)) {
-      attend_then_project(calls, heads_per_kv, options, runner, inner);
+      attend_then_project(calls, heads_per_kv, options, runner, inner.context());
     } else {
-      project_then_attend(calls, heads_per_kv, options, runner, inner);
+      project_then_attend(calls, heads_per_kv, options, runner, inner.context());
     }
   }
 
  private:
   using T = Accumulator<S>;
+  using Operands = detail::ValueOperands<S>;
+  using Operands::w_;
+  using Operands::x_;
 
   bool attends_first(Index n_q, Index n_heads, Index heads_per_kv) const {
     if (options_.order != ProjectionOrder::automatic) return options_.order == ProjectionOrder::attend_first;
@@ -157,9 +129,7 @@ class ProjectedValues {
     make_rows(n_real, context, rows);
     const Index n_key_heads = static_cast<Index>(calls.size()) / heads_per_kv;
     if (context.flops != nullptr) context.flops->add_value_rows(0, static_cast<double>(n_real * n_key_heads));
-    const Index d_v = columns * heads_per_kv / static_cast<Index>(calls.size());
-    for (std::size_t c = 0; c < calls.size(); ++c)
-      calls[c].v = {rows + static_cast<Index>(c) / heads_per_kv * d_v, n_k, d_v, columns, 1};
+    this->give_rows(calls, heads_per_kv, rows);
     runner.run(std::span<const Call>(calls), heads_per_kv, options, context);
   }
 
@@ -203,7 +173,6 @@ class ProjectedValues {
                              static_cast<double>(d_v));
   }
 
-  ConstView<S> x_, w_;
   ProjectionOptions options_;
 };
 

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <optional>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -101,10 +100,9 @@ class TcAttention {
     const Call& one = calls.front();
     check_heads(one.k.cols, options);
     if (one.q.rows == 0) return;
-    std::optional<Workspace> own;
-    Context inner = context;
-    inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
-    detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, inner, *inner.workspace,
+    const detail::WithWorkspace own(context);
+    const Context& inner = own.context();
+    detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, inner, own.workspace(),
                                [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
                                  const detail::LevelWeights<Sum> levels = level_weights(call.k.cols, options);
                                  if (options.mask.causal != Causal::none) {

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstddef>
 #include <new>
-#include <optional>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -113,9 +112,8 @@ KeyImportance<Accumulator<S>> importance_of(const Q& q, const K& k, const Attent
                   options);
   KeyImportance<T> result{Vector<T>::Zero(call.k.rows), Vector<T>::Zero(call.k.rows)};
   if (call.q.rows == 0 || call.k.rows == 0) return result;
-  std::optional<Workspace> own;
-  Workspace& workspace = context.workspace != nullptr ? *context.workspace : own.emplace();
-  key_importance(std::span<const Call>(&call, 1), Index(1), options, runner, context, workspace,
+  const WithWorkspace inner(context);
+  key_importance(std::span<const Call>(&call, 1), Index(1), options, runner, context, inner.workspace(),
                  ColumnSums<T>{result.largest.data(), result.norm.data()});
   return result;
 }

@@ -1,0 +1,66 @@
+#pragma once
+#include <span>
+#include <type_traits>
+#include <utility>
+
+#include "heed/approx/computed_values.hpp"
+#include "heed/core/check.hpp"
+#include "heed/core/vector_view.hpp"
+#include "heed/core/view.hpp"
+
+namespace heed::detail {
+
+/// True where x or w_v is a matrix that would be gone after the call.
+template <class X, class W>
+concept dangling_operands = (OwningMatrix<X> && !std::is_lvalue_reference_v<X>) ||
+                            (OwningMatrix<W> && !std::is_lvalue_reference_v<W>);
+
+/// What value sources made of X W_v + b have in common: views of x: n_k x d_in and w_v: d_in x (n_kv_heads * d_v), and where rows go.
+template <class S>
+class ValueOperands {
+ public:
+  using Scalar = S;
+  static constexpr bool computes_rows = true;
+
+  Index n_keys() const { return x_.rows; }
+  Index width() const { return w_.cols; }
+
+ protected:
+  ValueOperands() = default;  // of constructors that do not compile
+
+  /// Errors  ShapeError if cols(x) != rows(w_v) or b does not fit.
+  template <TokenMatrix X, TokenMatrix W>
+  ValueOperands(const X& x, const W& w_v, const VectorView& bias) : x_(view_of(x)), w_(view_of(w_v)) {
+    static_assert(std::is_same_v<typename X::Scalar, S> && std::is_same_v<typename W::Scalar, S>,
+                  "heed: x and w_v must have the scalar type of the values: cast them first");
+    if (x_.cols != w_.rows)
+      throw ShapeError(message("cols(x) = ", x_.cols, " but rows(w_v) = ", w_.rows, ": they must be equal"));
+    if (bias.given() && bias.size() != w_.cols)
+      throw ShapeError(message("bias has ", bias.size(), " entries but must have cols(w_v) = ", w_.cols));
+  }
+
+  /// Where all value rows go that the caller wants to see: n_k x width(), without gaps.
+  template <class Out>
+  S* rows_of(Out&& out) const {
+    const auto to = output_view_of(std::forward<Out>(out));
+    static_assert(std::is_same_v<typename std::remove_cvref_t<decltype(to)>::Scalar, S>,
+                  "heed: out must have the scalar type of x and w_v");
+    if (to.rows != n_keys() || to.cols != width() || to.col_stride != 1 || to.row_stride != width()) {
+      throw ShapeError(message("out is ", to.rows, " x ", to.cols, " but must be rows(x) x cols(w_v) = ", n_keys(),
+                               " x ", width(), ", row-major without gaps"));
+    }
+    return to.data;
+  }
+
+  /// Gives each call its columns of `rows`, n_k x width() without gaps.
+  template <class Call>
+  void give_rows(std::span<Call> calls, Index heads_per_kv, const S* rows) const {
+    const Index d_v = w_.cols * heads_per_kv / static_cast<Index>(calls.size());
+    for (std::size_t c = 0; c < calls.size(); ++c)
+      calls[c].v = {rows + static_cast<Index>(c) / heads_per_kv * d_v, x_.rows, d_v, w_.cols, 1};
+  }
+
+  ConstView<S> x_, w_;
+};
+
+}  // namespace heed::detail
