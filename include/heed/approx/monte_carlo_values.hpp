@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "heed/approx/encode_values.hpp"
-#include "heed/approx/projected_values.hpp"
 #include "heed/approx/sample_plan.hpp"
 #include "heed/approx/value_operands.hpp"
 #include "heed/approx/value_path.hpp"
@@ -79,8 +78,10 @@ struct SamplePlan {
 ///         heads of one group share its importance.
 /// Draws   a pure function of (seed, key head, token, index): no order, thread or batch matters. With replacement, tokens 15 apart in a
 ///         block of 240 share their sequence, which keeps the law of every token; the first r_j of it are token j's.
-/// Exact   with ValuePath::fastest a head whose sampling is estimated to be no faster than the exact product (value_path.hpp) is multiplied
-///         exactly; FlopCounter::sampled_rows and projected_rows, and SamplePlan::exact, say so. Calls too small for a clock are sampled.
+/// Exact   with ValuePath::fastest, the default, a head whose sampling is estimated to be no faster than the exact product
+///         (value_path.hpp) is multiplied exactly: small calls, narrow heads, large r, and `largest` with a budget that needs weights. A call
+///         says so by FlopCounter::sampled_rows() and projected_rows(); before it, plan(...).exact says it of each head.
+///         ValuePath::sampled always samples, as published.
 /// Errors  ShapeError if cols(x) != rows(w_v) or b does not fit; OptionError for options outside their range, and for a budget that
 ///         needs weights over a method that has none. Temporaries do not compile.
 /// Cost    Phase::sample 2 d_v r_j a token and key head, Phase::project 2 d_in d_v for exact rows (and mean rows); Phase::route 4 d a kept pair
@@ -120,7 +121,7 @@ class MonteCarloValues : public detail::ValueOperands<S> {
       plan.exact.resize(made.n_kv);
       plan.x_norm.resize(x_.rows);
       for (Index kv = 0; kv < made.n_kv; ++kv) {
-        plan.exact(kv) = multiplies(made, kv) ? 1 : 0;
+        plan.exact(kv) = multiplies(made, kv, detail::real_keys(options.mask, x_.rows)) ? 1 : 0;
         for (Index j = 0; j < x_.rows; ++j) {
           plan.counts(j, kv) = made.counts[kv * x_.rows + j];
           plan.importance(j, kv) = static_cast<double>(made.largest[kv * x_.rows + j]);
@@ -180,31 +181,49 @@ class MonteCarloValues : public detail::ValueOperands<S> {
   void make_rows(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const Runner& runner,
                  const Context& context, S* rows) const {
     const Index n_k = x_.rows, n_kv = static_cast<Index>(calls.size()) / heads_per_kv;
-    if (n_k == 0) return;
-    Workspace::Frame frame(*context.workspace);
-    const int threads = detail::projection_threads(
-        context.threads, static_cast<double>(n_k) * static_cast<double>(x_.cols) * static_cast<double>(w_.cols));
-    detail::SamplePlanner<S> planner(x_, w_, options_, *context.workspace, threads);
-    const auto plan = planner.plan(frame, calls, heads_per_kv, options, runner, context);
-    unsigned char* exact = frame.take<unsigned char>(static_cast<std::size_t>(n_kv));
-    for (Index kv = 0; kv < n_kv; ++kv) exact[kv] = multiplies(plan, kv) ? 1 : 0;
     const Index n_real = detail::real_keys(options.mask, n_k);
-    detail::ValueEncoding<S>(x_, w_, options_, plan, exact, n_real, rows, *context.workspace, threads).run();
-    if (context.flops != nullptr) count(*context.flops, plan, exact, n_real);
+    if (n_k == 0) return;
+    detail::check_weights<Call>(runner, options_.budget);
+    Workspace::Frame frame(*context.workspace);
+    bool all_exact = never_pays(n_kv, n_real);
+    if (!all_exact) {
+      const int threads = detail::projection_threads(
+          context.threads, static_cast<double>(n_k) * static_cast<double>(x_.cols) * static_cast<double>(w_.cols));
+      detail::SamplePlanner<S> planner(x_, w_, options_, *context.workspace, threads);
+      const auto plan = planner.plan(frame, calls, heads_per_kv, options, runner, context);
+      unsigned char* exact = frame.take<unsigned char>(static_cast<std::size_t>(n_kv));
+      for (Index kv = 0; kv < n_kv; ++kv) exact[kv] = multiplies(plan, kv, n_real) ? 1 : 0;
+      all_exact = std::all_of(exact, exact + n_kv, [](unsigned char one) { return one != 0; });
+      if (!all_exact) {
+        detail::ValueEncoding<S>(x_, w_, options_, plan, exact, n_real, rows, *context.workspace, threads).run();
+        if (context.flops != nullptr) count(*context.flops, plan, exact, n_real);
+      }
+    }
+    if (!all_exact) return;
+    this->multiply_rows(options_.bias, n_real, context, rows);
+    if (context.flops != nullptr) context.flops->add_value_rows(0, static_cast<double>(n_real * n_kv));
+  }
+
+  // True where no head can gain by sampling, whatever its plan.
+  bool never_pays(Index n_kv, Index n_real) const {
+    if (x_.cols == 0) return true;
+    return options_.path == ValuePath::fastest &&
+           detail::sampling_never_pays(options_, {x_.cols, w_.cols / n_kv, n_kv, n_real});
   }
 
   // True where a head is multiplied exactly.
-  bool multiplies(const detail::PlanArrays<T>& plan, Index kv) const {
-    if (plan.d_in == 0) return true;
-    detail::SamplingWork work{plan.d_in, w_.cols / plan.n_kv, plan.n_kv};
+  bool multiplies(const detail::PlanArrays<T>& plan, Index kv, Index n_real) const {
+    if (never_pays(plan.n_kv, n_real)) return true;
+    detail::SamplingWork work{plan.d_in, w_.cols / plan.n_kv, plan.n_kv, n_real};
+    Index n_kept = 0;
     for (Index j = 0; j < plan.n_k; ++j) {
       const Index r = plan.counts[kv * plan.n_k + j];
-      work.n_tokens += plan.kept[kv * plan.n_k + j];
+      n_kept += plan.kept[kv * plan.n_k + j];
       work.n_exact += r >= plan.d_in ? 1 : 0;
       work.n_sampled += r > 0 && r < plan.d_in ? 1 : 0;
       work.samples += r < plan.d_in ? static_cast<double>(r) : 0.0;
     }
-    if (work.n_sampled == 0 && work.n_exact >= work.n_tokens) return true;  // nothing would be sampled
+    if (work.n_sampled == 0 && work.n_exact >= n_kept) return true;  // nothing would be sampled
     return options_.path == ValuePath::fastest && detail::sampling_is_slower(options_, work);
   }
 

@@ -27,23 +27,6 @@ struct ProjectionOptions {
   ProjectionOrder order = ProjectionOrder::automatic;  ///< default: the cheaper one
 };
 
-namespace detail {
-
-/// Adds what one dense product of `rows` rows costs.
-inline void count_projection(FlopCounter* flops, double rows, double d_in, double columns) {
-  if (flops != nullptr) flops->add_products(Phase::project, 2.0 * rows * d_in * columns);
-}
-
-/// Rows of x that may be read: padding is not, and its value rows are 0.
-inline Index real_keys(const Mask& mask, Index n_k) { return std::min(mask.n_real_keys, n_k); }
-
-/// Threads worth waking for a dense product: about ten microseconds of arithmetic each.
-inline int projection_threads(Index asked, double products) {
-  return static_cast<int>(std::clamp(products / 1e6, 1.0, static_cast<double>(thread_count(asked))));
-}
-
-}  // namespace detail
-
 /// Exact values X W_v + b made during the call: attend(q, k, projected) is attend(q, k, v) with v = x w_v + b, and several heads own
 /// columns of one w_v. Views x, w_v and b, which must outlive it.
 ///
@@ -71,7 +54,7 @@ class ProjectedValues : public detail::ValueOperands<S> {
   void value_rows_into(Out&& out, const Context& context = {}) const {
     S* rows = this->rows_of(std::forward<Out>(out));
     const detail::WithWorkspace inner(context);
-    make_rows(this->n_keys(), inner.context(), rows);
+    this->multiply_rows(options_.bias, this->n_keys(), inner.context(), rows);
   }
 
   /// Makes the rows and runs the calls, or the other way round.
@@ -104,29 +87,13 @@ class ProjectedValues : public detail::ValueOperands<S> {
     return heads * queries * (keys * d_in + d_in * d_v) < heads * queries * keys * d_v + kv_heads * keys * d_in * d_v;
   }
 
-  void make_rows(Index n_real, const Context& context, S* rows) const {
-    Workspace::Frame frame(*context.workspace);
-    const Index n_k = x_.rows, columns = w_.cols;
-    const double products = static_cast<double>(n_real) * static_cast<double>(x_.cols) * static_cast<double>(columns);
-    const int threads = detail::projection_threads(context.threads, products);
-    std::fill(rows + n_real * columns, rows + n_k * columns, S(0));
-    detail::PackedWeights<S> weights(w_, active_isa());
-    weights.pack(frame, threads);
-    const T* bias = detail::take_bias<T>(frame, options_.bias, columns);
-    const ConstView<S> real{x_.data, n_real, x_.cols, x_.row_stride, x_.col_stride};
-    detail::project_rows<S>(real, weights, Index(0), columns, bias, View<S>{rows, n_k, columns, columns, 1},
-                            *context.workspace, threads);
-    detail::count_projection(context.flops, static_cast<double>(n_real), static_cast<double>(x_.cols),
-                             static_cast<double>(columns));
-  }
-
   template <class Call, class Runner>
   void project_then_attend(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options,
                            const Runner& runner, const Context& context) const {
     Workspace::Frame frame(*context.workspace);
     const Index n_k = x_.rows, columns = w_.cols, n_real = detail::real_keys(options.mask, n_k);
     S* rows = frame.take<S>(static_cast<std::size_t>(n_k * columns));
-    make_rows(n_real, context, rows);
+    this->multiply_rows(options_.bias, n_real, context, rows);
     const Index n_key_heads = static_cast<Index>(calls.size()) / heads_per_kv;
     if (context.flops != nullptr) context.flops->add_value_rows(0, static_cast<double>(n_real * n_key_heads));
     this->give_rows(calls, heads_per_kv, rows);

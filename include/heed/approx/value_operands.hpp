@@ -1,14 +1,33 @@
 #pragma once
+#include <algorithm>
+#include <cstddef>
 #include <span>
 #include <type_traits>
 #include <utility>
 
 #include "heed/approx/computed_values.hpp"
 #include "heed/core/check.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/mask.hpp"
 #include "heed/core/vector_view.hpp"
 #include "heed/core/view.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/exact/dense_projection.hpp"
 
 namespace heed::detail {
+
+/// Adds what one dense product of `rows` rows costs.
+inline void count_projection(FlopCounter* flops, double rows, double d_in, double columns) {
+  if (flops != nullptr) flops->add_products(Phase::project, 2.0 * rows * d_in * columns);
+}
+
+/// Rows of x that may be read: padding is not, and its value rows are 0.
+inline Index real_keys(const Mask& mask, Index n_k) { return std::min(mask.n_real_keys, n_k); }
+
+/// Threads worth waking for a dense product: about ten microseconds of arithmetic each.
+inline int projection_threads(Index asked, double products) {
+  return static_cast<int>(std::clamp(products / 1e6, 1.0, static_cast<double>(thread_count(asked))));
+}
 
 /// True where x or w_v is a matrix that would be gone after the call.
 template <class X, class W>
@@ -58,6 +77,23 @@ class ValueOperands {
     const Index d_v = w_.cols * heads_per_kv / static_cast<Index>(calls.size());
     for (std::size_t c = 0; c < calls.size(); ++c)
       calls[c].v = {rows + static_cast<Index>(c) / heads_per_kv * d_v, x_.rows, d_v, w_.cols, 1};
+  }
+
+  /// X W_v + b for the first n_real tokens, 0 for the others: 2 n_real d_in width() flops. The context brings a workspace.
+  void multiply_rows(const VectorView& bias, Index n_real, const Context& context, S* rows) const {
+    using T = Accumulator<S>;
+    Workspace::Frame frame(*context.workspace);
+    const Index n_k = x_.rows, columns = w_.cols;
+    const double products = static_cast<double>(n_real) * static_cast<double>(x_.cols) * static_cast<double>(columns);
+    const int threads = projection_threads(context.threads, products);
+    std::fill(rows + n_real * columns, rows + n_k * columns, S(0));
+    PackedWeights<S> weights(w_, active_isa());
+    weights.pack(frame, threads);
+    const ConstView<S> real{x_.data, n_real, x_.cols, x_.row_stride, x_.col_stride};
+    project_rows<S>(real, weights, Index(0), columns, take_bias<T>(frame, bias, columns),
+                    View<S>{rows, n_k, columns, columns, 1}, *context.workspace, threads);
+    count_projection(context.flops, static_cast<double>(n_real), static_cast<double>(x_.cols),
+                     static_cast<double>(columns));
   }
 
   ConstView<S> x_, w_;

@@ -46,6 +46,16 @@ struct MethodRunner {
   static constexpr bool weighs_keys() {
     return WeighsKeys<One, Call>;
   }
+  /// Throws where the methods cannot tell what single keys weigh, though others of their kind can.
+  void check_key_weights() const {
+    if constexpr (requires(const One& one) { one.check_key_weights(); }) {
+      if constexpr (one_per_head<Method>) {
+        for (std::size_t h = 0; h < method.size(); ++h) method[h].check_key_weights();
+      } else {
+        method.check_key_weights();
+      }
+    }
+  }
   template <class Call>
   void run(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
            const Context& context) const {
@@ -84,6 +94,7 @@ struct PatternRunner {
   const ScoreMod& score_mod;
 
   static constexpr bool has_softmax() { return true; }
+  void check_key_weights() const {}
   template <class Call>
   static constexpr bool has_pattern() {
     return true;

@@ -70,6 +70,9 @@ class RowEncoder {
         std::swap(at(group, u), at(group, u - 1));
     }
     const Index most = at(group, 0).samples;
+    for (const EncodeToken<T>& token : group) {  // written long after they are asked for
+      for (Index c = 0; c < weights.d_v; c += kernels_.lanes) __builtin_prefetch(token.to + c, 1);
+    }
     kernels_.draw(seed, stream, weights.cells, d_in_, most, lists_);  // lists_ has room for many tokens
     std::fill(sums_, sums_ + n * padded_, T(0));
     for (Index first = 0; first < n; first += kernels_.max_tokens) {
