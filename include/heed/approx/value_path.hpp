@@ -1,4 +1,6 @@
 #pragma once
+#include <algorithm>
+
 #include "heed/core/types.hpp"
 #include "heed/sampling/monte_carlo_options.hpp"
 
@@ -29,9 +31,9 @@ inline SamplingCost sampling_cost(Estimator estimator, Budget budget) {
   const bool alike = budget == Budget::constant;
   switch (estimator) {
     case Estimator::with_replacement:
-      return alike ? SamplingCost{20, 750, 1000, 8, 400, 12, 1.3} : SamplingCost{20, 700, 1900, 6, 1700, 21, 3};
+      return alike ? SamplingCost{25, 750, 1000, 8, 400, 12, 1.3} : SamplingCost{25, 700, 1900, 6, 1700, 21, 3};
     case Estimator::largest:
-      return alike ? SamplingCost{5, 0, 2200, 22, 800, 21, 1.75} : SamplingCost{5, 30, 0, 0, 3700, 100, 1.7};
+      return alike ? SamplingCost{9, 0, 2200, 22, 800, 21, 2.3} : SamplingCost{5, 30, 0, 0, 3700, 100, 1.7};
     case Estimator::without_replacement: return {5, 0, 0, 0, 5000, 250, 1.75};
     default: return {5, 0, 0, 0, 5000, 130, 1600};  // product_weighted: a search for every draw
   }
@@ -52,13 +54,21 @@ inline bool sampling_is_slower(const MonteCarloOptions& options, const SamplingW
   return sampled * doubt > n_tokens * d_in * d_v;
 }
 
-/// True where that is known before there is a plan, so that no importance need be found: every token gets a sample at least.
+/// True where that is known before there is a plan, so that no importance need be found: the budget is spent on samples or, at most, on
+/// whole rows; and column_max gives every token a sample at least.
 inline bool sampling_never_pays(const MonteCarloOptions& options, SamplingWork work) {
-  const bool constant = options.budget == Budget::constant;
-  if (!constant && (options.rounding == Rounding::published || options.skip_below > 0)) return false;
-  work.n_sampled = work.n_tokens;
-  work.samples =
-      static_cast<double>(work.n_tokens) * (constant ? options.fraction * static_cast<double>(work.d_in) : 1.0);
+  double spent = options.fraction, exact = 0;
+  if (options.budget == Budget::column_max) {
+    if (options.rounding == Rounding::published || options.skip_below > 0) return false;
+    spent = 1.0 / static_cast<double>(work.d_in);
+  } else if (options.budget == Budget::column_norm) {
+    if (options.skip_below > 0) return false;
+    exact = spent;
+    spent /= std::max(1.0, sampling_cost(options.estimator, options.budget).sample);
+  }
+  const double n_tokens = static_cast<double>(work.n_tokens);
+  work.n_sampled = static_cast<Index>((1 - exact) * n_tokens);
+  work.samples = n_tokens * spent * static_cast<double>(work.d_in);
   return sampling_is_slower(options, work);
 }
 
