@@ -124,7 +124,8 @@ TEST(MonteCarloBounds, HoldInTheMeanAndWithTheirProbability) {
     Index exceeded = 0, sampled = 0;
     for (Index seed = 0; seed < n_seeds; ++seed) {
       const MonteCarloValues<double> values(
-          layer.x, layer.w, {.alpha = alpha, .seed = static_cast<std::uint64_t>(seed), .rounding = rounding});
+          layer.x, layer.w,
+          {.alpha = alpha, .seed = static_cast<std::uint64_t>(seed), .rounding = rounding, .path = ValuePath::sampled});
       FlopCounter flops;
       const auto got = attend(layer.q, layer.k, values, {}, ExactAttention{}, {.flops = &flops}).out;
       sampled += flops.sampled_rows() > 0 ? 1 : 0;
@@ -142,7 +143,7 @@ TEST(MonteCarloBounds, HoldInTheMeanAndWithTheirProbability) {
 TEST(MonteCarloBounds, OfSkippedTokensHoldForEveryQuery) {
   const Layer layer;
   const auto want = attend(layer.q, layer.k, layer.exact()).out;
-  MonteCarloOptions options{.alpha = 1e-3, .skip_below = 0.06};  // all others exact
+  const MonteCarloOptions options{.alpha = 1e-3, .skip_below = 0.06, .path = ValuePath::sampled};  // all others exact
   const MonteCarloValues<double> values(layer.x, layer.w, options);
   const auto plan = values.plan(layer.q, layer.k);
   std::vector<double> importance, norms;

@@ -7,7 +7,9 @@
 
 #include <gtest/gtest.h>
 
+#include "heed/core/random.hpp"
 #include "heed/kernels/select_project.hpp"
+#include "heed/sampling/alias_table.hpp"
 #include "heed/sampling/select_largest.hpp"
 #include "support/inputs.hpp"
 #include "support/matrices.hpp"
@@ -215,6 +217,28 @@ TEST(LargestSelector, FindsTheLargestForAnySizesTiesAndZerosIncluded) {
         const auto below = std::lower_bound(list.begin(), list.end(), static_cast<std::int32_t>((b + 1) * band));
         ASSERT_EQ(ends[b], below - list.begin());
       }
+    }
+  });
+}
+
+TEST(ProjectKernels, DrawsAreThoseOfTheGeneratorAndTheTable) {
+  std::vector<double> share(777);
+  double sum = 0;
+  NumberStream stream(3);
+  for (double& one : share) sum += one = stream.uniform() * stream.uniform();
+  for (double& one : share) one *= 777.0 / sum;
+  std::vector<heed::detail::AliasCell> cells(777);
+  std::vector<std::uint32_t> order(777);
+  heed::detail::build_alias_cells(share, cells.data(), order.data());
+  for_every_instance([&]<class T>(const ProjectKernels<T>& kernels, T) {
+    for (const Index n : {1, 4, 31, 32, 33, 1000}) {
+      const std::uint64_t seed = 0x123456789abcdefu, name = std::uint64_t{5} << 40 | 77u;
+      std::vector<std::int32_t> list(static_cast<std::size_t>(n + 32), -1);
+      kernels.draw(seed, name, cells.data(), 777, n, list.data());
+      CounterRng random(seed, name);
+      for (Index s = 0; s < n; ++s)
+        ASSERT_EQ(list[static_cast<std::size_t>(s)], heed::detail::draw_cell(cells.data(), 777, random.next_u32()))
+            << s;
     }
   });
 }

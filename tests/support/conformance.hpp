@@ -141,6 +141,12 @@ PairMatrix kept_pairs(const MethodCase& method, const Inputs<S>& in, const Atten
   return kept;
 }
 
+/// A method that leaves all pairs to the masks.
+inline MethodCase mask_alone(MethodCase method) {
+  method.keeps = {};
+  return method;
+}
+
 }  // namespace heed::test
 
 /// INSTANTIATE_METHOD_SUITE(TfAttention, {.make = trained_small_tree, .exact_when = depth_zero, .flops = tf_flops});

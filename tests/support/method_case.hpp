@@ -131,6 +131,7 @@ struct FlopCase {
   Index d_v = 0;
   double kept_pairs = 0.0;  ///< by the method and by the masks
   double real_keys = 0.0;
+  double seen_keys = 0.0;  ///< keys that some query sees by the masks
   AttentionOptions options{};
 };
 
@@ -161,6 +162,10 @@ struct MethodCase {
   bool falls_back = false;            ///< a query none of whose own keys is there sees others: parts do not merge
   bool shows_nan_of_queries = true;   ///< a query with a NaN gets a row of them
   bool linear_in_v = true;
+  bool mixes_columns = false;         ///< a NaN in one column of v reaches every column of the rows that see it
+  bool same_work_by_head = true;      ///< packed heads count what as many calls of one head count
+  std::string_view value_rows = "v";  ///< what messages call the argument v has its rows from, and its columns
+  std::string_view value_columns = "v";
   bool reuses_workspace = true;  ///< allocates nothing from the second call on
 };
 

@@ -1,6 +1,5 @@
 #pragma once
 #include <concepts>
-#include <optional>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -16,7 +15,7 @@
 #include "heed/exact/attend.hpp"
 #include "heed/exact/attend_over.hpp"
 #include "heed/exact/head_call.hpp"
-#include "heed/exact/importance.hpp"
+#include "heed/exact/method_runner.hpp"
 #include "heed/exact/multi_head.hpp"
 
 namespace heed {
@@ -42,9 +41,14 @@ constexpr void require_computed() {
                 "heed: q, k, x and w_v must have one scalar type: cast them to the same");
 }
 
-inline void check_value_rows(Index k_rows, Index n_keys) {
-  if (k_rows != n_keys)
-    throw ShapeError(message("rows(k) = ", k_rows, " but rows(x) = ", n_keys, ": they must be equal"));
+/// Calls of packed heads to which a source of values gives rows; out and lse may be empty views.
+template <class Call, class Q, class K>
+std::span<Call> calls_without_values(Workspace::Frame& frame, const Q& q, const K& k, const PackedHeads& packed,
+                                     const View<typename Call::Out>& out, const View<typename Call::Sum>& lse) {
+  const auto k_view = view_of(k);
+  return packed_calls<Call>(
+      frame, view_of(q), [&](Index h) { return k_view.columns(h * packed.d, packed.d); },
+      [](Index) { return ConstView<typename Call::Key>{}; }, out, lse, packed.n_heads, packed.per_kv());
 }
 
 }  // namespace detail
@@ -61,13 +65,7 @@ void attend_into(Out&& out, LseSpan<Accumulator<detail::OperandScalar<Q>>> lse, 
   using Call = detail::HeadCall<S, S, typename decltype(to)::Scalar>;
   detail::require_method<Method, Call>();
   Call call{view_of(q), view_of(k), {}, to, lse.data(), lse.stride()};
-  detail::check_value_rows(call.k.rows, v.n_keys());
-  detail::check_attention(call.q.cols, call.k.rows, call.k.cols, v.n_keys(),
-                          {call.q.rows, call.k.rows, call.k.cols, v.width()}, options);
-  detail::check_output(to.rows, to.cols, call.q.rows, v.width());
-  if (lse.wanted() && lse.size() != call.q.rows) {
-    throw ShapeError(detail::message("lse has ", lse.size(), " entries but must have rows(q) = ", call.q.rows));
-  }
+  detail::check_head(call, v.n_keys(), v.width(), lse, options, "x");
   v.attend_heads(std::span<Call>(&call, 1), Index(1), options, detail::MethodRunner<Method>{method}, context);
 }
 
@@ -94,9 +92,8 @@ auto attend_over(const Pattern& pattern, const Q& q, const K& k, const Values& v
   using Call = detail::HeadCall<S, S, S>;
   AttentionResult<S> result;
   Call call{view_of(q), view_of(k), {}, {}};
-  detail::check_value_rows(call.k.rows, values.n_keys());
   detail::check_attention(call.q.cols, call.k.rows, call.k.cols, values.n_keys(),
-                          {call.q.rows, call.k.rows, call.k.cols, values.width()}, options);
+                          {call.q.rows, call.k.rows, call.k.cols, values.width()}, options, "x");
   detail::check_pattern(pattern, call.q.rows, call.k.rows);
   result.out.setZero(call.q.rows, values.width());
   result.lse.setConstant(call.q.rows, detail::minus_infinity<Accumulator<S>>);
@@ -120,38 +117,14 @@ void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const 
   static_assert(std::is_same_v<typename decltype(lse_to)::Scalar, Accumulator<S>>,
                 "heed: lse must have the scalar sums are kept in: double for double, float otherwise");
   using Call = detail::HeadCall<S, S, typename decltype(to)::Scalar>;
-  const Index n_kv_heads = detail::kv_heads_of(heads), n_heads = heads.n_heads;
-  const Index d = detail::head_width(q.cols(), n_heads, "q", "n_heads");
-  const Index d_k = detail::head_width(k.cols(), n_kv_heads, "k", "n_kv_heads");
-  const Index d_v = detail::head_width(v.width(), n_kv_heads, "w_v", "n_kv_heads");
-  detail::check_value_rows(k.rows(), v.n_keys());
-  detail::check_attention(d, k.rows(), d_k, v.n_keys(), {q.rows(), k.rows(), d_k, d_v, n_heads}, options);
-  detail::check_methods(method, n_heads);
-  detail::check_output(to.rows, to.cols, q.rows(), n_heads * d_v);
-  if (lse_to.rows != q.rows() || lse_to.cols != n_heads) {
-    throw ShapeError(detail::message("lse is ", lse_to.rows, " x ", lse_to.cols,
-                                     " but must be rows(q) x n_heads = ", q.rows(), " x ", n_heads));
-  }
+  const detail::PackedHeads packed =
+      detail::check_heads(q, k, v.n_keys(), v.width(), heads, options, method, "x", "w_v");
+  detail::check_head_outputs(to, lse_to, q.rows(), packed.n_heads, packed.d_v);
   if (q.rows() == 0) return;
-  std::optional<Workspace> own;
-  Context inner = context;
-  inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
-  Workspace::Frame frame(*inner.workspace);
-  const Index heads_per_kv = n_heads / n_kv_heads;
-  const auto q_view = view_of(q);
-  const auto k_view = view_of(k);
-  Call* calls = frame.take<Call>(static_cast<std::size_t>(n_heads));
-  for (Index h = 0; h < n_heads; ++h) {
-    new (calls + h) Call{q_view.columns(h * d, d),
-                         k_view.columns(h / heads_per_kv * d, d),
-                         {},
-                         to.columns(h * d_v, d_v),
-                         lse_to.data == nullptr ? nullptr : &lse_to(0, h),
-                         lse_to.row_stride,
-                         h};
-  }
-  v.attend_heads(std::span<Call>(calls, static_cast<std::size_t>(n_heads)), heads_per_kv, options,
-                 detail::MethodRunner<Method>{method}, inner);
+  const detail::WithWorkspace inner(context);
+  Workspace::Frame frame(inner.workspace());
+  const auto calls = detail::calls_without_values<Call>(frame, q, k, packed, to, lse_to);
+  v.attend_heads(calls, packed.per_kv(), options, detail::MethodRunner<Method>{method}, inner.context());
 }
 
 /// multi_head_attend with values made during the call.
@@ -163,7 +136,7 @@ auto multi_head_attend(const Q& q, const K& k, const V& v, const HeadOptions& he
   MultiHeadResult<detail::OperandScalar<Q>> result;
   const Index n_kv_heads = detail::kv_heads_of(heads);
   result.out.resize(q.rows(), heads.n_heads * detail::head_width(v.width(), n_kv_heads, "w_v", "n_kv_heads"));
-  result.lse.resize(q.rows(), heads.n_heads);
+  if constexpr (detail::returns_lse<Method>()) result.lse.resize(q.rows(), heads.n_heads);
   multi_head_attend_into(result.out, result.lse, q, k, v, heads, options, method, context);
   return result;
 }

@@ -5,7 +5,8 @@
 #include <span>
 #include <type_traits>
 
-#include "heed/approx/sample_plan.hpp"
+#include "heed/approx/plan_arrays.hpp"
+#include "heed/approx/token_rows.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"

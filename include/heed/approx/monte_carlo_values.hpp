@@ -2,18 +2,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <new>
-#include <optional>
 #include <span>
-#include <type_traits>
 #include <utility>
 
-#include "heed/approx/computed_values.hpp"
 #include "heed/approx/encode_values.hpp"
-#include "heed/approx/projected_values.hpp"
 #include "heed/approx/sample_plan.hpp"
+#include "heed/approx/value_operands.hpp"
 #include "heed/approx/value_path.hpp"
-#include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/floating.hpp"
 #include "heed/core/options.hpp"
@@ -71,7 +66,7 @@ struct SamplePlan {
 };
 
 /// Values X W_v + b of which each token computes only as many products as its importance asks for: Monte-Carlo attention over any
-/// method with a softmax over a pattern of pairs (and over any method at all with Budget::constant).
+/// method with a softmax over a pattern of pairs, over TcAttention, and over any method at all with Budget::constant.
 ///
 ///     MonteCarloValues<float> sampled(x, w_v, {.alpha = 0.4, .seed = 7});
 ///     auto r = attend(q, k, sampled);
@@ -83,37 +78,31 @@ struct SamplePlan {
 ///         heads of one group share its importance.
 /// Draws   a pure function of (seed, key head, token, index): no order, thread or batch matters. With replacement, tokens 15 apart in a
 ///         block of 240 share their sequence, which keeps the law of every token; the first r_j of it are token j's.
-/// Exact   with ValuePath::fastest a head whose sampling is estimated to be no faster than the exact product (value_path.hpp) is multiplied
-///         exactly; FlopCounter::sampled_rows and projected_rows, and SamplePlan::exact, say so. Calls too small for a clock are sampled.
+/// Exact   with ValuePath::fastest, the default, a head whose sampling is estimated to be no faster than the exact product
+///         (value_path.hpp) is multiplied exactly: small calls, narrow heads, large r, and `largest` with a budget that needs weights. A call
+///         says so by FlopCounter::sampled_rows() and projected_rows(); before it, plan(...).exact says it of each head.
+///         ValuePath::sampled always samples, as published.
 /// Errors  ShapeError if cols(x) != rows(w_v) or b does not fit; OptionError for options outside their range, and for a budget that
 ///         needs weights over a method that has none. Temporaries do not compile.
 /// Cost    Phase::sample 2 d_v r_j a token and key head, Phase::project 2 d_in d_v for exact rows (and mean rows); Phase::route 4 d a kept pair
-///         and two exponentials for the importance, unless the budget is constant, and O(d_in) a token to choose products.
+///         and two exponentials for the importance (over TcAttention O(h) a token), unless the budget is constant, and O(d_in) a token to
+///         choose products.
 /// Threads const and re-entrant; the same bits for any number of threads.
 /// Source  Kim and Ko 2022, section 3. We depart where Rounding::up says so; other estimators and budgets: Estimator, Budget.
 template <class S>
-class MonteCarloValues {
+class MonteCarloValues : public detail::ValueOperands<S> {
  public:
-  using Scalar = S;
-  static constexpr bool computes_rows = true;
-
   template <TokenMatrix X, TokenMatrix W>
     requires(!detail::is_view<X>)
   MonteCarloValues(const X& x, const W& w_v, const MonteCarloOptions& options = {})
-      : x_(view_of(x)), w_(view_of(w_v)), options_(options) {
-    static_assert(std::is_same_v<typename X::Scalar, S> && std::is_same_v<typename W::Scalar, S>,
-                  "heed: x and w_v must have the scalar type of the values: cast them first");
-    detail::check_projection(x_.cols, w_.rows, w_.cols, options_.bias);
+      : Operands(x, w_v, options.bias), options_(options) {
     detail::check_monte_carlo(options_);
   }
   template <class X, class W>
-    requires((OwningMatrix<X> && !std::is_lvalue_reference_v<X>) || (OwningMatrix<W> && !std::is_lvalue_reference_v<W>))
-  MonteCarloValues(X&&, W&&, const MonteCarloOptions& = {}) {
-    static_assert(sizeof(X) == 0, "heed: MonteCarloValues would dangle: it views a temporary matrix; name it first");
-  }
+    requires detail::dangling_operands<X, W> MonteCarloValues(X&&, W&&, const MonteCarloOptions& = {}) {
+      static_assert(sizeof(X) == 0, "heed: MonteCarloValues would dangle: it views a temporary matrix; name it first");
+    }
 
-  Index n_keys() const { return x_.rows; }
-  Index width() const { return w_.cols; }
   const MonteCarloOptions& options() const { return options_; }
 
   /// What a call with these operands decides; see SamplePlan. Queries and keys of several heads are packed as in multi_head_attend.
@@ -121,22 +110,22 @@ class MonteCarloValues {
   SamplePlan<S> plan(const Q& q, const K& k, const AttentionOptions& options = {}, const Method& method = {},
                      const Context& context = {}, const HeadOptions& heads = {}) const {
     SamplePlan<S> plan;
-    with_calls(q, k, options, context, heads, [&](auto calls, Index heads_per_kv, const Context& inner) {
+    with_calls(q, k, options, method, context, heads, [&](auto calls, Index heads_per_kv, const Context& inner) {
       Workspace::Frame frame(*inner.workspace);
       detail::SamplePlanner<S> planner(x_, w_, options_, *inner.workspace, detail::thread_count(inner.threads));
       const auto made = planner.plan(frame, calls, heads_per_kv, options, detail::MethodRunner<Method>{method}, inner);
       plan.d_in = x_.cols;
-      plan.counts.resize(n_keys(), made.n_kv);
-      plan.importance.resize(n_keys(), made.n_kv);
-      plan.kept.resize(n_keys(), made.n_kv);
+      plan.counts.resize(x_.rows, made.n_kv);
+      plan.importance.resize(x_.rows, made.n_kv);
+      plan.kept.resize(x_.rows, made.n_kv);
       plan.exact.resize(made.n_kv);
-      plan.x_norm.resize(n_keys());
+      plan.x_norm.resize(x_.rows);
       for (Index kv = 0; kv < made.n_kv; ++kv) {
-        plan.exact(kv) = multiplies(made, kv) ? 1 : 0;
-        for (Index j = 0; j < n_keys(); ++j) {
-          plan.counts(j, kv) = made.counts[kv * n_keys() + j];
-          plan.importance(j, kv) = static_cast<double>(made.largest[kv * n_keys() + j]);
-          plan.kept(j, kv) = made.kept[kv * n_keys() + j];
+        plan.exact(kv) = multiplies(made, kv, detail::real_keys(options.mask, x_.rows)) ? 1 : 0;
+        for (Index j = 0; j < x_.rows; ++j) {
+          plan.counts(j, kv) = made.counts[kv * x_.rows + j];
+          plan.importance(j, kv) = static_cast<double>(made.largest[kv * x_.rows + j]);
+          plan.kept(j, kv) = made.kept[kv * x_.rows + j];
           plan.x_norm(j) = made.x_norm[j];
         }
       }
@@ -150,15 +139,9 @@ class MonteCarloValues {
   template <class Out, class Q, class K, class Method = ExactAttention<>>
   void value_rows_into(Out&& out, const Q& q, const K& k, const AttentionOptions& options = {},
                        const Method& method = {}, const Context& context = {}, const HeadOptions& heads = {}) const {
-    const auto to = output_view_of(std::forward<Out>(out));
-    static_assert(std::is_same_v<typename std::remove_cvref_t<decltype(to)>::Scalar, S>,
-                  "heed: out must have the scalar type of x and w_v");
-    if (to.rows != n_keys() || to.cols != width() || to.col_stride != 1 || to.row_stride != width()) {
-      throw ShapeError(detail::message("out is ", to.rows, " x ", to.cols, " but must be rows(x) x cols(w_v) = ",
-                                       n_keys(), " x ", width(), ", row-major without gaps"));
-    }
-    with_calls(q, k, options, context, heads, [&](auto calls, Index heads_per_kv, const Context& inner) {
-      make_rows(calls, heads_per_kv, options, detail::MethodRunner<Method>{method}, inner, to.data);
+    S* rows = this->rows_of(std::forward<Out>(out));
+    with_calls(q, k, options, method, context, heads, [&](auto calls, Index heads_per_kv, const Context& inner) {
+      make_rows(calls, heads_per_kv, options, detail::MethodRunner<Method>{method}, inner, rows);
     });
   }
 
@@ -167,76 +150,80 @@ class MonteCarloValues {
   void attend_heads(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, const Runner& runner,
                     const Context& context) const {
     if (calls.empty() || calls.front().q.rows == 0) return;
-    std::optional<Workspace> own;
-    Context inner = context;
-    inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
-    Workspace::Frame frame(*inner.workspace);
-    const Index n_k = x_.rows, d_v = w_.cols * heads_per_kv / static_cast<Index>(calls.size());
-    S* rows = frame.take<S>(static_cast<std::size_t>(n_k * w_.cols));
-    make_rows(std::span<const Call>(calls), heads_per_kv, options, runner, inner, rows);
-    for (std::size_t c = 0; c < calls.size(); ++c)
-      calls[c].v = {rows + static_cast<Index>(c) / heads_per_kv * d_v, n_k, d_v, w_.cols, 1};
-    runner.run(std::span<const Call>(calls), heads_per_kv, options, inner);
+    const detail::WithWorkspace inner(context);
+    Workspace::Frame frame(inner.workspace());
+    S* rows = frame.take<S>(static_cast<std::size_t>(x_.rows * w_.cols));
+    make_rows(std::span<const Call>(calls), heads_per_kv, options, runner, inner.context(), rows);
+    this->give_rows(calls, heads_per_kv, rows);
+    runner.run(std::span<const Call>(calls), heads_per_kv, options, inner.context());
   }
 
  private:
   using T = Accumulator<S>;
+  using Operands = detail::ValueOperands<S>;
+  using Operands::w_;
+  using Operands::x_;
 
-  // Checks operands and runs work(calls, heads_per_kv, context with a workspace) on calls without values.
-  template <class Q, class K, class Work>
-  void with_calls(const Q& q, const K& k, const AttentionOptions& options, const Context& context,
+  // Checks operands and runs work(calls, heads_per_kv, context with a workspace) on calls without values or outputs.
+  template <class Q, class K, class Method, class Work>
+  void with_calls(const Q& q, const K& k, const AttentionOptions& options, const Method& method, const Context& context,
                   const HeadOptions& heads, const Work& work) const {
     detail::require_computed<Q, K, MonteCarloValues>();
     using Call = detail::HeadCall<S, S, T>;
-    const Index n_kv = detail::kv_heads_of(heads), d = detail::head_width(q.cols(), heads.n_heads, "q", "n_heads");
-    const Index d_k = detail::head_width(k.cols(), n_kv, "k", "n_kv_heads");
-    const Index d_v = detail::head_width(w_.cols, n_kv, "w_v", "n_kv_heads");
-    detail::check_value_rows(k.rows(), n_keys());
-    detail::check_attention(d, k.rows(), d_k, n_keys(), {q.rows(), k.rows(), d_k, d_v, heads.n_heads}, options);
-    std::optional<Workspace> own;
-    Context inner = context;
-    inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
-    Workspace::Frame frame(*inner.workspace);
-    const auto n_heads = static_cast<std::size_t>(heads.n_heads);
-    const Index heads_per_kv = heads.n_heads / n_kv;
-    const auto q_view = view_of(q);
-    const auto k_view = view_of(k);
-    Call* calls = frame.take<Call>(n_heads);
-    for (Index h = 0; h < heads.n_heads; ++h) {
-      new (calls + h) Call{q_view.columns(h * d, d), k_view.columns(h / heads_per_kv * d, d), {}, {}, nullptr, 1, h};
-    }
-    work(std::span<const Call>(calls, n_heads), heads_per_kv, inner);
+    const detail::PackedHeads packed = detail::check_heads(q, k, x_.rows, w_.cols, heads, options, method, "x", "w_v");
+    const detail::WithWorkspace inner(context);
+    Workspace::Frame frame(inner.workspace());
+    const std::span<const Call> calls = detail::calls_without_values<Call>(frame, q, k, packed, {}, {});
+    work(calls, packed.per_kv(), inner.context());
   }
 
   template <class Call, class Runner>
   void make_rows(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const Runner& runner,
                  const Context& context, S* rows) const {
     const Index n_k = x_.rows, n_kv = static_cast<Index>(calls.size()) / heads_per_kv;
-    if (n_k == 0) return;
-    Workspace::Frame frame(*context.workspace);
-    const int threads = detail::projection_threads(
-        context.threads, static_cast<double>(n_k) * static_cast<double>(x_.cols) * static_cast<double>(w_.cols));
-    detail::SamplePlanner<S> planner(x_, w_, options_, *context.workspace, threads);
-    const auto plan = planner.plan(frame, calls, heads_per_kv, options, runner, context);
-    unsigned char* exact = frame.take<unsigned char>(static_cast<std::size_t>(n_kv));
-    for (Index kv = 0; kv < n_kv; ++kv) exact[kv] = multiplies(plan, kv) ? 1 : 0;
     const Index n_real = detail::real_keys(options.mask, n_k);
-    detail::ValueEncoding<S>(x_, w_, options_, plan, exact, n_real, rows, *context.workspace, threads).run();
-    if (context.flops != nullptr) count(*context.flops, plan, exact, n_real);
+    if (n_k == 0) return;
+    detail::check_weights<Call>(runner, options_.budget);
+    Workspace::Frame frame(*context.workspace);
+    bool all_exact = never_pays(n_kv, n_real);
+    if (!all_exact) {
+      const int threads = detail::projection_threads(
+          context.threads, static_cast<double>(n_k) * static_cast<double>(x_.cols) * static_cast<double>(w_.cols));
+      detail::SamplePlanner<S> planner(x_, w_, options_, *context.workspace, threads);
+      const auto plan = planner.plan(frame, calls, heads_per_kv, options, runner, context);
+      unsigned char* exact = frame.take<unsigned char>(static_cast<std::size_t>(n_kv));
+      for (Index kv = 0; kv < n_kv; ++kv) exact[kv] = multiplies(plan, kv, n_real) ? 1 : 0;
+      all_exact = std::all_of(exact, exact + n_kv, [](unsigned char one) { return one != 0; });
+      if (!all_exact) {
+        detail::ValueEncoding<S>(x_, w_, options_, plan, exact, n_real, rows, *context.workspace, threads).run();
+        if (context.flops != nullptr) count(*context.flops, plan, exact, n_real);
+      }
+    }
+    if (!all_exact) return;
+    this->multiply_rows(options_.bias, n_real, context, rows);
+    if (context.flops != nullptr) context.flops->add_value_rows(0, static_cast<double>(n_real * n_kv));
+  }
+
+  // True where no head can gain by sampling, whatever its plan.
+  bool never_pays(Index n_kv, Index n_real) const {
+    if (x_.cols == 0) return true;
+    return options_.path == ValuePath::fastest &&
+           detail::sampling_never_pays(options_, {x_.cols, w_.cols / n_kv, n_kv, n_real});
   }
 
   // True where a head is multiplied exactly.
-  bool multiplies(const detail::PlanArrays<T>& plan, Index kv) const {
-    if (plan.d_in == 0) return true;
-    detail::SamplingWork work{plan.d_in, w_.cols / plan.n_kv, plan.n_kv};
+  bool multiplies(const detail::PlanArrays<T>& plan, Index kv, Index n_real) const {
+    if (never_pays(plan.n_kv, n_real)) return true;
+    detail::SamplingWork work{plan.d_in, w_.cols / plan.n_kv, plan.n_kv, n_real};
+    Index n_kept = 0;
     for (Index j = 0; j < plan.n_k; ++j) {
       const Index r = plan.counts[kv * plan.n_k + j];
-      work.n_tokens += plan.kept[kv * plan.n_k + j];
+      n_kept += plan.kept[kv * plan.n_k + j];
       work.n_exact += r >= plan.d_in ? 1 : 0;
       work.n_sampled += r > 0 && r < plan.d_in ? 1 : 0;
       work.samples += r < plan.d_in ? static_cast<double>(r) : 0.0;
     }
-    if (work.n_sampled == 0 && work.n_exact >= work.n_tokens) return true;  // nothing would be sampled
+    if (work.n_sampled == 0 && work.n_exact >= n_kept) return true;  // nothing would be sampled
     return options_.path == ValuePath::fastest && detail::sampling_is_slower(options_, work);
   }
 
@@ -264,7 +251,6 @@ class MonteCarloValues {
     flops.add_value_rows(sampled_rows, multiplied);
   }
 
-  ConstView<S> x_, w_;
   MonteCarloOptions options_;
 };
 

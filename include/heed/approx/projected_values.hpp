@@ -1,12 +1,9 @@
 #pragma once
 #include <algorithm>
-#include <optional>
 #include <span>
-#include <type_traits>
 #include <utility>
 
-#include "heed/approx/computed_values.hpp"
-#include "heed/core/check.hpp"
+#include "heed/approx/value_operands.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/vector_view.hpp"
@@ -30,30 +27,6 @@ struct ProjectionOptions {
   ProjectionOrder order = ProjectionOrder::automatic;  ///< default: the cheaper one
 };
 
-namespace detail {
-
-inline void check_projection(Index x_cols, Index w_rows, Index w_cols, const VectorView& bias) {
-  if (x_cols != w_rows)
-    throw ShapeError(message("cols(x) = ", x_cols, " but rows(w_v) = ", w_rows, ": they must be equal"));
-  if (bias.given() && bias.size() != w_cols)
-    throw ShapeError(message("bias has ", bias.size(), " entries but must have cols(w_v) = ", w_cols));
-}
-
-/// Adds what one dense product of `rows` rows costs.
-inline void count_projection(FlopCounter* flops, double rows, double d_in, double columns) {
-  if (flops != nullptr) flops->add_products(Phase::project, 2.0 * rows * d_in * columns);
-}
-
-/// Rows of x that may be read: padding is not, and its value rows are 0.
-inline Index real_keys(const Mask& mask, Index n_k) { return std::min(mask.n_real_keys, n_k); }
-
-/// Threads worth waking for a dense product: about ten microseconds of arithmetic each.
-inline int projection_threads(Index asked, double products) {
-  return static_cast<int>(std::clamp(products / 1e6, 1.0, static_cast<double>(thread_count(asked))));
-}
-
-}  // namespace detail
-
 /// Exact values X W_v + b made during the call: attend(q, k, projected) is attend(q, k, v) with v = x w_v + b, and several heads own
 /// columns of one w_v. Views x, w_v and b, which must outlive it.
 ///
@@ -65,42 +38,23 @@ inline int projection_threads(Index asked, double products) {
 ///         O((n_k + d_in) n_kv_heads d_v) from the workspace.
 /// Threads const and re-entrant; the same bits for any number of threads.
 template <class S>
-class ProjectedValues {
+class ProjectedValues : public detail::ValueOperands<S> {
  public:
-  using Scalar = S;
-  static constexpr bool computes_rows = true;
-
   template <TokenMatrix X, TokenMatrix W>
     requires(!detail::is_view<X>)
   ProjectedValues(const X& x, const W& w_v, const ProjectionOptions& options = {})
-      : x_(view_of(x)), w_(view_of(w_v)), options_(options) {
-    static_assert(std::is_same_v<typename X::Scalar, S> && std::is_same_v<typename W::Scalar, S>,
-                  "heed: x and w_v must have the scalar type of the values: cast them first");
-    detail::check_projection(x_.cols, w_.rows, w_.cols, options_.bias);
-  }
+      : Operands(x, w_v, options.bias), options_(options) {}
   template <class X, class W>
-    requires((OwningMatrix<X> && !std::is_lvalue_reference_v<X>) || (OwningMatrix<W> && !std::is_lvalue_reference_v<W>))
-  ProjectedValues(X&&, W&&, const ProjectionOptions& = {}) {
-    static_assert(sizeof(X) == 0, "heed: ProjectedValues would dangle: it views a temporary matrix; name it first");
-  }
-
-  Index n_keys() const { return x_.rows; }
-  Index width() const { return w_.cols; }
+    requires detail::dangling_operands<X, W> ProjectedValues(X&&, W&&, const ProjectionOptions& = {}) {
+      static_assert(sizeof(X) == 0, "heed: ProjectedValues would dangle: it views a temporary matrix; name it first");
+    }
 
   /// X W_v + b itself, all key heads side by side: to keep, or to time. out: n_k x width(), row-major without gaps.
   template <class Out>
   void value_rows_into(Out&& out, const Context& context = {}) const {
-    const auto to = output_view_of(std::forward<Out>(out));
-    static_assert(std::is_same_v<typename std::remove_cvref_t<decltype(to)>::Scalar, S>,
-                  "heed: out must have the scalar type of x and w_v");
-    if (to.rows != n_keys() || to.cols != width() || to.col_stride != 1 || to.row_stride != width()) {
-      throw ShapeError(detail::message("out is ", to.rows, " x ", to.cols, " but must be rows(x) x cols(w_v) = ",
-                                       n_keys(), " x ", width(), ", row-major without gaps"));
-    }
-    std::optional<Workspace> own;
-    Context inner = context;
-    inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
-    make_rows(n_keys(), inner, to.data);
+    S* rows = this->rows_of(std::forward<Out>(out));
+    const detail::WithWorkspace inner(context);
+    this->multiply_rows(options_.bias, this->n_keys(), inner.context(), rows);
   }
 
   /// Makes the rows and runs the calls, or the other way round.
@@ -108,20 +62,21 @@ class ProjectedValues {
   void attend_heads(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, const Runner& runner,
                     const Context& context) const {
     if (calls.empty() || calls.front().q.rows == 0) return;
-    std::optional<Workspace> own;
-    Context inner = context;
-    inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
+    const detail::WithWorkspace inner(context);
     // With a bias it must be known which rows saw a key: their weights add up to 1.
     const bool possible = !options_.bias.given() || (Runner::has_softmax() && !options.sinks.given());
     if (possible && attends_first(calls.front().q.rows, static_cast<Index>(calls.size()), heads_per_kv)) {
-      attend_then_project(calls, heads_per_kv, options, runner, inner);
+      attend_then_project(calls, heads_per_kv, options, runner, inner.context());
     } else {
-      project_then_attend(calls, heads_per_kv, options, runner, inner);
+      project_then_attend(calls, heads_per_kv, options, runner, inner.context());
     }
   }
 
  private:
   using T = Accumulator<S>;
+  using Operands = detail::ValueOperands<S>;
+  using Operands::w_;
+  using Operands::x_;
 
   bool attends_first(Index n_q, Index n_heads, Index heads_per_kv) const {
     if (options_.order != ProjectionOrder::automatic) return options_.order == ProjectionOrder::attend_first;
@@ -132,34 +87,16 @@ class ProjectedValues {
     return heads * queries * (keys * d_in + d_in * d_v) < heads * queries * keys * d_v + kv_heads * keys * d_in * d_v;
   }
 
-  void make_rows(Index n_real, const Context& context, S* rows) const {
-    Workspace::Frame frame(*context.workspace);
-    const Index n_k = x_.rows, columns = w_.cols;
-    const double products = static_cast<double>(n_real) * static_cast<double>(x_.cols) * static_cast<double>(columns);
-    const int threads = detail::projection_threads(context.threads, products);
-    std::fill(rows + n_real * columns, rows + n_k * columns, S(0));
-    detail::PackedWeights<S> weights(w_, active_isa());
-    weights.pack(frame, threads);
-    const T* bias = detail::take_bias<T>(frame, options_.bias, columns);
-    const ConstView<S> real{x_.data, n_real, x_.cols, x_.row_stride, x_.col_stride};
-    detail::project_rows<S>(real, weights, Index(0), columns, bias, View<S>{rows, n_k, columns, columns, 1},
-                            *context.workspace, threads);
-    detail::count_projection(context.flops, static_cast<double>(n_real), static_cast<double>(x_.cols),
-                             static_cast<double>(columns));
-  }
-
   template <class Call, class Runner>
   void project_then_attend(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options,
                            const Runner& runner, const Context& context) const {
     Workspace::Frame frame(*context.workspace);
     const Index n_k = x_.rows, columns = w_.cols, n_real = detail::real_keys(options.mask, n_k);
     S* rows = frame.take<S>(static_cast<std::size_t>(n_k * columns));
-    make_rows(n_real, context, rows);
+    this->multiply_rows(options_.bias, n_real, context, rows);
     const Index n_key_heads = static_cast<Index>(calls.size()) / heads_per_kv;
     if (context.flops != nullptr) context.flops->add_value_rows(0, static_cast<double>(n_real * n_key_heads));
-    const Index d_v = columns * heads_per_kv / static_cast<Index>(calls.size());
-    for (std::size_t c = 0; c < calls.size(); ++c)
-      calls[c].v = {rows + static_cast<Index>(c) / heads_per_kv * d_v, n_k, d_v, columns, 1};
+    this->give_rows(calls, heads_per_kv, rows);
     runner.run(std::span<const Call>(calls), heads_per_kv, options, context);
   }
 
@@ -203,7 +140,6 @@ class ProjectedValues {
                              static_cast<double>(d_v));
   }
 
-  ConstView<S> x_, w_;
   ProjectionOptions options_;
 };
 

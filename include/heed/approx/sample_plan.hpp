@@ -4,10 +4,11 @@
 #include <cstddef>
 #include <span>
 
+#include "heed/approx/plan_arrays.hpp"
 #include "heed/approx/threshold_counts.hpp"
+#include "heed/approx/token_rows.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/floating.hpp"
-#include "heed/core/key_bounds.hpp"
 #include "heed/core/mask.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/view.hpp"
@@ -21,76 +22,25 @@
 
 namespace heed::detail {
 
-/// How many products every token of every key head gets, and what that was decided from. Arrays lie in a workspace; entry (kv, j) of
-/// those of all heads is at [kv * n_k + j].
-template <class T>
-struct PlanArrays {
-  Index n_k = 0, n_kv = 0, d_in = 0, n_sequences = 1;
-  bool centred = false;
-  Index* sequence = nullptr;      ///< of each token
-  T* x_norm = nullptr;            ///< |x_j|, or |x_j - mean| where centred; not finite where the row is not
-  T* means = nullptr;             ///< mean row of each sequence over its kept tokens; n_sequences x d_in
-  T* largest = nullptr;           ///< (kv, j): max_i A_ij; 0 where the budget needs no weights
-  T* norm = nullptr;              ///< (kv, j): |A[:, j]|_2, likewise
-  unsigned char* kept = nullptr;  ///< (kv, j): some query sees it
-  Index* counts = nullptr;        ///< (kv, j): r_j; d_in means the exact product
-  T* floors = nullptr;            ///< (kv, j): least |x_jk| |W_k| among the r_j largest, where the budget knows; else 0
-};
+/// True where the weights that runner's method gives single keys can be found.
+template <class Runner, class Call>
+inline constexpr bool has_weights =
+    Runner::template weighs_keys<Call>() ||
+    Runner::template has_pattern<HeadCall<typename Call::Query, typename Call::Key, typename Call::Sum>>();
 
-/// Marks the keys that some query of `pattern` sees through the mask of one head; `kept` starts at 0.
-template <KeyPattern Pattern>
-void mark_kept_keys(const Pattern& pattern, const Mask& mask, Index n_q, Index n_k, Index head, unsigned char* kept) {
-  const KeyBounds bounds(mask, n_q, n_k);
-  const bool pairs = mask.allowed.given() || mask.bias.given();
-  const Index bias_row = mask.bias.rows() > n_q ? head * n_q : 0;
-  const Index allowed_row = mask.allowed.rows() > n_q ? head * n_q : 0;
-  for (Index g = 0; g < pattern.n_groups(); ++g) {
-    const TokenSet queries = pattern.queries(g);
-    for (Index s = 0; s < pattern.n_segments(g); ++s) {
-      const TokenSet keys = pattern.keys(g, s);
-      const auto offset = [&](Index key) {
-        if (keys.list == nullptr) return std::clamp(key - keys.first, Index(0), keys.size);
-        return static_cast<Index>(std::lower_bound(keys.list, keys.list + keys.size, key) - keys.list);
-      };
-      Index done = 0;  // ends of ranges of consecutive queries do not decrease
-      for (Index t = 0; t < queries.size; ++t) {
-        const Index i = queries[t];
-        const KeyRange range = bounds.of(i);
-        const Index to = offset(range.high);
-        for (Index at = pairs ? offset(range.low) : std::max(done, offset(range.low)); at < to; ++at) {
-          unsigned char& mark = kept[keys[at]];
-          if (mark != 0) continue;
-          const bool forbidden = mask.allowed.given() && mask.allowed.at(allowed_row + i, keys[at]) == 0.0;
-          const bool infinite = mask.bias.given() && is_minus_infinity(mask.bias.at(bias_row + i, keys[at]));
-          mark = forbidden || infinite ? 0 : 1;
-        }
-        done = std::max(done, to);
-      }
-    }
+/// Throws where a budget needs weights and there are none.
+template <class Call, class Runner>
+void check_weights(const Runner& runner, Budget budget) {
+  if (budget == Budget::constant) return;
+  if constexpr (has_weights<Runner, Call>) {
+    runner.check_key_weights();
+  } else {
+    throw OptionError(
+        "heed: MonteCarloOptions::budget must be Budget::constant for a method that neither has a softmax over a "
+        "pattern "
+        "of pairs nor weighs keys itself: there are no weights to take the importance from");
   }
 }
-
-/// Rows of x as the encoding kernels read them: contiguous, in the accumulator; in place where they already are.
-template <class S>
-class TokenRows {
- public:
-  using T = Accumulator<S>;
-  TokenRows(const ConstView<S>& x, Isa isa) : x_(x), stored_(storage_kernels<T, KernelScalar<S>>(isa)) {}
-  bool in_place() const { return std::is_same_v<S, T> && x_.col_stride == 1; }
-  /// Row j; `room` holds a row.
-  const T* row(Index j, T* room) const {
-    if constexpr (std::is_same_v<S, T>) {
-      if (x_.col_stride == 1) return x_.data + j * x_.row_stride;
-    }
-    stored_.gather(kernel_pointer(x_.data) + j * x_.row_stride, x_.row_stride, x_.col_stride, nullptr, 1, x_.cols, room,
-                   x_.cols);
-    return room;
-  }
-
- private:
-  ConstView<S> x_;
-  const StorageKernels<T, KernelScalar<S>>& stored_;
-};
 
 /// Fills a plan for calls that share x. One instance a call.
 template <class S>
@@ -105,6 +55,7 @@ class SamplePlanner {
   template <class Call, class Runner>
   PlanArrays<T> plan(Workspace::Frame& frame, std::span<const Call> calls, Index heads_per_kv,
                      const AttentionOptions& options, const Runner& runner, const Context& context) {
+    check_weights<Call>(runner, options_.budget);
     const Index n_q = calls.front().q.rows;
     PlanArrays<T> plan;
     plan.n_k = x_.rows;
@@ -129,13 +80,9 @@ class SamplePlanner {
         mark_kept_keys(DensePattern{n_q, plan.n_k}, options.mask, n_q, plan.n_k, calls[c].head,
                        plan.kept + static_cast<Index>(c) / heads_per_kv * plan.n_k);
       }
-    } else if constexpr (Runner::template has_pattern<HeadCall<typename Call::Query, typename Call::Key, T>>()) {
+    } else if constexpr (has_weights<Runner, Call>) {
       key_importance(calls, heads_per_kv, options, runner, context, workspace_, ColumnSums<T>{plan.largest, plan.norm});
       for (std::size_t j = 0; j < n_all; ++j) plan.kept[j] = plan.largest[j] > 0 ? 1 : 0;
-    } else {
-      throw OptionError(
-          "heed: MonteCarloOptions::budget must be Budget::constant for a method without a softmax over "
-          "a pattern of pairs: there are no weights to take the importance from");
     }
     measure_rows(frame, plan);
     count(plan);

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <optional>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -18,8 +17,10 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/exact/column_weights.hpp"
 #include "heed/trees/decision_tree.hpp"
 #include "heed/trees/leaf_lists.hpp"
+#include "heed/trees/path_importance.hpp"
 #include "heed/trees/path_sums.hpp"
 #include "heed/trees/routed_heads.hpp"
 
@@ -99,10 +100,9 @@ class TcAttention {
     const Call& one = calls.front();
     check_heads(one.k.cols, options);
     if (one.q.rows == 0) return;
-    std::optional<Workspace> own;
-    Context inner = context;
-    inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
-    detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, inner, *inner.workspace,
+    const detail::WithWorkspace own(context);
+    const Context& inner = own.context();
+    detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, inner, own.workspace(),
                                [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
                                  const detail::LevelWeights<Sum> levels = level_weights(call.k.cols, options);
                                  if (options.mask.causal != Causal::none) {
@@ -112,6 +112,33 @@ class TcAttention {
                                  }
                                  if (context.flops != nullptr) count(*context.flops, call, options.mask);
                                });
+  }
+
+  /// Adds to `sums` the column maxima and summed squares of the weights A_ij of each call, key head c / heads_per_kv at
+  /// [c / heads_per_kv * n_k]; see detail::add_path_columns. Counts as Phase::route: routing, and 5 flops a level and query, one a level
+  /// and key; by_query 2 d a level and query, d a level and key more; an exponential a level and query.
+  template <class Call>
+    requires std::is_same_v<typename Call::Sum, Sum>
+  void add_column_weights(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
+                          const detail::ColumnSums<Sum>& sums, const Context& context) const {
+    const Call& one = calls.front();
+    check_heads(one.k.cols, options);
+    const Index n_k = one.k.rows;
+    detail::visit_routed_heads(
+        tree_, calls, heads_per_kv, options.mask, context, *context.workspace,
+        [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
+          const Index offset = (&call - calls.data()) / heads_per_kv * n_k;
+          detail::add_path_columns(call.q, call.k, query_leaf, keys.leaf_of(), tree_.height(),
+                                   level_weights(call.k.cols, options), key_width(call.k.cols), options.mask,
+                                   {sums.largest + offset, sums.squares + offset}, *context.workspace);
+          if (context.flops == nullptr) return;
+          const double levels = static_cast<double>(tree_.height() + 1),
+                       d = static_cast<double>(key_width(call.k.cols));
+          const double n_q = static_cast<double>(call.q.rows);
+          const double n_real = static_cast<double>(std::min(n_k, options.mask.n_real_keys));
+          context.flops->add_products(Phase::route, levels * (n_q * (5 + 2 * d) + n_real * (1 + d)));
+          context.flops->add_exponentials(levels * n_q);
+        });
   }
 
   /// How the levels weigh for keys of width d.
@@ -145,7 +172,7 @@ class TcAttention {
     const detail::OwnKeys own(mask, call.q.rows, call.k.rows);
     for (Index first = 0, end = 0; first < call.q.rows; first = end) {
       const KeyRangeOf range = own.of(first);
-      end = end_of_sequence(mask, first, call.q.rows);
+      end = detail::end_of_sequence(mask, first, call.q.rows);
       sums.clear();
       const int threads = threads_for(static_cast<double>((range.high - range.low) * d_v), context);
       detail::parallel_tasks(n_leaves, threads, [&](int) {
@@ -217,11 +244,6 @@ class TcAttention {
     const Sums sums = Sums::take(scratch, tree_.height(), width, key_width(d));
     Sum* weights = scratch.take<Sum>(static_cast<std::size_t>(tree_.height() + 1));
     return {sums, weights, scratch.take<Sum>(static_cast<std::size_t>(width))};
-  }
-
-  static Index end_of_sequence(const Mask& mask, Index first, Index n_q) {
-    if (mask.sequence_offsets.empty()) return n_q;
-    return *std::upper_bound(mask.sequence_offsets.begin(), mask.sequence_offsets.end(), first);
   }
 
   // Additions of rows count one each, weights times rows two.

@@ -91,14 +91,18 @@ class TfAttention {
   }
 
   /// Errors  OptionError with TfOptions::leaf_cap: a centroid has no single key.
+  void check_key_weights() const {
+    if (!options_.leaf_cap) return;
+    throw OptionError(detail::message("TfOptions::leaf_cap = ", *options_.leaf_cap,
+                                      " must be absent where the weights of single keys are asked for"));
+  }
+
+  /// Errors  as check_key_weights.
   template <class Call, class Visit>
   void visit_pattern(std::span<const Call> calls, const AttentionOptions& options, const Context& context,
                      const Visit& visit) const {
     if (calls.empty()) return;
-    if (options_.leaf_cap) {
-      throw OptionError(detail::message("TfOptions::leaf_cap = ", *options_.leaf_cap,
-                                        " must be absent where the weights of single keys are asked for"));
-    }
+    check_key_weights();
     const Index n_q = calls.front().q.rows, n_k = calls.front().k.rows;
     if (tree_.height() == 0) {
       visit(calls, DensePattern{n_q, n_k}, NoScoreMod{}, options);

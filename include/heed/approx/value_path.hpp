@@ -1,4 +1,6 @@
 #pragma once
+#include <algorithm>
+
 #include "heed/core/types.hpp"
 #include "heed/sampling/monte_carlo_options.hpp"
 
@@ -9,37 +11,65 @@ struct SamplingWork {
   Index d_in = 0;
   Index d_v = 0;
   Index n_heads = 1;    ///< key heads of the call
-  Index n_tokens = 0;   ///< kept tokens
-  Index n_exact = 0;    ///< of these, multiplied exactly
-  Index n_sampled = 0;  ///< of these, with some samples
+  Index n_tokens = 0;   ///< real tokens: what a dense product multiplies
+  Index n_exact = 0;    ///< tokens multiplied exactly among the sampled ones
+  Index n_sampled = 0;  ///< tokens with some samples
   double samples = 0;   ///< sum of r_j over the sampled ones
 };
 
-/// True where sampling a head is estimated to take longer than multiplying it exactly. Times are in multiply-adds of the dense product
-/// and come from bench/mca_bench: a sampled multiply-add costs more than a dense one, a token something to begin, and a choice of
-/// products so much per input feature, which the heads share where all of them take the same r. A table and not a clock, so that every
-/// run takes the same path. The passes that find the importance are not in it: they are the price of a budget that needs weights.
-inline bool sampling_is_slower(const MonteCarloOptions& options, const SamplingWork& work) {
-  const double d_in = static_cast<double>(work.d_in), d_v = static_cast<double>(work.d_v);
-  const double dense = static_cast<double>(work.n_tokens) * d_in * d_v, heads = static_cast<double>(work.n_heads);
-  // Layers of a few tens of microseconds, and one head by itself (which is how estimators are looked at) up to half a millisecond.
-  if (dense * heads < (work.n_heads == 1 ? 4e7 : 2e6)) return false;
-  double per_sample = 1.75 * d_v, per_token = 5000, per_head = 10 * d_in * d_v;
-  switch (options.estimator) {
+/// Time of sampling in multiply-adds of the dense product.
+struct SamplingCost {
+  double head, head_feature;    ///< a head: times d_in d_v, times d_in
+  double call, call_feature;    ///< a token of the call, shared by its heads: each, and times d_in
+  double token, token_feature;  ///< a sampled token of a head: each, and times d_in
+  double sample;                ///< a sample: times d_v
+};
+
+/// As bench/mca_bench and its like measured them. Where every token takes the same r, tokens that share draws stay together to the end and
+/// heads share their choice of the largest.
+inline SamplingCost sampling_cost(Estimator estimator, Budget budget) {
+  const bool alike = budget == Budget::constant;
+  switch (estimator) {
     case Estimator::with_replacement:
-      per_token = 2500 + 10 * d_in;
-      per_head = 50 * d_in * d_v;  // the table that draws
-      break;
-    case Estimator::largest: per_token += (options.budget == Budget::constant ? 25 : 60) * d_in; break;
-    case Estimator::without_replacement: per_token += 250 * d_in; break;
-    case Estimator::product_weighted:
-      per_token += 130 * d_in;
-      per_sample += 1600;
-      break;
+      return alike ? SamplingCost{25, 750, 1000, 8, 400, 12, 1.3} : SamplingCost{25, 700, 1900, 6, 1700, 21, 3};
+    case Estimator::largest:
+      return alike ? SamplingCost{9, 0, 2200, 22, 800, 21, 2.3} : SamplingCost{5, 30, 0, 0, 3700, 100, 1.7};
+    case Estimator::without_replacement: return {5, 0, 0, 0, 5000, 250, 1.75};
+    default: return {5, 0, 0, 0, 5000, 130, 1600};  // product_weighted: a search for every draw
   }
-  const double sampled = per_head + static_cast<double>(work.n_sampled) * per_token + work.samples * per_sample +
-                         static_cast<double>(work.n_exact) * d_in * d_v * 1.2;
-  return sampled > dense;
+}
+
+/// True where sampling a head is estimated not to be clearly faster than multiplying it exactly, at one thread. A table and not a clock, so
+/// that every run takes the same path. The passes that find the importance are not in it: they are the price of a budget that needs
+/// weights.
+inline bool sampling_is_slower(const MonteCarloOptions& options, const SamplingWork& work) {
+  constexpr double doubt = 1.3;  // what such estimates were off by
+  const SamplingCost cost = sampling_cost(options.estimator, options.budget);
+  const double d_in = static_cast<double>(work.d_in), d_v = static_cast<double>(work.d_v);
+  const double n_tokens = static_cast<double>(work.n_tokens), n_sampled = static_cast<double>(work.n_sampled);
+  const double sampled = d_in * (cost.head * d_v + cost.head_feature) +
+                         n_tokens * (cost.call + cost.call_feature * d_in) / static_cast<double>(work.n_heads) +
+                         n_sampled * (cost.token + cost.token_feature * d_in) + work.samples * cost.sample * d_v +
+                         static_cast<double>(work.n_exact) * d_in * d_v;
+  return sampled * doubt > n_tokens * d_in * d_v;
+}
+
+/// True where that is known before there is a plan, so that no importance need be found: the budget is spent on samples or, at most, on
+/// whole rows; and column_max gives every token a sample at least.
+inline bool sampling_never_pays(const MonteCarloOptions& options, SamplingWork work) {
+  double spent = options.fraction, exact = 0;
+  if (options.budget == Budget::column_max) {
+    if (options.rounding == Rounding::published || options.skip_below > 0) return false;
+    spent = 1.0 / static_cast<double>(work.d_in);
+  } else if (options.budget == Budget::column_norm) {
+    if (options.skip_below > 0) return false;
+    exact = spent;
+    spent /= std::max(1.0, sampling_cost(options.estimator, options.budget).sample);
+  }
+  const double n_tokens = static_cast<double>(work.n_tokens);
+  work.n_sampled = static_cast<Index>((1 - exact) * n_tokens);
+  work.samples = n_tokens * spent * static_cast<double>(work.d_in);
+  return sampling_is_slower(options, work);
 }
 
 }  // namespace heed::detail

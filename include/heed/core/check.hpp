@@ -113,13 +113,14 @@ inline void check_options(const AttentionOptions& options, const CallShape& shap
   }
 }
 
-/// Shapes of q, k, v of one head (or of packed rows, whose widths the caller has divided), then the options.
+/// Shapes of q, k, v of one head (or of packed rows, whose widths the caller has divided), then the options. `values`: the argument
+/// that has a row for each key.
 inline void check_attention(Index q_cols, Index k_rows, Index k_cols, Index v_rows, const CallShape& shape,
-                            const AttentionOptions& options) {
+                            const AttentionOptions& options, const char* values = "v") {
   if (q_cols != k_cols)
     throw ShapeError(message("cols(q) = ", q_cols, " but cols(k) = ", k_cols, ": they must be equal"));
   if (k_rows != v_rows)
-    throw ShapeError(message("rows(k) = ", k_rows, " but rows(v) = ", v_rows, ": they must be equal"));
+    throw ShapeError(message("rows(k) = ", k_rows, " but rows(", values, ") = ", v_rows, ": they must be equal"));
   if (q_cols == 0 && !options.scale && shape.n_q > 0 && shape.n_k > 0) {
     throw ShapeError("heed: cols(q) = 0 must be >= 1 (the default scale is 1/sqrt(cols(k)))");
   }

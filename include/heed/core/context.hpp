@@ -1,6 +1,7 @@
 #pragma once
 #include <atomic>
 #include <exception>
+#include <optional>
 
 #include "heed/core/flops.hpp"
 #include "heed/core/types.hpp"
@@ -20,6 +21,21 @@ struct Context {
 };
 
 namespace detail {
+
+/// A context that has a workspace: the caller's, or one that lives as long as this does.
+class WithWorkspace {
+ public:
+  explicit WithWorkspace(const Context& context) : context_(context) {
+    if (context_.workspace == nullptr) context_.workspace = &own_.emplace();
+  }
+  WithWorkspace(const WithWorkspace&) = delete;
+  const Context& context() const { return context_; }
+  Workspace& workspace() const { return *context_.workspace; }
+
+ private:
+  std::optional<Workspace> own_;
+  Context context_;
+};
 
 /// Threads a call runs on. Eigen's global thread count is never touched.
 inline int thread_count(Index asked) {

@@ -14,6 +14,12 @@ struct KeyRange {
   Index diagonal = 0;
 };
 
+/// One past the last query of the packed sequence that query `first` begins or is in.
+inline Index end_of_sequence(const Mask& mask, Index first, Index n_q) {
+  if (mask.sequence_offsets.empty()) return n_q;
+  return *std::upper_bound(mask.sequence_offsets.begin(), mask.sequence_offsets.end(), first);
+}
+
 /// The positional part of a mask (causal, window, padding, packed sequences), bound to the shape of a call. Ranges of
 /// consecutive queries have non-decreasing ends. The mask must have passed check_attention.
 class KeyBounds {

@@ -57,6 +57,17 @@ inline void check_output(Index rows, Index cols, Index n_q, Index d_v) {
   }
 }
 
+/// What must hold of one head whose values have v_rows rows of v_cols entries.
+template <class Call>
+void check_head(const Call& call, Index v_rows, Index v_cols, const LseSpan<typename Call::Sum>& lse,
+                const AttentionOptions& options, const char* values = "v") {
+  check_attention(call.q.cols, call.k.rows, call.k.cols, v_rows, {call.q.rows, call.k.rows, call.k.cols, v_cols},
+                  options, values);
+  check_output(call.out.rows, call.out.cols, call.q.rows, v_cols);
+  if (lse.wanted() && lse.size() != call.q.rows)
+    throw ShapeError(message("lse has ", lse.size(), " entries but must have rows(q) = ", call.q.rows));
+}
+
 template <class Method, class Call>
 void require_method() {
   static_assert(
@@ -85,12 +96,7 @@ void attend_into(Out&& out, LseSpan<Accumulator<detail::OperandScalar<Q>>> lse, 
   using Call = detail::HeadCall<S, S, typename decltype(to)::Scalar>;
   detail::require_method<Method, Call>();
   Call call{view_of(q), view_of(k), rows, to, lse.data(), lse.stride()};
-  detail::check_attention(call.q.cols, call.k.rows, call.k.cols, call.v.rows,
-                          {call.q.rows, call.k.rows, call.k.cols, call.v.cols}, options);
-  detail::check_output(to.rows, to.cols, call.q.rows, call.v.cols);
-  if (lse.wanted() && lse.size() != call.q.rows) {
-    throw ShapeError(detail::message("lse has ", lse.size(), " entries but must have rows(q) = ", call.q.rows));
-  }
+  detail::check_head(call, call.v.rows, call.v.cols, lse, options);
   method.attend_heads(std::span<const Call>(&call, 1), Index(1), options, context);
 }
 

@@ -134,14 +134,8 @@ void attend_into(Out&& out, Lse&& lse, const Q& q, const KeyValueCache<S>& cache
   using Call = detail::HeadCall<SQ, S, typename decltype(to)::Scalar>;
   const Index n_heads = detail::heads_over(q, cache);
   detail::check_options(options, {q.rows(), cache.size(), cache.d(), cache.d_v(), n_heads});
-  detail::check_output(to.rows, to.cols, q.rows(), n_heads * cache.d_v());
-  const bool no_lse = lse_to.rows == 0 && lse_to.cols == 0;
-  if (!no_lse && (lse_to.rows != q.rows() || lse_to.cols != n_heads)) {
-    throw ShapeError(detail::message("lse is ", lse_to.rows, " x ", lse_to.cols,
-                                     " but must be rows(q) x n_heads = ", q.rows(), " x ", n_heads));
-  }
+  detail::check_head_outputs(to, lse_to, q.rows(), n_heads, cache.d_v());
   if (q.rows() == 0) return;
-  if (no_lse) lse_to.data = nullptr;
   detail::attend_packed<Call>(
       view_of(q), [&](Index h) { return cache.keys(h); }, [&](Index h) { return cache.values(h); }, to, lse_to, n_heads,
       cache.n_kv_heads(), options, method, context);

@@ -1,6 +1,6 @@
 #pragma once
+#include <cstddef>
 #include <new>
-#include <optional>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -19,14 +19,29 @@ namespace heed {
 
 namespace detail {
 
+/// True for a list of methods, one per head (a span or vector of them).
+template <class Method>
+concept one_per_head = requires(const Method& methods) {
+  methods.size();
+  methods[0];
+};
+
+template <class Method>
+struct MethodOf {
+  using type = Method;
+};
+template <one_per_head Method>
+struct MethodOf<Method> {
+  using type = std::remove_cvref_t<decltype(std::declval<const Method&>()[0])>;
+};
+/// The method, or the type of those in a list.
+template <class Method>
+using MethodOfHead = typename MethodOf<Method>::type;
+
 /// True for a method, or a list of methods, that returns a log-sum-exp.
 template <class Method>
 constexpr bool returns_lse() {
-  if constexpr (requires(const Method& m) { m[0]; }) {
-    return std::remove_cvref_t<decltype(std::declval<const Method&>()[0])>::has_softmax;
-  } else {
-    return Method::has_softmax;
-  }
+  return MethodOfHead<Method>::has_softmax;
 }
 
 /// Width of one head in packed rows.
@@ -49,11 +64,8 @@ inline Index kv_heads_of(const HeadOptions& heads) {
 template <class Method, class Call>
 void attend_all_heads(const Method& method, std::span<const Call> calls, Index heads_per_kv,
                       const AttentionOptions& options, const Context& context) {
-  if constexpr (requires {
-                  method.size();
-                  method[0];
-                }) {
-    require_method<std::remove_cvref_t<decltype(method[0])>, Call>();
+  require_method<MethodOfHead<Method>, Call>();
+  if constexpr (one_per_head<Method>) {
     // All of them before the first writes anything: outputs are untouched when a call throws.
     if constexpr (requires { method[0].check_heads(Index(0), options); }) {
       for (std::size_t h = 0; h < calls.size(); ++h) method[h].check_heads(calls[h].k.cols, options);
@@ -61,17 +73,13 @@ void attend_all_heads(const Method& method, std::span<const Call> calls, Index h
     for (std::size_t h = 0; h < calls.size(); ++h)
       method[h].attend_heads(calls.subspan(h, 1), Index(1), options, context);
   } else {
-    require_method<Method, Call>();
     method.attend_heads(calls, heads_per_kv, options, context);
   }
 }
 
 template <class Method>
 void check_methods(const Method& method, Index n_heads) {
-  if constexpr (requires {
-                  method.size();
-                  method[0];
-                }) {
+  if constexpr (one_per_head<Method>) {
     if (static_cast<Index>(method.size()) != n_heads) {
       throw OptionError(
           message("method has ", method.size(), " entries but must be one, or one per head (", n_heads, ")"));
@@ -79,16 +87,47 @@ void check_methods(const Method& method, Index n_heads) {
   }
 }
 
-/// Heads from packed queries and outputs; `key_of(h)`, `value_of(h)` give the rows of key/value head h.
-template <class Call, class Method, class KeyOf, class ValueOf>
-void attend_packed(const ConstView<typename Call::Query>& q, const KeyOf& key_of, const ValueOf& value_of,
-                   const View<typename Call::Out>& out, const View<typename Call::Sum>& lse, Index n_heads,
-                   Index n_kv_heads, const AttentionOptions& options, const Method& method, const Context& context) {
-  std::optional<Workspace> own;
-  Workspace& workspace = context.workspace != nullptr ? *context.workspace : own.emplace();
-  Workspace::Frame frame(workspace);
+/// Widths of the heads of packed rows.
+struct PackedHeads {
+  Index n_heads = 1, n_kv_heads = 1, d = 0, d_v = 0;
+  Index per_kv() const { return n_heads / n_kv_heads; }
+};
+
+/// Checks packed q and k, values of v_rows rows of v_cols entries over all key heads, heads and options. `rows`, `columns`: the arguments the
+/// values have their rows and columns from.
+template <class Q, class K, class Method>
+PackedHeads check_heads(const Q& q, const K& k, Index v_rows, Index v_cols, const HeadOptions& heads,
+                        const AttentionOptions& options, const Method& method, const char* rows = "v",
+                        const char* columns = "v") {
+  PackedHeads packed{heads.n_heads, kv_heads_of(heads)};
+  packed.d = head_width(q.cols(), packed.n_heads, "q", "n_heads");
+  const Index d_k = head_width(k.cols(), packed.n_kv_heads, "k", "n_kv_heads");
+  packed.d_v = head_width(v_cols, packed.n_kv_heads, columns, "n_kv_heads");
+  check_attention(packed.d, k.rows(), d_k, v_rows, {q.rows(), k.rows(), d_k, packed.d_v, packed.n_heads}, options,
+                  rows);
+  check_methods(method, packed.n_heads);
+  return packed;
+}
+
+/// Checks the outputs of all heads; where lse is 0 x 0 it is not wanted, and its data null from here on.
+template <class Out, class Sum>
+void check_head_outputs(const View<Out>& out, View<Sum>& lse, Index n_q, Index n_heads, Index d_v) {
+  check_output(out.rows, out.cols, n_q, n_heads * d_v);
+  const bool no_lse = lse.rows == 0 && lse.cols == 0;
+  if (!no_lse && (lse.rows != n_q || lse.cols != n_heads)) {
+    throw ShapeError(
+        message("lse is ", lse.rows, " x ", lse.cols, " but must be rows(q) x n_heads = ", n_q, " x ", n_heads));
+  }
+  if (no_lse) lse.data = nullptr;
+}
+
+/// Calls of heads from packed queries and outputs; `key_of(h)`, `value_of(h)` give the rows of key/value head h.
+template <class Call, class KeyOf, class ValueOf>
+std::span<Call> packed_calls(Workspace::Frame& frame, const ConstView<typename Call::Query>& q, const KeyOf& key_of,
+                             const ValueOf& value_of, const View<typename Call::Out>& out,
+                             const View<typename Call::Sum>& lse, Index n_heads, Index heads_per_kv) {
   Call* calls = frame.take<Call>(static_cast<std::size_t>(n_heads));
-  const Index heads_per_kv = n_heads / n_kv_heads, d = q.cols / n_heads, d_v = out.cols / n_heads;
+  const Index d = q.cols / n_heads, d_v = out.cols / n_heads;
   for (Index h = 0; h < n_heads; ++h) {
     new (calls + h) Call{q.columns(h * d, d),
                          key_of(h / heads_per_kv),
@@ -98,10 +137,19 @@ void attend_packed(const ConstView<typename Call::Query>& q, const KeyOf& key_of
                          lse.row_stride,
                          h};
   }
-  Context inner = context;
-  inner.workspace = &workspace;
-  attend_all_heads(method, std::span<const Call>(calls, static_cast<std::size_t>(n_heads)), heads_per_kv, options,
-                   inner);
+  return {calls, static_cast<std::size_t>(n_heads)};
+}
+
+/// Makes the calls and runs them.
+template <class Call, class Method, class KeyOf, class ValueOf>
+void attend_packed(const ConstView<typename Call::Query>& q, const KeyOf& key_of, const ValueOf& value_of,
+                   const View<typename Call::Out>& out, const View<typename Call::Sum>& lse, Index n_heads,
+                   Index n_kv_heads, const AttentionOptions& options, const Method& method, const Context& context) {
+  const WithWorkspace inner(context);
+  Workspace::Frame frame(inner.workspace());
+  const Index heads_per_kv = n_heads / n_kv_heads;
+  const std::span<const Call> calls = packed_calls<Call>(frame, q, key_of, value_of, out, lse, n_heads, heads_per_kv);
+  attend_all_heads(method, calls, heads_per_kv, options, inner.context());
 }
 
 }  // namespace detail
@@ -121,25 +169,15 @@ void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const 
   static_assert(std::is_same_v<typename decltype(lse_to)::Scalar, Accumulator<S>>,
                 "heed: lse must have the scalar sums are kept in: double for double, float otherwise");
   using Call = detail::HeadCall<S, S, typename decltype(to)::Scalar>;
-  const Index n_kv_heads = detail::kv_heads_of(heads), n_heads = heads.n_heads;
-  const Index d = detail::head_width(q.cols(), n_heads, "q", "n_heads");
-  const Index d_k = detail::head_width(k.cols(), n_kv_heads, "k", "n_kv_heads");
-  const Index d_v = detail::head_width(v.cols(), n_kv_heads, "v", "n_kv_heads");
-  detail::check_attention(d, k.rows(), d_k, v.rows(), {q.rows(), k.rows(), d_k, d_v, n_heads}, options);
-  detail::check_methods(method, n_heads);
-  detail::check_output(to.rows, to.cols, q.rows(), n_heads * d_v);
-  const bool no_lse = lse_to.rows == 0 && lse_to.cols == 0;
-  if (!no_lse && (lse_to.rows != q.rows() || lse_to.cols != n_heads)) {
-    throw ShapeError(detail::message("lse is ", lse_to.rows, " x ", lse_to.cols,
-                                     " but must be rows(q) x n_heads = ", q.rows(), " x ", n_heads));
-  }
+  const detail::PackedHeads packed = detail::check_heads(q, k, v.rows(), v.cols(), heads, options, method);
+  detail::check_head_outputs(to, lse_to, q.rows(), packed.n_heads, packed.d_v);
   if (q.rows() == 0) return;
-  if (no_lse) lse_to.data = nullptr;
   const auto k_view = view_of(k);
   const auto v_view = view_of(v);
   detail::attend_packed<Call>(
-      view_of(q), [&](Index h) { return k_view.columns(h * d, d); },
-      [&](Index h) { return v_view.columns(h * d_v, d_v); }, to, lse_to, n_heads, n_kv_heads, options, method, context);
+      view_of(q), [&](Index h) { return k_view.columns(h * packed.d, packed.d); },
+      [&](Index h) { return v_view.columns(h * packed.d_v, packed.d_v); }, to, lse_to, packed.n_heads,
+      packed.n_kv_heads, options, method, context);
 }
 
 /// Attention of all heads over packed rows, without copies: query head h is columns h*d .. (h+1)*d - 1 of q and attends with

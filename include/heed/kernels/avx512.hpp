@@ -29,6 +29,7 @@ namespace heed::detail::avx512 {
 #include "heed/kernels/row_body.inl"
 #include "heed/kernels/write_body.inl"
 #include "heed/kernels/route_body.inl"
+#include "heed/kernels/draw_body.inl"
 #include "heed/kernels/project_body.inl"
 #include "heed/kernels/table_body.inl"
 // clang-format on

@@ -235,5 +235,5 @@ void finish_row(Size n, const typename X::Scalar* sum, typename X::Scalar factor
 template <class X>
 inline constexpr ProjectKernels<typename X::Scalar> project_table = {
     X::lanes,        encode_limit,   &encode<X>, &products<X>,   &centre<X>,   &square<X>,
-    &count_above<X>, &list_above<X>, &fold<X>,   &finish_row<X>, &multiply<X>, &interleave<X>,
+    &count_above<X>, &list_above<X>, &fold<X>,   &finish_row<X>, &multiply<X>, &interleave<X>, &draw<Vu>,
 };

@@ -21,6 +21,8 @@ struct ProjectKernels {
   void (*finish_row)(Size n, const T* sum, T factor, const T* base, T* to);
   void (*multiply)(Size n, T factor, T* x);
   void (*interleave)(Size n, const T* const* rows, Size n_rows, T* to, Size stride);
+  void (*draw)(std::uint64_t seed, std::uint64_t stream, const std::uint64_t* cells, Size n, Size count,
+               std::int32_t* list);
 };
 
 }  // namespace heed::detail

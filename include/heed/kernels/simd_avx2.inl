@@ -172,3 +172,30 @@ struct Vd {
     r[3] = _mm256_permute2f128_pd(b, d, 0x31);
   }
 };
+
+// Whole numbers below 2^32, one in each 64-bit lane; what stands in the upper half does not matter but to shifts and `less`.
+struct Vu {
+  using V = __m256i;
+  using M = __m256i;
+  static constexpr Size lanes = 4;
+
+  HEED_INLINE static V set(std::uint64_t x) { return _mm256_set1_epi64x(static_cast<long long>(x)); }
+  HEED_INLINE static V count_from(std::uint64_t x) { return _mm256_add_epi64(set(x), _mm256_set_epi64x(3, 2, 1, 0)); }
+  HEED_INLINE static V mul(V a, V b) { return _mm256_mul_epu32(a, b); }
+  HEED_INLINE static V high(V a) { return _mm256_srli_epi64(a, 32); }
+  HEED_INLINE static V low(V a) { return _mm256_and_si256(a, set(0xffffffffu)); }
+  HEED_INLINE static V exclusive_or(V a, V b, V c) { return _mm256_xor_si256(_mm256_xor_si256(a, b), c); }
+  HEED_INLINE static M less(V a, V b) { return _mm256_cmpgt_epi64(b, a); }
+  HEED_INLINE static V select(M m, V yes, V no) { return _mm256_blendv_epi8(no, yes, m); }
+  HEED_INLINE static V gather(const std::uint64_t* table, V place) {
+    return _mm256_i64gather_epi64(reinterpret_cast<const long long*>(table), place, 8);
+  }
+  // to[4 lane + e] = x[e] of that lane.
+  HEED_INLINE static void store_by_lane(std::int32_t* to, const V (&x)[4]) {
+    const V front = _mm256_or_si256(x[0], _mm256_slli_epi64(x[1], 32));
+    const V back = _mm256_or_si256(x[2], _mm256_slli_epi64(x[3], 32));
+    const V even = _mm256_unpacklo_epi64(front, back), odd = _mm256_unpackhi_epi64(front, back);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute2x128_si256(even, odd, 0x20));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 8), _mm256_permute2x128_si256(even, odd, 0x31));
+  }
+};

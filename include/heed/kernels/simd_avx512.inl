@@ -225,3 +225,30 @@ struct Vd {
     return _mm512_add_pd(_mm512_permutex2var_pd(a, low, b), _mm512_permutex2var_pd(a, high, b));
   }
 };
+
+// Whole numbers below 2^32, one in each 64-bit lane; what stands in the upper half does not matter but to shifts and `less`.
+struct Vu {
+  using V = __m512i;
+  using M = __mmask8;
+  static constexpr Size lanes = 8;
+
+  HEED_INLINE static V set(std::uint64_t x) { return _mm512_set1_epi64(static_cast<long long>(x)); }
+  HEED_INLINE static V count_from(std::uint64_t x) {
+    return _mm512_add_epi64(set(x), _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0));
+  }
+  HEED_INLINE static V mul(V a, V b) { return _mm512_mul_epu32(a, b); }
+  HEED_INLINE static V high(V a) { return _mm512_srli_epi64(a, 32); }
+  HEED_INLINE static V low(V a) { return _mm512_and_si512(a, set(0xffffffffu)); }
+  HEED_INLINE static V exclusive_or(V a, V b, V c) { return _mm512_ternarylogic_epi64(a, b, c, 0x96); }
+  HEED_INLINE static M less(V a, V b) { return _mm512_cmplt_epu64_mask(a, b); }
+  HEED_INLINE static V select(M m, V yes, V no) { return _mm512_mask_blend_epi64(m, no, yes); }
+  HEED_INLINE static V gather(const std::uint64_t* table, V place) { return _mm512_i64gather_epi64(place, table, 8); }
+  // to[4 lane + e] = x[e] of that lane.
+  HEED_INLINE static void store_by_lane(std::int32_t* to, const V (&x)[4]) {
+    const V front = _mm512_or_si512(x[0], _mm512_slli_epi64(x[1], 32));
+    const V back = _mm512_or_si512(x[2], _mm512_slli_epi64(x[3], 32));
+    const V first = _mm512_set_epi64(11, 3, 10, 2, 9, 1, 8, 0), last = _mm512_set_epi64(15, 7, 14, 6, 13, 5, 12, 4);
+    _mm512_storeu_si512(to, _mm512_permutex2var_epi64(front, first, back));
+    _mm512_storeu_si512(to + 16, _mm512_permutex2var_epi64(front, last, back));
+  }
+};

@@ -147,3 +147,24 @@ struct Vd : Portable<double, Long2, 2> {
     return p * reinterpret_cast<V>(exponent << 52);
   }
 };
+
+// Whole numbers below 2^32, one in each 64-bit lane; what stands in the upper half does not matter but to shifts and `less`.
+struct Vu {
+  using V = std::uint64_t;
+  using M = bool;
+  static constexpr Size lanes = 1;
+
+  HEED_INLINE static V set(std::uint64_t x) { return x; }
+  HEED_INLINE static V count_from(std::uint64_t x) { return x; }
+  HEED_INLINE static V mul(V a, V b) { return low(a) * low(b); }
+  HEED_INLINE static V high(V a) { return a >> 32; }
+  HEED_INLINE static V low(V a) { return a & 0xffffffffu; }
+  HEED_INLINE static V exclusive_or(V a, V b, V c) { return a ^ b ^ c; }
+  HEED_INLINE static M less(V a, V b) { return a < b; }
+  HEED_INLINE static V select(M m, V yes, V no) { return m ? yes : no; }
+  HEED_INLINE static V gather(const std::uint64_t* table, V place) { return table[place]; }
+  // to[4 lane + e] = x[e] of that lane.
+  HEED_INLINE static void store_by_lane(std::int32_t* to, const V (&x)[4]) {
+    for (int e = 0; e < 4; ++e) to[e] = static_cast<std::int32_t>(x[e]);
+  }
+};

@@ -13,17 +13,21 @@ namespace heed {
 
 namespace detail {
 
-/// A cell of an alias table: below `threshold` its own index, else `alias`.
-struct AliasCell {
-  std::uint32_t threshold = 0;
-  std::uint32_t alias = 0;
-};
+/// A cell of an alias table as the kernels read it: below its threshold, the lower 32 bits, it stands for its own index, else for its
+/// alias, the upper 32.
+using AliasCell = std::uint64_t;
+inline AliasCell alias_cell(std::uint32_t threshold, std::uint32_t alias) {
+  return std::uint64_t{alias} << 32 | threshold;
+}
 
-/// An index of n cells. The high part of one product chooses a cell, its low part between the cell's two indices.
+/// An index of n cells. The high part of one product chooses a cell, its low part between the cell's two indices. ProjectKernels::draw is
+/// the same for many draws.
 inline Index draw_cell(const AliasCell* cells, std::size_t n, std::uint32_t random) {
   const std::uint64_t place = std::uint64_t{random} * n;
   const auto cell = static_cast<std::uint32_t>(place >> 32);
-  return static_cast<std::uint32_t>(place) < cells[cell].threshold ? cell : cells[cell].alias;
+  const AliasCell chosen = cells[cell];
+  return static_cast<std::uint32_t>(place) < static_cast<std::uint32_t>(chosen) ? cell
+                                                                                : static_cast<Index>(chosen >> 32);
 }
 
 /// Fills cells for `share`, weights whose mean is 1, which it overwrites; `order` has room for as many. Nothing is allocated.
@@ -38,7 +42,7 @@ inline void build_alias_cells(std::span<double> share, AliasCell* cells, std::ui
   };
   while (small > 0 && large < n) {
     const std::uint32_t poor = order[--small], rich = order[large];
-    cells[poor] = {threshold(share[poor]), rich};
+    cells[poor] = alias_cell(threshold(share[poor]), rich);
     share[rich] -= 1 - share[poor];
     if (share[rich] < 1) {
       ++large;
@@ -46,8 +50,8 @@ inline void build_alias_cells(std::span<double> share, AliasCell* cells, std::ui
     }
   }
   // What is left is a whole cell but for rounding.
-  for (std::size_t t = 0; t < small; ++t) cells[order[t]] = {0xffffffffu, order[t]};
-  for (std::size_t t = large; t < n; ++t) cells[order[t]] = {0xffffffffu, order[t]};
+  for (std::size_t t = 0; t < small; ++t) cells[order[t]] = alias_cell(0xffffffffu, order[t]);
+  for (std::size_t t = large; t < n; ++t) cells[order[t]] = alias_cell(0xffffffffu, order[t]);
 }
 
 }  // namespace detail

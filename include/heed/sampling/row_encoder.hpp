@@ -70,12 +70,10 @@ class RowEncoder {
         std::swap(at(group, u), at(group, u - 1));
     }
     const Index most = at(group, 0).samples;
-    for (Index s = 0; s < most; s += 4) {
-      std::uint32_t random[4];
-      philox_block(seed, stream, static_cast<std::uint64_t>(s / 4), random);
-      for (Index e = 0; e < 4; ++e)  // the list has room for a whole vector more
-        lists_[s + e] = static_cast<std::int32_t>(draw_cell(weights.cells, static_cast<std::size_t>(d_in_), random[e]));
+    for (const EncodeToken<T>& token : group) {  // written long after they are asked for
+      for (Index c = 0; c < weights.d_v; c += kernels_.lanes) __builtin_prefetch(token.to + c, 1);
     }
+    kernels_.draw(seed, stream, weights.cells, d_in_, most, lists_);  // lists_ has room for many tokens
     std::fill(sums_, sums_ + n * padded_, T(0));
     for (Index first = 0; first < n; first += kernels_.max_tokens) {
       const Index count = std::min(kernels_.max_tokens, n - first);

@@ -78,42 +78,59 @@ struct LevelWeights {
   T scale = 1;
 };
 
+/// What weigh_path found out.
+template <class T>
+struct PathWeight {
+  T total = 0;      // of the weights
+  Index found = 0;  // non-empty nodes
+};
+
+/// weights[t] = exp(logit_t - the largest logit) over the non-empty nodes of the path to `leaf`, else 0; height + 1 of them.
+template <class T, class S>
+PathWeight<T> weigh_path(const PathSums<T>& sums, Index leaf, const LevelWeights<T>& levels, const ConstView<S>& q,
+                         Index i, T* weights) {
+  const Index height = sums.height;
+  const auto count = [&](Index t) { return sums.counts[((Index(1) << height) + leaf) >> (height - t)]; };
+  T top = 0;
+  PathWeight<T> path;
+  for (Index t = 0; t <= height; ++t) {
+    const Index node = ((Index(1) << height) + leaf) >> (height - t);
+    if (count(t) == 0) continue;
+    T& weight = weights[t] = levels.logits[t];
+    if (levels.by_query) {
+      const T n = static_cast<T>(count(t));
+      T product = 0;
+      for (Index c = 0; c < sums.d; ++c) product += static_cast<T>(q(i, c)) * sums.k[node * sums.d + c];
+      weight += std::log(n) + levels.scale * (product / n);
+    }
+    top = path.found == 0 || top < weight ? weight : top;
+    ++path.found;
+  }
+  for (Index t = 0; t <= height; ++t) {
+    weights[t] = count(t) == 0 || is_minus_infinity(weights[t]) ? T(0) : std::exp(weights[t] - top);
+    path.total += weights[t];
+  }
+  return path;
+}
+
 /// out = sum_t alpha_t C_t over the non-empty nodes of the path to `leaf`, alpha the softmax of their weights, C_t their mean value
 /// row; zeros where all are empty. `weights`: height + 1 numbers of scratch. Returns the non-empty nodes.
 template <class T, class S, class Out>
 Index read_path(const PathSums<T>& sums, Index leaf, const LevelWeights<T>& levels, const ConstView<S>& q, Index i,
                 T* weights, T* row, const Out& write) {
   const Index height = sums.height, d_v = sums.d_v;
+  const PathWeight<T> path = weigh_path(sums, leaf, levels, q, i, weights);
   std::fill_n(row, d_v, T(0));
-  T top = 0;
-  Index found = 0;
   for (Index t = 0; t <= height; ++t) {
+    if (weights[t] == 0) continue;  // a level of weight 0 shows nothing, not even NaN
     const Index node = ((Index(1) << height) + leaf) >> (height - t);
-    const T n = static_cast<T>(sums.counts[node]);
-    if (sums.counts[node] == 0) continue;
-    T& weight = weights[t] = levels.logits[t];
-    if (levels.by_query) {
-      T product = 0;
-      for (Index c = 0; c < sums.d; ++c) product += static_cast<T>(q(i, c)) * sums.k[node * sums.d + c];
-      weight += std::log(n) + levels.scale * (product / n);
-    }
-    top = found == 0 || top < weight ? weight : top;
-    ++found;
-  }
-  T total = 0;
-  for (Index t = 0; t <= height; ++t) {
-    const Index node = ((Index(1) << height) + leaf) >> (height - t);
-    if (sums.counts[node] == 0) continue;
-    const T weight = is_minus_infinity(weights[t]) ? T(0) : std::exp(weights[t] - top);
-    if (weight == 0) continue;  // a level of weight 0 shows nothing, not even NaN
-    total += weight;
-    const T part = weight / static_cast<T>(sums.counts[node]);
+    const T part = weights[t] / static_cast<T>(sums.counts[node]);
     const T* sum = sums.v + node * d_v;
     for (Index c = 0; c < d_v; ++c) row[c] += part * sum[c];
   }
-  const T inverse = total == 0 ? T(0) : T(1) / total;
+  const T inverse = path.total == 0 ? T(0) : T(1) / path.total;
   for (Index c = 0; c < d_v; ++c) write(c, row[c] * inverse);
-  return found;
+  return path.found;
 }
 
 }  // namespace heed::detail

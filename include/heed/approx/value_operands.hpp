@@ -1,0 +1,102 @@
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <span>
+#include <type_traits>
+#include <utility>
+
+#include "heed/approx/computed_values.hpp"
+#include "heed/core/check.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/mask.hpp"
+#include "heed/core/vector_view.hpp"
+#include "heed/core/view.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/exact/dense_projection.hpp"
+
+namespace heed::detail {
+
+/// Adds what one dense product of `rows` rows costs.
+inline void count_projection(FlopCounter* flops, double rows, double d_in, double columns) {
+  if (flops != nullptr) flops->add_products(Phase::project, 2.0 * rows * d_in * columns);
+}
+
+/// Rows of x that may be read: padding is not, and its value rows are 0.
+inline Index real_keys(const Mask& mask, Index n_k) { return std::min(mask.n_real_keys, n_k); }
+
+/// Threads worth waking for a dense product: about ten microseconds of arithmetic each.
+inline int projection_threads(Index asked, double products) {
+  return static_cast<int>(std::clamp(products / 1e6, 1.0, static_cast<double>(thread_count(asked))));
+}
+
+/// True where x or w_v is a matrix that would be gone after the call.
+template <class X, class W>
+concept dangling_operands = (OwningMatrix<X> && !std::is_lvalue_reference_v<X>) ||
+                            (OwningMatrix<W> && !std::is_lvalue_reference_v<W>);
+
+/// What value sources made of X W_v + b have in common: views of x: n_k x d_in and w_v: d_in x (n_kv_heads * d_v), and where rows go.
+template <class S>
+class ValueOperands {
+ public:
+  using Scalar = S;
+  static constexpr bool computes_rows = true;
+
+  Index n_keys() const { return x_.rows; }
+  Index width() const { return w_.cols; }
+
+ protected:
+  ValueOperands() = default;  // of constructors that do not compile
+
+  /// Errors  ShapeError if cols(x) != rows(w_v) or b does not fit.
+  template <TokenMatrix X, TokenMatrix W>
+  ValueOperands(const X& x, const W& w_v, const VectorView& bias) : x_(view_of(x)), w_(view_of(w_v)) {
+    static_assert(std::is_same_v<typename X::Scalar, S> && std::is_same_v<typename W::Scalar, S>,
+                  "heed: x and w_v must have the scalar type of the values: cast them first");
+    if (x_.cols != w_.rows)
+      throw ShapeError(message("cols(x) = ", x_.cols, " but rows(w_v) = ", w_.rows, ": they must be equal"));
+    if (bias.given() && bias.size() != w_.cols)
+      throw ShapeError(message("bias has ", bias.size(), " entries but must have cols(w_v) = ", w_.cols));
+  }
+
+  /// Where all value rows go that the caller wants to see: n_k x width(), without gaps.
+  template <class Out>
+  S* rows_of(Out&& out) const {
+    const auto to = output_view_of(std::forward<Out>(out));
+    static_assert(std::is_same_v<typename std::remove_cvref_t<decltype(to)>::Scalar, S>,
+                  "heed: out must have the scalar type of x and w_v");
+    if (to.rows != n_keys() || to.cols != width() || to.col_stride != 1 || to.row_stride != width()) {
+      throw ShapeError(message("out is ", to.rows, " x ", to.cols, " but must be rows(x) x cols(w_v) = ", n_keys(),
+                               " x ", width(), ", row-major without gaps"));
+    }
+    return to.data;
+  }
+
+  /// Gives each call its columns of `rows`, n_k x width() without gaps.
+  template <class Call>
+  void give_rows(std::span<Call> calls, Index heads_per_kv, const S* rows) const {
+    const Index d_v = w_.cols * heads_per_kv / static_cast<Index>(calls.size());
+    for (std::size_t c = 0; c < calls.size(); ++c)
+      calls[c].v = {rows + static_cast<Index>(c) / heads_per_kv * d_v, x_.rows, d_v, w_.cols, 1};
+  }
+
+  /// X W_v + b for the first n_real tokens, 0 for the others: 2 n_real d_in width() flops. The context brings a workspace.
+  void multiply_rows(const VectorView& bias, Index n_real, const Context& context, S* rows) const {
+    using T = Accumulator<S>;
+    Workspace::Frame frame(*context.workspace);
+    const Index n_k = x_.rows, columns = w_.cols;
+    const double products = static_cast<double>(n_real) * static_cast<double>(x_.cols) * static_cast<double>(columns);
+    const int threads = projection_threads(context.threads, products);
+    std::fill(rows + n_real * columns, rows + n_k * columns, S(0));
+    PackedWeights<S> weights(w_, active_isa());
+    weights.pack(frame, threads);
+    const ConstView<S> real{x_.data, n_real, x_.cols, x_.row_stride, x_.col_stride};
+    project_rows<S>(real, weights, Index(0), columns, take_bias<T>(frame, bias, columns),
+                    View<S>{rows, n_k, columns, columns, 1}, *context.workspace, threads);
+    count_projection(context.flops, static_cast<double>(n_real), static_cast<double>(x_.cols),
+                     static_cast<double>(columns));
+  }
+
+  ConstView<S> x_, w_;
+};
+
+}  // namespace heed::detail
