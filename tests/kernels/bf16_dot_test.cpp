@@ -275,6 +275,11 @@ TEST_F(BfloatDot, ValuesAreProductsOverCorrectedSums) {
         for (std::size_t t = 0; t < w.size(); ++t) weights[t] = std::bit_cast<float>(w[t]);
         kernels().values(v.data(), stride, n_twins, weights.data(), d_v, panel, first, count, correction.data(),
                          out.data());
+        std::vector<float> over_zeros(before.size()), over_nothing(before.size(), nan_of<float>());
+        kernels().values(v.data(), stride, n_twins, weights.data(), d_v, panel, first, count, correction.data(),
+                         over_zeros.data());
+        kernels().values(v.data(), stride, n_twins, weights.data(), d_v, panel, first, count, nullptr,
+                         over_nothing.data());
         for (Size c = 0; c < d_v; ++c) {
           for (Size i = 0; i < panel; ++i) {
             const auto entry = static_cast<std::size_t>(c * panel + i);
@@ -287,6 +292,8 @@ TEST_F(BfloatDot, ValuesAreProductsOverCorrectedSums) {
             ASSERT_TRUE(touched ? close(out[entry], want, 1.0 + static_cast<double>(n_twins))
                                 : out[entry] == before[entry])
                 << "column " << c << ", query " << i;
+            ASSERT_TRUE(touched ? over_nothing[entry] == over_zeros[entry] : is_nan(over_nothing[entry]))
+                << "without a correction nothing is read";
           }
         }
       }

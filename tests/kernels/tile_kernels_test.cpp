@@ -144,6 +144,11 @@ void expect_values_are_products() {
                        in_place.data());
         kernels.values(packed.data(), rows, padded, n_keys, w.data(), d_v, panel, first, count, correction.data(),
                        from_packed.data());
+        std::vector<T> over_zeros(before.size()), over_nothing(before.size(), nan_of<T>());
+        kernels.values(v.data(), d_v + 2, rows, n_keys, w.data(), d_v, panel, first, count, correction.data(),
+                       over_zeros.data());
+        kernels.values(v.data(), d_v + 2, rows, n_keys, w.data(), d_v, panel, first, count, nullptr,
+                       over_nothing.data());
         for (Size c = 0; c < d_v; ++c) {
           for (Size i = 0; i < panel; ++i) {
             const bool touched = i >= first * kernels.lanes && i < (first + count) * kernels.lanes;
@@ -155,6 +160,8 @@ void expect_values_are_products() {
             ASSERT_TRUE(touched ? close(in_place[entry], want, 1.0 + static_cast<double>(n_keys))
                                 : in_place[entry] == before[entry]);
             ASSERT_TRUE(same_bits(from_packed[entry], in_place[entry])) << "packing changes no bit";
+            ASSERT_TRUE(touched ? over_nothing[entry] == over_zeros[entry] : is_nan(over_nothing[entry]))
+                << "without a correction nothing is read";
           }
         }
       }

@@ -165,7 +165,7 @@ class Engine {
       keys = following;
     }
     for (Index p = 0; p < now.n; ++p) {
-      const auto& panel = *worker.panels[static_cast<std::size_t>(p)];
+      auto& panel = *worker.panels[static_cast<std::size_t>(p)];
       if (partials != nullptr) {
         partials[now.call * cut.n_chunks + now.chunk].copy(panel.state());
       } else {
@@ -185,15 +185,16 @@ class Engine {
     fetch(ahead, call.v, keys, part, parts);
   }
 
-  // Adds part `part` of `parts` of the `rows` of a matrix.
+  // Adds part `part` of `parts` of the `rows` of a matrix, where a list scatters them: for rows in order the processor looks ahead
+  // itself, and asking for them cost 2 to 8% at n = 128.
   template <class Matrix>
   static void fetch(Ahead& ahead, const Matrix& matrix, const TokenSet& rows, Index part, Index parts) {
-    if (matrix.col_stride != 1) return;
+    if (rows.list == nullptr || matrix.col_stride != 1) return;
     constexpr Index size = sizeof(*matrix.data);
     const TokenSet mine =
         rows.part(rows.size * part / parts, rows.size * (part + 1) / parts - rows.size * part / parts);
-    const auto* first = matrix.data + (mine.list == nullptr ? mine.first * matrix.row_stride : 0);
-    ahead.rows[ahead.n++] = {reinterpret_cast<const char*>(first),
+    if (mine.size == 0) return;
+    ahead.rows[ahead.n++] = {reinterpret_cast<const char*>(matrix.data),
                              matrix.row_stride * size,
                              matrix.cols * size,
                              mine.list,

@@ -66,15 +66,23 @@ class Panel {
     vectors_ = (queries.size + tiles_.lanes - 1) / tiles_.lanes;
     width_ = vectors_ * tiles_.lanes;
     state_.width = width_;
-    state_.clear();
+    state_.clear_weights();
+    no_values_ = true;
     rule_.emplace(options, call.k.cols, call.head, has_functor);
     state_.factor = rule_->softmax_factor;
     pairs_.emplace(options.mask, call.q.rows, call.head, isa_);
     operands_.pack(call.q, queries, width_, rule_->query_factor);
-    const bool alike = bounds.unlimited() && rule_->slope == 0;  // then no query needs its own range
-    KeyRange range = bounds.of(queries[0]);
+    if (bounds.unlimited() && rule_->slope == 0) {  // no query needs a range or place of its own
+      const KeyRange range = bounds.of(queries[0]);
+      low_least_ = low_most_ = range.low;
+      high_least_ = high_most_ = range.high;
+      for (Index i = 0; i < width_; ++i) range_low_[i] = range.low;
+      for (Index i = 0; i < width_; ++i) range_high_[i] = range.high;
+      for (Index i = 0; i < width_; ++i) query_position_[i] = 0;
+      return;
+    }
     for (Index i = 0; i < width_; ++i) {  // lanes behind the last query repeat it; their results are not written
-      if (!alike) range = bounds.of(queries[std::min(i, queries.size - 1)]);
+      const KeyRange range = bounds.of(queries[std::min(i, queries.size - 1)]);
       range_low_[i] = range.low;
       range_high_[i] = range.high;
       query_position_[i] = static_cast<T>(range.diagonal);
@@ -85,7 +93,12 @@ class Panel {
     high_most_ = *std::max_element(range_high_, range_high_ + width_);
   }
 
-  const SoftmaxState<T>& state() const { return state_; }
+  /// What the queries have seen so far.
+  const SoftmaxState<T>& state() {
+    if (no_values_) state_.clear_out();
+    no_values_ = false;
+    return state_;
+  }
   const TokenSet& queries() const { return set_; }
   /// Key positions [low, high) outside which no query of the panel looks.
   Index low() const { return low_least_; }
@@ -216,6 +229,15 @@ class Panel {
     const Index d_v = call_->v.cols;
     tiles_.advance(width_, rule_->softmax_factor, shared_.top, state_.m, state_.l, shared_.base, shared_.correction);
     const T* correction = shared_.correction;  // applied by the first product over all vectors
+    if (no_values_) {                          // which then only writes
+      no_values_ = false;
+      correction = nullptr;
+      const Strip& first = strips_[0];
+      if (first.count < vectors_ || first.partial) {
+        state_.clear_out();
+        correction = shared_.ones;
+      }
+    }
     const auto correct_now = [&](T* s) {
       if (correction != shared_.ones)
         tiles_.values(nullptr, 0, 0, 0, s, d_v, width_, 0, vectors_, correction, state_.out);
@@ -268,6 +290,7 @@ class Panel {
   Tile* tile_ = nullptr;
   const Ahead* ahead_ = nullptr;
   TokenSet set_, keys_;
+  bool no_values_ = true;  // state_.out is not yet written
   Index vectors_ = 0, width_ = 0, n_strips_ = 0, low_least_ = 0, low_most_ = 0, high_least_ = 0, high_most_ = 0;
   Index vector_low_[max_vectors] = {},
         vector_high_[max_vectors] = {};  // of the tile's keys, those some query of a vector sees

@@ -27,8 +27,14 @@ struct SoftmaxState {
   }
 
   void clear() const {
+    clear_weights();
+    clear_out();
+  }
+  void clear_weights() const {
     for (Index i = 0; i < width; ++i) m[i] = minus_infinity<T>;
     for (Index i = 0; i < width; ++i) l[i] = 0;
+  }
+  void clear_out() const {
     for (Index c = 0; c < width * d_v; ++c) out[c] = 0;
   }
 
@@ -74,12 +80,12 @@ struct SoftmaxState {
   T lse(Index i) const {
     if (empty(i)) return minus_infinity<T>;
     if (is_minus_infinity(m[i])) return l[i];  // NaN
-    return static_cast<T>(static_cast<double>(m[i]) * static_cast<double>(factor) / log2_e +
+    return static_cast<T>(static_cast<double>(m[i]) * (static_cast<double>(factor) * log_2) +
                           static_cast<double>(std::log(l[i])));
   }
 
  private:
-  static constexpr double log2_e = 1.4426950408889634074;
+  static constexpr double log_2 = 0.69314718055994530942, log2_e = 1 / log_2;
 };
 
 }  // namespace heed::detail

@@ -205,7 +205,7 @@ void interleave(Size n, const typename X::Scalar* const* rows, Size n_rows, type
     }
     Size k = 0;
     for (; whole && k + X::lanes <= n; k += X::lanes)
-      transpose_block<X, typename X::Scalar>(start, k, to + k * stride + first, stride, one);
+      transpose_block<X, typename X::Scalar>(start, X::lanes, k, to + k * stride + first, stride, one);
     for (; k < n; ++k) {
       for (Size t = first; t < n_rows && t < first + X::lanes; ++t) {
         if (rows[t] != nullptr) to[k * stride + t] = rows[t][k];
@@ -234,6 +234,6 @@ void finish_row(Size n, const typename X::Scalar* sum, typename X::Scalar factor
 
 template <class X>
 inline constexpr ProjectKernels<typename X::Scalar> project_table = {
-    X::lanes,        encode_limit,   &encode<X>, &products<X>,   &centre<X>,   &square<X>,
-    &count_above<X>, &list_above<X>, &fold<X>,   &finish_row<X>, &multiply<X>, &interleave<X>, &draw<Vu>,
+    X::lanes,       encode_limit, &encode<X>,     &products<X>, &centre<X>,     &square<X>, &count_above<X>,
+    &list_above<X>, &fold<X>,     &finish_row<X>, &multiply<X>, &interleave<X>, &draw<Vu>,
 };

@@ -75,21 +75,27 @@ HEED_INLINE inline void score_rows(const typename X::Scalar* k, Size k_stride, c
   }
 }
 
-// Asks the second level cache for part `part` of `parts` of the rows ahead; rows to be written are wanted as owner.
-HEED_INLINE inline void fetch_ahead(const Ahead& ahead, Size part, const Size* per_part) {
-  for (int x = 0; x < ahead.n; ++x) {
-    const RowsAhead& rows = ahead.rows[x];
-    const Size end = (part + 1) * per_part[x] < rows.n ? (part + 1) * per_part[x] : rows.n;
-    for (Size r = part * per_part[x]; r < end; ++r) {
-      const char* row = rows.data + (rows.list == nullptr ? r : rows.list[r]) * rows.stride;
-      for (Size at = -(reinterpret_cast<Size>(row) & 63); at < rows.width; at += 64) {
-        if (rows.written) {
-          __builtin_prefetch(row + at, 1);
-        } else {
-          __builtin_prefetch(row + at, 0, 2);
-        }
-      }
+// How far a kernel has come in asking for the rows ahead.
+struct FetchPlace {
+  int matrix = 0;
+  Size row = 0;
+};
+
+// Asks the second level cache for the next `n_rows` of the rows ahead; rows to be written are wanted as owner. As many at every call, so that
+// its branches are foreseen.
+[[gnu::noinline]] inline void fetch_rows(const Ahead& ahead, Size n_rows, FetchPlace& place) {
+  for (; n_rows > 0 && place.matrix < ahead.n; --n_rows) {
+    const RowsAhead& rows = ahead.rows[place.matrix];
+    const char* row = rows.data + rows.list[place.row] * rows.stride;
+    const Size first = -(reinterpret_cast<Size>(row) & 63);
+    if (rows.written) {
+      for (Size at = first; at < rows.width; at += 64) __builtin_prefetch(row + at, 1);
+    } else {
+      for (Size at = first; at < rows.width; at += 64) __builtin_prefetch(row + at, 0, 2);
     }
+    if (++place.row < rows.n) continue;
+    place.row = 0;
+    ++place.matrix;
   }
 }
 
@@ -98,19 +104,18 @@ HEED_INLINE inline void score_strip(const typename X::Scalar* k, Size k_stride, 
                                     const typename X::Scalar* q, Size d, Size panel, typename X::Scalar* s,
                                     typename X::Scalar* top, const Ahead* ahead) {
   constexpr int R = X::rows;
-  Size per_part[Ahead::capacity] = {};
-  for (int x = 0; ahead != nullptr && x < ahead->n; ++x) {
-    const Size parts = (n_keys + R - 1) / R;
-    per_part[x] = (ahead->rows[x].n + parts - 1) / parts;
-  }
+  FetchPlace fetched;
+  Size n_ahead = 0;
+  for (int x = 0; ahead != nullptr && x < ahead->n; ++x) n_ahead += ahead->rows[x].n;
+  const Size at_once = (n_ahead * R + n_keys - 1) / n_keys;  // for R keys
   if (n_keys < R) {
-    if (ahead != nullptr) fetch_ahead(*ahead, 0, per_part);
+    if (n_ahead > 0) fetch_rows(*ahead, n_ahead, fetched);
     for (Size j = 0; j < n_keys; ++j) score_rows<X, U, 1>(k + j * k_stride, k_stride, q, d, panel, s + j * panel, top);
     return;
   }
   for (Size j = 0; j < n_keys; j += R) {
     const Size from = j + R <= n_keys ? j : n_keys - R;  // the last tile overlaps: the same scores, written again
-    if (ahead != nullptr) fetch_ahead(*ahead, j / R, per_part);
+    if (n_ahead > 0) fetch_rows(*ahead, at_once, fetched);
     score_rows<X, U, R>(k + from * k_stride, k_stride, q, d, panel, s + from * panel, top);
   }
 }
@@ -184,6 +189,21 @@ void weigh(Size n_keys, Size panel, Size first, Size count, typename X::Scalar c
   }
 }
 
+// out[c][i] = correction[i] * out[c][i] + sum[c][i] for R columns; without a correction there is nothing yet to add to.
+template <class X, int U, int R>
+HEED_INLINE inline void join_columns(const typename X::V (&sum)[R][U], Size panel, const typename X::Scalar* correction,
+                                     typename X::Scalar* out) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r, out += panel) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) {
+      typename X::Scalar* to = out + u * X::lanes;
+      X::store(to,
+               correction == nullptr ? sum[r][u] : X::fma(X::load(correction + u * X::lanes), X::load(to), sum[r][u]));
+    }
+  }
+}
+
 // out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v[j][c] for R columns of v. The keys are summed before they join the rest:
 // rounding grows with the root of a tile and of the number of tiles, not of their product. Asks for the columns behind them, which come
 // next, key by key.
@@ -209,15 +229,7 @@ HEED_INLINE inline void value_columns(const typename X::Scalar* v, Size v_stride
       for (int u = 0; u < U; ++u) sum[r][u] = X::fma(value, weight[u], sum[r][u]);
     }
   }
-  typename X::Scalar* to = out;
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r, to += panel) {
-#pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) {
-      const typename X::V before = X::load(to + u * X::lanes), factor = X::load(correction + u * X::lanes);
-      X::store(to + u * X::lanes, X::fma(factor, before, sum[r][u]));
-    }
-  }
+  join_columns<X, U, R>(sum, panel, correction, out);
 }
 
 template <class X, int U>
@@ -233,17 +245,19 @@ HEED_INLINE inline void value_strip(const typename X::Scalar* v, Size v_stride, 
 }
 
 // out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v_jc with v_jc at v[(c / R) * block_stride + j * v_stride + c % R], R = rows
-// of a register tile: block_stride = R for rows in place, v_stride = R for packed columns. n_keys may be 0.
+// of a register tile: block_stride = R for rows in place, v_stride = R for packed columns. n_keys may be 0. Without a correction out is
+// only written.
 template <class X>
 void values(const typename X::Scalar* v, Size v_stride, Size block_stride, Size n_keys, const typename X::Scalar* w,
             Size d_v, Size panel, Size first, Size count, const typename X::Scalar* correction,
             typename X::Scalar* out) {
   const Size shift = first * X::lanes;
+  if (correction != nullptr) correction += shift;
   if (count == 1) {
-    value_strip<X, 1>(v, v_stride, block_stride, n_keys, w + shift, d_v, panel, correction + shift, out + shift);
+    value_strip<X, 1>(v, v_stride, block_stride, n_keys, w + shift, d_v, panel, correction, out + shift);
   } else if (count == 2) {
-    value_strip<X, 2>(v, v_stride, block_stride, n_keys, w + shift, d_v, panel, correction + shift, out + shift);
+    value_strip<X, 2>(v, v_stride, block_stride, n_keys, w + shift, d_v, panel, correction, out + shift);
   } else if constexpr (X::vectors >= 3) {
-    value_strip<X, 3>(v, v_stride, block_stride, n_keys, w + shift, d_v, panel, correction + shift, out + shift);
+    value_strip<X, 3>(v, v_stride, block_stride, n_keys, w + shift, d_v, panel, correction, out + shift);
   }
 }

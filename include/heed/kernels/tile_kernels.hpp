@@ -4,7 +4,7 @@
 
 namespace heed::detail {
 
-/// Rows that later work reads or writes: row r at data + (list ? list[r] : r) * stride. Distances in bytes.
+/// Rows that later work reads or writes: row r at data + list[r] * stride. Distances in bytes.
 struct RowsAhead {
   const char* data;
   Size stride;
@@ -14,8 +14,8 @@ struct RowsAhead {
   bool written;
 };
 
-/// What a kernel asks the caches for while it computes, spread over its run: a tile of rows on as many pages comes in at the
-/// pace of memory only where nobody waits for it.
+/// What a kernel asks the caches for while it computes, spread over its run: scattered rows come in at the pace of memory only
+/// where nobody waits for them.
 struct Ahead {
   static constexpr int capacity = 4;
   RowsAhead rows[capacity];

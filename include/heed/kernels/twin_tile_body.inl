@@ -133,15 +133,7 @@ HEED_INLINE inline void value_columns(const Twin* v, Size n_twins, const float* 
       for (int u = 0; u < U; ++u) sum[r][u] = dot(value, weight[u], sum[r][u]);
     }
   }
-  float* to = out;
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r, to += panel) {
-#pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) {
-      const V before = Vf::load(to + u * lanes), factor = Vf::load(correction + u * lanes);
-      Vf::store(to + u * lanes, Vf::fma(factor, before, sum[r][u]));
-    }
-  }
+  avx512::join_columns<Vf, U, R>(sum, panel, correction, out);
 }
 
 template <int U>
@@ -159,11 +151,12 @@ HEED_INLINE inline void value_strip(const Twin* v, Size block_stride, Size n_twi
 inline void values(const Twin* v, Size block_stride, Size n_twins, const float* w, Size d_v, Size panel, Size first,
                    Size count, const float* correction, float* out) {
   const Size shift = first * lanes;
+  if (correction != nullptr) correction += shift;
   if (count == 1) {
-    value_strip<1>(v, block_stride, n_twins, w + shift, d_v, panel, correction + shift, out + shift);
+    value_strip<1>(v, block_stride, n_twins, w + shift, d_v, panel, correction, out + shift);
   } else if (count == 2) {
-    value_strip<2>(v, block_stride, n_twins, w + shift, d_v, panel, correction + shift, out + shift);
+    value_strip<2>(v, block_stride, n_twins, w + shift, d_v, panel, correction, out + shift);
   } else {
-    value_strip<3>(v, block_stride, n_twins, w + shift, d_v, panel, correction + shift, out + shift);
+    value_strip<3>(v, block_stride, n_twins, w + shift, d_v, panel, correction, out + shift);
   }
 }

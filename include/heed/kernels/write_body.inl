@@ -38,6 +38,8 @@ void write_rows(const typename X::Scalar* out, Size panel, const typename X::Sca
     for (Size i = 0; i < W; ++i) {
       const Size at = i0 + (i < rows ? i : rows - 1);
       row[i] = to + (list == nullptr ? at : list[at]) * row_stride;
+      for (Size c = 0; column_stride == 1 && c < n_columns; c += 64 / static_cast<Size>(sizeof(S)))
+        __builtin_prefetch(row[i] + c, 1);
     }
     Size c0 = 0;
     for (; column_stride == 1 && c0 + W <= n_columns; c0 += W)
