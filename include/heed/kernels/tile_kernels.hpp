@@ -42,6 +42,8 @@ struct TileKernels {
   int (*forbid)(Size n_keys, Size panel, Size n_queries, const T* allowed, const T* bias, T* added);
   int (*census)(Size n_keys, Size panel, Size n_queries, const T* added);
   void (*bound)(Size n_keys, Size panel, Size first, Size count, const T* low, const T* high, T* s, T* top);
+  void (*exclude)(Size n_keys, Size panel, Size first, Size count, const T* low, const T* high, const T* label, T* s,
+                  T* top);
   bool (*all_finite)(const T* tile, Size stride, Size n_rows, Size n_columns);
   T (*row_top)(Size n, T* s, T floor);
   T (*row_weigh)(Size n, T c, T base, T* s);
