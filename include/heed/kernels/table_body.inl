@@ -8,13 +8,14 @@ inline constexpr TileKernels<typename X::Scalar> table = {
 
 template <class X, class S>
 inline constexpr StorageKernels<typename X::Scalar, S> storage_table = {
-    &transpose<X, S>, &gather<X, S>, &pack_values<X, S>, &row_scores<X, S>, &row_values<X, S>, writer<X, S>(),
+    &transpose<X, S>,  &gather<X, S>,   &pack_values<X, S>, &row_scores<X, S>,
+    &row_values<X, S>, &add_rows<X, S>, writer<X, S>(),
 };
 
 // Boolean rows are only ever widened.
 template <class X>
-inline constexpr StorageKernels<typename X::Scalar, Bool> storage_table<X, Bool> = {nullptr, &gather<X, Bool>, nullptr,
-                                                                                    nullptr, nullptr,          nullptr};
+inline constexpr StorageKernels<typename X::Scalar, Bool> storage_table<X, Bool> = {
+    nullptr, &gather<X, Bool>, nullptr, nullptr, nullptr, nullptr, nullptr};
 
 template <class X, class S>
 inline constexpr RouteKernels<typename X::Scalar, S> route_table = {&route<X, S>, &project<X, S>};

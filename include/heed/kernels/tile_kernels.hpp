@@ -62,6 +62,7 @@ struct StorageKernels {
                      Size s_stride);
   void (*row_values)(const S* v, Size v_stride, Size n_keys, const T* w, Size w_stride, Size n_q, Size d_v,
                      const T* correction, T* out, Size out_stride);
+  void (*add_rows)(const S* from, Size row_stride, const Size* list, Size n_rows, Size n_columns, const T* w, T* to);
   void (*write_rows)(const T* out, Size panel, const T* l, Size n_rows, Size n_columns, S* to, Size row_stride,
                      Size column_stride, const Size* list);
 };
