@@ -68,6 +68,10 @@ class TcAttention {
             detail::message("level_logits(", t, ") = ", static_cast<double>(logits_(t)), " must be finite or -inf"));
       }
     }
+    const Sum top = logits_.maxCoeff();
+    powers_.resize(logits_.size());
+    for (Index t = 0; t < logits_.size(); ++t)
+      powers_(t) = detail::is_minus_infinity(logits_(t)) ? Sum(0) : std::exp(logits_(t) - top);
   }
 
   const DecisionTree<S>& tree() const { return tree_; }
@@ -144,7 +148,7 @@ class TcAttention {
   /// How the levels weigh for keys of width d.
   detail::LevelWeights<Sum> level_weights(Index d, const AttentionOptions& options) const {
     const double scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(d)));
-    return {logits_.data(), options_.by_query, static_cast<Sum>(scale)};
+    return {logits_.data(), powers_.data(), options_.by_query, static_cast<Sum>(scale)};
   }
 
  private:
@@ -168,7 +172,6 @@ class TcAttention {
     Sum* table = frame.template take<Sum>(static_cast<std::size_t>(n_leaves * d_v));
     bool* ready = frame.template take<bool>(static_cast<std::size_t>(n_leaves));
     Sum* weights = frame.template take<Sum>(static_cast<std::size_t>(height + 1));
-    Sum* row = frame.template take<Sum>(static_cast<std::size_t>(d_v));
     const detail::OwnKeys own(mask, call.q.rows, call.k.rows);
     for (Index first = 0, end = 0; first < call.q.rows; first = end) {
       const KeyRangeOf range = own.of(first);
@@ -178,9 +181,8 @@ class TcAttention {
       detail::parallel_tasks(n_leaves, threads, [&](int) {
         return [&](Index leaf) {
           const TokenSet all = keys.tokens(leaf);
-          const Index last = detail::tokens_below(all, range.high);
-          for (Index t = detail::tokens_below(all, range.low); t < last; ++t)
-            sums.add(n_leaves + leaf, call.k, call.v, all[t]);
+          const Index from = detail::tokens_below(all, range.low), to = detail::tokens_below(all, range.high);
+          if (from < to) sums.add(n_leaves + leaf, call.k, call.v, all.part(from, to - from));
         };
       });
       sums.sum_up();
@@ -189,10 +191,9 @@ class TcAttention {
         Sum* known = table + query_leaf[i] * d_v;
         if (levels.by_query || !ready[query_leaf[i]]) {
           ready[query_leaf[i]] = true;
-          detail::read_path(sums, query_leaf[i], levels, call.q, i, weights, row,
-                            [&](Index c, Sum x) { known[c] = x; });
+          detail::read_path(sums, query_leaf[i], levels, call.q, i, weights, known);
         }
-        for (Index c = 0; c < d_v; ++c) call.out(i, c) = static_cast<typename Call::Out>(known[c]);
+        write(call, i, 0, d_v, known);
       }
     }
   }
@@ -201,13 +202,13 @@ class TcAttention {
   template <class Call>
   void attend_causal(const Call& call, const Index* query_leaf, const Index* key_leaf,
                      const detail::LevelWeights<Sum>& levels, const Mask& mask, const Context& context) const {
-    constexpr Index columns = 16;
     const Index d_v = call.v.cols, height = tree_.height();
     const double additions = 2.0 * static_cast<double>(call.q.rows * d_v * (height + 1));
-    // by_query weighs by whole rows of keys: one task.
-    const Index width = levels.by_query || d_v <= columns ? std::max<Index>(1, d_v) : columns;
-    const Index n_tasks = (d_v + width - 1) / width;
-    const int threads = static_cast<int>(std::min<Index>(n_tasks > 0 ? n_tasks : 1, threads_for(additions, context)));
+    // A task is a few columns for all tokens, whole vectors of them; by_query weighs by whole rows of keys: one task.
+    const Index share = levels.by_query ? 1 : threads_for(additions, context);
+    const Index width = std::max<Index>(1, ((d_v + share - 1) / share + 15) / 16 * 16);
+    const Index n_tasks = std::max<Index>(1, (d_v + width - 1) / width);
+    const int threads = static_cast<int>(std::min(n_tasks, share));
     Workspace::Frame frame(*context.workspace);
     detail::Scratch measure;
     take_causal(measure, width, call.k.cols);
@@ -228,11 +229,23 @@ class TcAttention {
             low = next = range.low;
           }
           for (; next < range.high; ++next) sums.add_path(key_leaf[next], call.k, values, next);
-          detail::read_path(sums, query_leaf[i], levels, call.q, i, state.weights, state.row,
-                            [&](Index c, Sum x) { call.out(i, first + c) = static_cast<typename Call::Out>(x); });
+          detail::read_path(sums, query_leaf[i], levels, call.q, i, state.weights, state.row);
+          write(call, i, first, n, state.row);
         }
       };
     });
+  }
+
+  // Columns [first, first + n) of row i of the call's output.
+  template <class Call>
+  static void write(const Call& call, Index i, Index first, Index n, const Sum* row) {
+    if constexpr (std::is_same_v<typename Call::Out, Sum>) {
+      if (call.out.col_stride == 1) {
+        std::copy_n(row, n, call.out.data + i * call.out.row_stride + first);
+        return;
+      }
+    }
+    for (Index c = 0; c < n; ++c) call.out(i, first + c) = static_cast<typename Call::Out>(row[c]);
   }
 
   struct CausalState {
@@ -267,6 +280,7 @@ class TcAttention {
 
   DecisionTree<S> tree_;
   Vector<Sum> logits_;
+  Vector<Sum> powers_;  // e^(logit - the largest)
   TcOptions options_;
 };
 

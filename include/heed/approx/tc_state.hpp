@@ -68,8 +68,8 @@ class TcState {
     const detail::LevelWeights<Sum> levels = method_.level_weights(d_, options_);
     Matrix<S> out(q.rows, sums_.d_v);
     for (Index i = 0; i < q.rows; ++i) {
-      detail::read_path(sums_, leaf(i), levels, q, i, weights_, row_,
-                        [&](Index c, Sum x) { out(i, c) = static_cast<S>(x); });
+      detail::read_path(sums_, leaf(i), levels, q, i, weights_, row_);
+      for (Index c = 0; c < sums_.d_v; ++c) out(i, c) = static_cast<S>(row_[c]);
     }
     return out;
   }

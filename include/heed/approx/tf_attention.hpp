@@ -15,6 +15,7 @@
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/exact/engine.hpp"
+#include "heed/exact/excluded_labels.hpp"
 #include "heed/exact/merged_parts.hpp"
 #include "heed/exact/run_pattern.hpp"
 #include "heed/trees/decision_tree.hpp"
@@ -114,14 +115,11 @@ class TfAttention {
           Workspace::Frame frame(*context.workspace);
           const detail::LeafTiles tiles =
               detail::leaf_tiles(query_leaf, n_q, n_k, keys, tree_.height(), options.mask, call.head, n_k, frame);
-          const auto visit_part = [&](const auto& part, const auto& mod) {
-            visit(std::span<const Call>(&call, 1), part, mod, options);
+          const auto visit_part = [&](const auto& part, const auto& mod, const AttentionOptions& part_options) {
+            visit(std::span<const Call>(&call, 1), part, mod, part_options);
           };
-          detail::visit_parts(tiles, detail::NoPair{}, n_q, NoScoreMod{}, *context.workspace, visit_part);
-          if (!united()) return;
-          const auto in_leaf = [&](Index i, Index j) { return tiles.sees(i, j); };
-          detail::visit_parts(near_of(call, options, frame), in_leaf, n_q, NoScoreMod{}, *context.workspace,
-                              visit_part);
+          visit_part(tiles, NoScoreMod{}, options);
+          visit_near(tiles, n_q, n_k, options, frame, visit_part);
         });
   }
 
@@ -132,10 +130,15 @@ class TfAttention {
 
   bool united() const { return options_.window_left.has_value() || options_.n_sinks > 0; }
 
-  template <class Call>
-  detail::NearTiles near_of(const Call& call, const AttentionOptions& options, Workspace::Frame& frame) const {
-    return detail::near_tiles(options_.window_left.value_or(-1), options_.n_sinks, options.mask, call.q.rows,
-                              call.k.rows, frame);
+  // Calls visit(pattern, score_mod, options) for what is united with the leaves: its pairs that are in none.
+  template <class Visit>
+  void visit_near(const detail::LeafTiles& tiles, Index n_q, Index n_k, const AttentionOptions& options,
+                  Workspace::Frame& frame, const Visit& visit) const {
+    if (!united()) return;
+    const detail::NearTiles near = detail::near_tiles(options_.n_sinks, options.mask, n_q, n_k, frame);
+    const detail::ExcludedLabels not_in_leaf{tiles.key_leaf, tiles.first_leaf, tiles.end_leaf};
+    if (options_.n_sinks > 0) visit(near.sinks, not_in_leaf, options);
+    if (options_.window_left) visit(near.behind, not_in_leaf, detail::within_window(options, *options_.window_left));
   }
 
   template <class Call>
@@ -159,19 +162,17 @@ class TfAttention {
     if (context.flops != nullptr) inner.flops = &flops;
     AttentionOptions without_sinks = options;
     without_sinks.sinks = PerHead();
-    detail::run_parts(tiles, detail::NoPair{}, parts, without_sinks, NoScoreMod{}, inner);
+    detail::run_part(tiles, parts, without_sinks, NoScoreMod{}, inner);
     if (overflows) {
       const double pairs =
           static_cast<double>(detail::add_overflow(parts.next(), tiles, keys, cap, options, frame, threads));
       flops.add_products(Phase::far_field, 2.0 * pairs * static_cast<double>(call.k.cols + call.v.cols));
       flops.add_exponentials(pairs);
     }
-    if (united()) {
-      const detail::NearTiles near =
-          detail::near_tiles(options_.window_left.value_or(-1), options_.n_sinks, options.mask, n_q, n_k, frame);
-      const auto in_leaf = [&](Index i, Index j) { return tiles.sees(i, j); };
-      detail::run_parts(near, in_leaf, parts, without_sinks, NoScoreMod{}, inner);
-    }
+    visit_near(tiles, n_q, n_k, without_sinks, frame,
+               [&](const auto& part, const auto& mod, const AttentionOptions& part_options) {
+                 detail::run_part(part, parts, part_options, mod, inner);
+               });
     parts.finish(options.sinks);
     if (context.flops != nullptr) detail::add_parts(*context.flops, flops, options.mask, n_k);
   }

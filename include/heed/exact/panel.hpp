@@ -9,6 +9,7 @@
 #include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/exact/excluded_labels.hpp"
 #include "heed/exact/head_call.hpp"
 #include "heed/exact/key_tile.hpp"
 #include "heed/exact/pair_tile.hpp"
@@ -52,6 +53,8 @@ class Panel {
         operands_(scratch, tiles_.lanes * tiles_.vectors, d, isa) {
     const Index width = tiles_.lanes * tiles_.vectors;
     query_position_ = scratch.take<T>(static_cast<std::size_t>(width));
+    for (T** row : {&first_label_, &end_label_})
+      *row = excludes ? scratch.take<T>(static_cast<std::size_t>(width)) : nullptr;
     range_low_ = scratch.take<Index>(static_cast<std::size_t>(width));
     range_high_ = scratch.take<Index>(static_cast<std::size_t>(width));
     state_ = SoftmaxState<T>(scratch, width, d_v);
@@ -86,6 +89,13 @@ class Panel {
       range_low_[i] = range.low;
       range_high_[i] = range.high;
       query_position_[i] = static_cast<T>(range.diagonal);
+    }
+    if constexpr (excludes) {
+      for (Index i = 0; i < width_; ++i) {
+        const Index query = queries[std::min(i, queries.size - 1)];
+        first_label_[i] = static_cast<T>(mod.first[query]);
+        end_label_[i] = static_cast<T>(mod.end[query]);
+      }
     }
     low_least_ = *std::min_element(range_low_, range_low_ + width_);
     low_most_ = *std::max_element(range_low_, range_low_ + width_);
@@ -152,7 +162,8 @@ class Panel {
   }
 
  private:
-  static constexpr bool has_functor = !std::is_same_v<ScoreMod, NoScoreMod>;
+  static constexpr bool excludes = std::is_same_v<ScoreMod, ExcludedLabels>;
+  static constexpr bool has_functor = !std::is_same_v<ScoreMod, NoScoreMod> && !excludes;
   static constexpr Index max_vectors = 3;
   static constexpr Index max_strips = Tile::capacity / 2 + 1;
 
@@ -194,10 +205,15 @@ class Panel {
     // The maximum counts only once the scores are final; until then it goes where nobody looks.
     const bool bounded = edge || has_functor;
     std::fill(shared_.base, shared_.base + width_, minus_infinity<T>);
-    const Strip strip{at, n, first, count, edge || some_masked || has_functor};  // a functor may mask
-    operands_.scores(*tile_, strip, width_, s, adjusts || bounded ? shared_.base : shared_.top, ahead_);
+    const Strip strip{at, n, first, count, edge || some_masked || has_functor || excludes};  // a functor may mask
+    operands_.scores(*tile_, strip, width_, s, adjusts || bounded || excludes ? shared_.base : shared_.top, ahead_);
     ahead_ = nullptr;  // once
-    if (adjusts) adjust(keys, first, count, s, added, bounded ? shared_.base : shared_.top);
+    if (adjusts) adjust(keys, first, count, s, added, bounded || excludes ? shared_.base : shared_.top);
+    if constexpr (excludes) {
+      for (Index j = 0; j < n; ++j) shared_.key_position[j] = static_cast<T>(mod_->label[keys[j]]);
+      tiles_.exclude(n, width_, first, count, first_label_, end_label_, shared_.key_position, s,
+                     bounded ? shared_.base : shared_.top);
+    }
     if (bounded) {
       for (Index i = 0; i < width_; ++i) {  // bounds relative to the strip
         shared_.base[i] = shared_.low[i] - static_cast<T>(at);
@@ -279,7 +295,7 @@ class Panel {
   Isa isa_;
   PanelScratch<T> shared_;
   Operands operands_;
-  T* query_position_;
+  T *query_position_, *first_label_, *end_label_;
   Index *range_low_, *range_high_;
 
   const Call* call_ = nullptr;

@@ -99,17 +99,10 @@ const Rule& pair_rule(const RuledScores<Rule, ScoreMod>& mod) {
   return mod.rule;
 }
 
-/// Calls visit(pattern, score_mod) for disjoint KeyPatterns that together have the pairs of `pattern` without those of `others`.
-template <PairPattern Pattern, class Others, class ScoreMod, class Visit>
-void visit_parts(const Pattern& pattern, const Others& others, Index n_q, const ScoreMod& mod, Workspace& workspace,
-                 const Visit& visit) {
-  if constexpr (is_union<Pattern>) {
-    visit_parts(pattern.first, others, n_q, mod, workspace, visit);
-    Workspace::Frame frame(workspace);
-    const PatternMembers members(pattern.first, n_q, frame);
-    const auto seen = [&](Index i, Index j) { return others(i, j) || members(i, j); };
-    visit_parts(pattern.second, seen, n_q, mod, workspace, visit);
-  } else if constexpr (std::is_same_v<Others, NoPair> && !RefinedPattern<Pattern>) {
+/// Calls visit(pattern, score_mod) for the pairs of one KeyPattern without those of `others`.
+template <KeyPattern Pattern, class Others, class ScoreMod, class Visit>
+void visit_part(const Pattern& pattern, const Others& others, const ScoreMod& mod, const Visit& visit) {
+  if constexpr (std::is_same_v<Others, NoPair> && !RefinedPattern<Pattern>) {
     visit(pattern, mod);
   } else {
     const auto rule = [&](Index i, Index j) {
@@ -122,14 +115,27 @@ void visit_parts(const Pattern& pattern, const Others& others, Index n_q, const 
   }
 }
 
-/// Adds `pattern` without the pairs of `others` to `parts`, which are of one head.
-template <PairPattern Pattern, class Others, class Call, class ScoreMod>
-void run_parts(const Pattern& pattern, const Others& others, MergedParts<Call>& parts, const AttentionOptions& options,
-               const ScoreMod& mod, const Context& context) {
-  visit_parts(pattern, others, parts.n_q(), mod, *context.workspace, [&](const auto& part, const auto& part_mod) {
-    const auto call = parts.next();
-    run_engine(part, std::span(&call, 1), Index(1), options, part_mod, context, pair_rule(part_mod));
-  });
+/// Calls visit(pattern, score_mod) for disjoint KeyPatterns that together have the pairs of `pattern` without those of `others`.
+template <PairPattern Pattern, class Others, class ScoreMod, class Visit>
+void visit_parts(const Pattern& pattern, const Others& others, Index n_q, const ScoreMod& mod, Workspace& workspace,
+                 const Visit& visit) {
+  if constexpr (is_union<Pattern>) {
+    visit_parts(pattern.first, others, n_q, mod, workspace, visit);
+    Workspace::Frame frame(workspace);
+    const PatternMembers members(pattern.first, n_q, frame);
+    const auto seen = [&](Index i, Index j) { return others(i, j) || members(i, j); };
+    visit_parts(pattern.second, seen, n_q, mod, workspace, visit);
+  } else {
+    visit_part(pattern, others, mod, visit);
+  }
+}
+
+/// Adds the pairs of `pattern` that `mod` leaves to `parts`, which are of one head.
+template <KeyPattern Pattern, class Call, class ScoreMod>
+void run_part(const Pattern& pattern, MergedParts<Call>& parts, const AttentionOptions& options, const ScoreMod& mod,
+              const Context& context) {
+  const auto call = parts.next();
+  run_engine(pattern, std::span(&call, 1), Index(1), options, mod, context, pair_rule(mod));
 }
 
 /// Adds the work of the parts of one head. Each has counted the tokens of the call; they are there once.
@@ -147,13 +153,9 @@ void run_pattern(const Pattern& pattern, std::span<const Call> calls, Index head
                  const AttentionOptions& options, const ScoreMod& mod, const Context& context) {
   if (calls.empty()) return;
   if constexpr (KeyPattern<Pattern>) {
-    if constexpr (RefinedPattern<Pattern>) {
-      const auto rule = [&](Index i, Index j) { return bool(pattern.sees(i, j)); };
-      run_engine(pattern, calls, heads_per_kv, options, RuledScores<decltype(rule), ScoreMod>{rule, mod}, context,
-                 rule);
-    } else {
-      run_engine(pattern, calls, heads_per_kv, options, mod, context);
-    }
+    visit_part(pattern, NoPair{}, mod, [&](const auto& part, const auto& part_mod) {
+      run_engine(part, calls, heads_per_kv, options, part_mod, context, pair_rule(part_mod));
+    });
   } else {
     std::optional<Workspace> own;
     Context inner = context;
@@ -165,7 +167,9 @@ void run_pattern(const Pattern& pattern, std::span<const Call> calls, Index head
     for (const Call& call : calls) {
       Workspace::Frame frame(*inner.workspace);
       MergedParts<Call> parts(call, frame, thread_count(context.threads));
-      run_parts(pattern, NoPair{}, parts, without_sinks, mod, inner);
+      visit_parts(pattern, NoPair{}, parts.n_q(), mod, *inner.workspace, [&](const auto& part, const auto& part_mod) {
+        run_part(part, parts, without_sinks, part_mod, inner);
+      });
       parts.finish(options.sinks);
       if (context.flops == nullptr) continue;
       add_parts(*context.flops, flops, options.mask, call.k.rows);

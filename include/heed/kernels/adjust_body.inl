@@ -107,6 +107,28 @@ int census(Size n_keys, Size panel, Size n_queries, const typename X::Scalar* ad
   return census.code();
 }
 
+// s[j][i] = -inf where low[i] <= label[j] < high[i]; top[i] = max(top[i], s[.][i]).
+template <class X>
+void exclude(Size n_keys, Size panel, Size first, Size count, const typename X::Scalar* low,
+             const typename X::Scalar* high, const typename X::Scalar* label, typename X::Scalar* s,
+             typename X::Scalar* top) {
+  using V = typename X::V;
+  const V masked = X::set(-__builtin_inff());
+  for (Size u = first; u < first + count; ++u) {
+    const Size shift = u * X::lanes;
+    const V from = X::load(low + shift), to = X::load(high + shift);
+    V best = X::load(top + shift);
+    for (Size j = 0; j < n_keys; ++j) {
+      const V of_key = X::set(label[j]);
+      const V x = X::load(s + j * panel + shift);
+      const V kept = X::select(X::less(of_key, from), x, X::select(X::less(of_key, to), masked, x));
+      X::store(s + j * panel + shift, kept);
+      best = X::max(kept, best);
+    }
+    X::store(top + shift, best);
+  }
+}
+
 // s[j][i] = -inf unless low[i] <= j < high[i]; top[i] = max(top[i], s[.][i]).
 template <class X>
 void bound(Size n_keys, Size panel, Size first, Size count, const typename X::Scalar* low,

@@ -124,6 +124,36 @@ HEED_INLINE inline void row_values_typed(const S* v, Size v_stride, Size n_keys,
   }
 }
 
+template <class X, class S, int C>
+HEED_INLINE inline void add_rows_block(const S* from, Size row_stride, const Size* list, Size n_rows, Size columns,
+                                       const typename X::Scalar* w, typename X::Scalar* to) {
+  typename X::V sum[C];
+#pragma GCC unroll 4
+  for (int u = 0; u < C; ++u) sum[u] = load_first<X, typename X::Scalar>(to + u * X::lanes, columns - u * X::lanes);
+  for (Size r = 0; r < n_rows; ++r) {
+    const S* row = from + (list == nullptr ? r : list[r]) * row_stride;
+    if (r + rows_ahead < n_rows)
+      fetch_row(from + (list == nullptr ? r + rows_ahead : list[r + rows_ahead]) * row_stride, columns);
+    const typename X::V weight = X::set(w == nullptr ? typename X::Scalar(1) : w[r]);
+#pragma GCC unroll 4
+    for (int u = 0; u < C; ++u)
+      sum[u] = X::fma(weight, load_first<X, S>(row + u * X::lanes, columns - u * X::lanes), sum[u]);
+  }
+#pragma GCC unroll 4
+  for (int u = 0; u < C; ++u) store_first<X>(to + u * X::lanes, sum[u], columns - u * X::lanes);
+}
+
+// to[c] += sum_r w[r] * from(row r, c), rows in order; rows are those of `list` (null: 0, 1, 2, ...), weights 1 where w is null.
+template <class X, class S>
+void add_rows(const S* from, Size row_stride, const Size* list, Size n_rows, Size n_columns,
+              const typename X::Scalar* w, typename X::Scalar* to) {
+  Size c = 0;
+  for (; c + 4 * X::lanes <= n_columns; c += 4 * X::lanes)
+    add_rows_block<X, S, 4>(from + c, row_stride, list, n_rows, 4 * X::lanes, w, to + c);
+  for (; c < n_columns; c += X::lanes)
+    add_rows_block<X, S, 1>(from + c, row_stride, list, n_rows, n_columns - c, w, to + c);
+}
+
 // out[g][c] = correction[g] * out[g][c] + sum_j w[g][j] v[j][c]; rows of out have room for whole vectors.
 template <class X, class S>
 void row_values(const S* v, Size v_stride, Size n_keys, const typename X::Scalar* w, Size w_stride, Size n_q, Size d_v,

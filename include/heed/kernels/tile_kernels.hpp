@@ -42,6 +42,8 @@ struct TileKernels {
   int (*forbid)(Size n_keys, Size panel, Size n_queries, const T* allowed, const T* bias, T* added);
   int (*census)(Size n_keys, Size panel, Size n_queries, const T* added);
   void (*bound)(Size n_keys, Size panel, Size first, Size count, const T* low, const T* high, T* s, T* top);
+  void (*exclude)(Size n_keys, Size panel, Size first, Size count, const T* low, const T* high, const T* label, T* s,
+                  T* top);
   bool (*all_finite)(const T* tile, Size stride, Size n_rows, Size n_columns);
   T (*row_top)(Size n, T* s, T floor);
   T (*row_weigh)(Size n, T c, T base, T* s);
@@ -60,6 +62,7 @@ struct StorageKernels {
                      Size s_stride);
   void (*row_values)(const S* v, Size v_stride, Size n_keys, const T* w, Size w_stride, Size n_q, Size d_v,
                      const T* correction, T* out, Size out_stride);
+  void (*add_rows)(const S* from, Size row_stride, const Size* list, Size n_rows, Size n_columns, const T* w, T* to);
   void (*write_rows)(const T* out, Size panel, const T* l, Size n_rows, Size n_columns, S* to, Size row_stride,
                      Size column_stride, const Size* list);
 };

@@ -4,9 +4,12 @@
 #include <cstddef>
 
 #include "heed/core/floating.hpp"
+#include "heed/core/pattern.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/exact/head_call.hpp"
+#include "heed/kernels/select.hpp"
 
 namespace heed::detail {
 
@@ -20,6 +23,7 @@ struct PathSums {
   Index* counts = nullptr;  // 2^(height + 1)
   T* v = nullptr;           // 2^(height + 1) x d_v
   T* k = nullptr;           // 2^(height + 1) x d
+  Isa isa = active_isa();
 
   Index n_nodes() const { return Index(2) << height; }
 
@@ -40,24 +44,18 @@ struct PathSums {
     std::fill_n(k, n_nodes() * d, T(0));
   }
 
-  /// Adds one key to one node.
+  /// Adds keys to one node.
   template <class S>
-  void add(Index node, const ConstView<S>& keys, const ConstView<S>& values, Index j) const {
-    ++counts[node];
-    T* sum = v + node * d_v;
-    if (values.col_stride == 1) {
-      const S* row = values.data + j * values.row_stride;
-      for (Index c = 0; c < d_v; ++c) sum[c] += static_cast<T>(row[c]);
-    } else {
-      for (Index c = 0; c < d_v; ++c) sum[c] += static_cast<T>(values(j, c));
-    }
-    for (Index c = 0; c < d; ++c) k[node * d + c] += static_cast<T>(keys(j, c));
+  void add(Index node, const ConstView<S>& keys, const ConstView<S>& values, const TokenSet& some) const {
+    counts[node] += some.size;
+    add_rows(values, some, d_v, v + node * d_v);
+    if (d > 0) add_rows(keys, some, d, k + node * d);
   }
 
   /// Adds one key to every node on the path to its leaf.
   template <class S>
   void add_path(Index leaf, const ConstView<S>& keys, const ConstView<S>& values, Index j) const {
-    for (Index node = (Index(1) << height) + leaf; node > 0; node /= 2) add(node, keys, values, j);
+    for (Index node = (Index(1) << height) + leaf; node > 0; node /= 2) add(node, keys, values, {j, 1});
   }
 
   /// Where leaves hold their sums: every node above becomes the sum of its children.
@@ -68,69 +66,81 @@ struct PathSums {
       for (Index c = 0; c < d; ++c) k[node * d + c] = k[2 * node * d + c] + k[(2 * node + 1) * d + c];
     }
   }
+
+ private:
+  template <class S>
+  void add_rows(const ConstView<S>& rows, const TokenSet& some, Index width, T* sum) const {
+    if (rows.col_stride == 1) {
+      const auto* from = kernel_pointer(rows.data) + (some.list == nullptr ? some.first * rows.row_stride : 0);
+      storage_kernels<T, KernelScalar<S>>(isa).add_rows(from, rows.row_stride, some.list, some.size, width, nullptr,
+                                                        sum);
+      return;
+    }
+    for (Index t = 0; t < some.size; ++t) {
+      for (Index c = 0; c < width; ++c) sum[c] += static_cast<T>(rows(some[t], c));
+    }
+  }
 };
+
+constexpr Index max_path = 25;  ///< nodes of a path of the tallest tree
 
 /// How the levels of a path weigh.
 template <class T>
 struct LevelWeights {
   const T* logits = nullptr;  // height + 1
+  const T* powers = nullptr;  // height + 1: e^(logit - the largest), 0 for -inf
   bool by_query = false;      // adds log N_v + scale q . c_v
   T scale = 1;
 };
 
-/// What weigh_path found out.
-template <class T>
-struct PathWeight {
-  T total = 0;      // of the weights
-  Index found = 0;  // non-empty nodes
-};
-
-/// weights[t] = exp(logit_t - the largest logit) over the non-empty nodes of the path to `leaf`, else 0; height + 1 of them.
+/// weights[t] = exp(logit_t - the largest logit) over the non-empty nodes of the path to `leaf`, else 0; height + 1 of them. Returns their
+/// sum.
 template <class T, class S>
-PathWeight<T> weigh_path(const PathSums<T>& sums, Index leaf, const LevelWeights<T>& levels, const ConstView<S>& q,
-                         Index i, T* weights) {
+T weigh_path(const PathSums<T>& sums, Index leaf, const LevelWeights<T>& levels, const ConstView<S>& q, Index i,
+             T* weights) {
   const Index height = sums.height;
-  const auto count = [&](Index t) { return sums.counts[((Index(1) << height) + leaf) >> (height - t)]; };
   T top = 0;
-  PathWeight<T> path;
+  Index found = 0;
   for (Index t = 0; t <= height; ++t) {
     const Index node = ((Index(1) << height) + leaf) >> (height - t);
-    if (count(t) == 0) continue;
-    T& weight = weights[t] = levels.logits[t];
+    weights[t] = minus_infinity<T>;
+    if (sums.counts[node] == 0) continue;
+    weights[t] = levels.logits[t];
     if (levels.by_query) {
-      const T n = static_cast<T>(count(t));
+      const T n = static_cast<T>(sums.counts[node]);
       T product = 0;
       for (Index c = 0; c < sums.d; ++c) product += static_cast<T>(q(i, c)) * sums.k[node * sums.d + c];
-      weight += std::log(n) + levels.scale * (product / n);
+      weights[t] += std::log(n) + levels.scale * (product / n);
     }
-    top = path.found == 0 || top < weight ? weight : top;
-    ++path.found;
+    top = found == 0 || top < weights[t] ? weights[t] : top;
+    ++found;
   }
+  const bool known = !levels.by_query && found == height + 1;  // no node is empty: as for any other leaf
+  T total = 0;
   for (Index t = 0; t <= height; ++t) {
-    weights[t] = count(t) == 0 || is_minus_infinity(weights[t]) ? T(0) : std::exp(weights[t] - top);
-    path.total += weights[t];
+    weights[t] = is_minus_infinity(weights[t]) ? T(0) : known ? levels.powers[t] : std::exp(weights[t] - top);
+    total += weights[t];
   }
-  return path;
+  return total;
 }
 
-/// out = sum_t alpha_t C_t over the non-empty nodes of the path to `leaf`, alpha the softmax of their weights, C_t their mean value
-/// row; zeros where all are empty. `weights`: height + 1 numbers of scratch. Returns the non-empty nodes.
-template <class T, class S, class Out>
-Index read_path(const PathSums<T>& sums, Index leaf, const LevelWeights<T>& levels, const ConstView<S>& q, Index i,
-                T* weights, T* row, const Out& write) {
+/// row = sum_t alpha_t C_t over the non-empty nodes of the path to `leaf`, alpha the softmax of their weights, C_t their mean value
+/// row; zeros where all are empty. `weights`: height + 1 numbers of scratch.
+template <class T, class S>
+void read_path(const PathSums<T>& sums, Index leaf, const LevelWeights<T>& levels, const ConstView<S>& q, Index i,
+               T* weights, T* row) {
   const Index height = sums.height, d_v = sums.d_v;
-  const PathWeight<T> path = weigh_path(sums, leaf, levels, q, i, weights);
-  std::fill_n(row, d_v, T(0));
+  const T total = weigh_path(sums, leaf, levels, q, i, weights);
+  Index nodes[max_path];
+  Index kept = 0;
   for (Index t = 0; t <= height; ++t) {
     if (weights[t] == 0) continue;  // a level of weight 0 shows nothing, not even NaN
-    const Index node = ((Index(1) << height) + leaf) >> (height - t);
-    const T part = weights[t] / static_cast<T>(sums.counts[node]);
-    const T* sum = sums.v + node * d_v;
-    for (Index c = 0; c < d_v; ++c) row[c] += part * sum[c];
+    nodes[kept] = ((Index(1) << height) + leaf) >> (height - t);
+    weights[kept] = weights[t] / (total * static_cast<T>(sums.counts[nodes[kept]]));
+    ++kept;
   }
-  const T inverse = path.total == 0 ? T(0) : T(1) / path.total;
-  for (Index c = 0; c < d_v; ++c) write(c, row[c] * inverse);
-  return path.found;
+  std::fill_n(row, d_v, T(0));
+  storage_kernels<T, T>(sums.isa).add_rows(sums.v, d_v, nodes, kept, d_v, weights, row);
 }
 
 }  // namespace heed::detail
