@@ -76,8 +76,8 @@ struct SamplePlan {
 ///
 /// Shapes  x: n_k x d_in, w_v: d_in x (n_kv_heads * d_v), one scalar type, any strides. Each key head owns d_v columns, in order;
 ///         heads of one group share its importance.
-/// Draws   a pure function of (seed, key head, token, index): no order, thread or batch matters. With replacement, tokens 15 apart in a
-///         block of 240 share their sequence, which keeps the law of every token; the first r_j of it are token j's.
+/// Draws   a pure function of (seed, key head, token, index): no order, thread or batch matters. With replacement, 16 tokens of a block of
+///         256, no two next to each other, share their sequence, which keeps the law of every token; the first r_j of it are token j's.
 /// Exact   with ValuePath::fastest, the default, a head whose sampling is estimated to be no faster than the exact product
 ///         (value_path.hpp) is multiplied exactly: small calls, narrow heads, large r, and `largest` with a budget that needs weights. A call
 ///         says so by FlopCounter::sampled_rows() and projected_rows(); before it, plan(...).exact says it of each head.
