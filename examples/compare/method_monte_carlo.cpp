@@ -1,5 +1,6 @@
 // Value rows from a part of their products (heed::MonteCarloValues), every estimator at --fraction of the products of real tokens;
-// always sampled, so that what is seen is the estimator. `mca` alone is what a call with the defaults gives.
+// always sampled, so that what is seen is the estimator. `mca` keeps the default alpha; `mca-default` is what a call with the defaults
+// gives.
 #include <string>
 
 #include "values_attempt.hpp"
@@ -31,13 +32,15 @@ double alpha_for(const Head& head, const Settings& settings, const MonteCarloOpt
   return above;
 }
 
-void add_sampled(const std::string& name, const std::string& description, const MonteCarloOptions& chosen) {
-  const auto bind = [chosen](const Head& head, const Settings& settings) {
+enum class Alpha { of_the_options, to_spend_the_fraction };
+
+void add_sampled(const std::string& name, const std::string& description, const MonteCarloOptions& chosen,
+                 Alpha alpha = Alpha::of_the_options) {
+  const auto bind = [chosen, alpha](const Head& head, const Settings& settings) {
     MonteCarloOptions options = chosen;
     options.seed = settings.seed;
     options.fraction = settings.fraction;
-    if (options.budget == Budget::column_max && options.path == heed::ValuePath::sampled)
-      options.alpha = alpha_for(head, settings, options);
+    if (alpha == Alpha::to_spend_the_fraction) options.alpha = alpha_for(head, settings, options);
     return values_attempt<Sampled>(head, settings, [&](const auto& x, const auto& w_v, auto bias) {
       options.bias = bias;
       return Sampled(x, w_v, options);
@@ -47,11 +50,12 @@ void add_sampled(const std::string& name, const std::string& description, const 
 }
 
 const bool sampled_registered = [] {
-  add_sampled("mca", "Monte-Carlo values with the defaults: alpha 0.4, exact where sampling would be no faster", {});
   constexpr auto sampled = heed::ValuePath::sampled;
+  add_sampled("mca", "Monte-Carlo values with the default alpha, 0.4", {.path = sampled});
+  add_sampled("mca-default", "the same, exact where sampling would be no faster", {});
   add_sampled("mca-published", "the paper's: draws by |W_k|^2, column maxima, n padded, rounded down",
-              {.rounding = heed::Rounding::published, .path = sampled});
-  add_sampled("mca-corrected", "the same, n real, rounded up", {.path = sampled});
+              {.rounding = heed::Rounding::published, .path = sampled}, Alpha::to_spend_the_fraction);
+  add_sampled("mca-corrected", "the same, n real, rounded up", {.path = sampled}, Alpha::to_spend_the_fraction);
   const struct {
     const char *name, *text;
     Estimator estimator;

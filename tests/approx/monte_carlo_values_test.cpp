@@ -157,7 +157,7 @@ TEST(MonteCarloValues, TokensAndHeadsDrawForThemselves) {
   EXPECT_GT((rows.leftCols(16) - rows.rightCols(16)).norm(), 1.0);
   Index alike = 0;
   for (Index j = 1; j < 480; ++j) alike += rows.row(j) == rows.row(0) ? 1 : 0;
-  EXPECT_EQ(alike, 15);  // those that share its sequence, 15 apart in the block of 240
+  EXPECT_EQ(alike, 15);  // those that share its sequence in the block of 256
 }
 
 TEST(MonteCarloValues, ReadAnyLayout) {

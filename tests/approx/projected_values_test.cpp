@@ -7,6 +7,7 @@
 #include <Eigen/Core>
 #include <gtest/gtest.h>
 
+#include "heed/exact/importance.hpp"
 #include "heed/exact/reference.hpp"
 #include "support/inputs.hpp"
 #include "support/matrices.hpp"

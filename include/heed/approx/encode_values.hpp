@@ -194,13 +194,16 @@ class ValueEncoding {
       y[t] = room;
     }
     if (!grouped) return;
-    for (Index g = 0; g < std::min(n, block_groups); ++g) {
+    for (Index g = 0; g < block_groups; ++g) {
       const T* members[group_tokens];
-      Index size = 0;
       T* panel = worker.groups + g * plan_.d_in * group_tokens;
-      for (Index t = g; t < n; t += block_groups) members[size++] = y[t];
+      Index size = 0;
+      for (Index t = g; size < group_tokens && t < n; t = group_member(g, size)) {
+        members[size] = y[t];
+        y[t] = y[t] == nullptr ? nullptr : panel + size;
+        ++size;
+      }
       project_kernels<T>(isa_).interleave(plan_.d_in, members, size, panel, group_tokens);
-      for (Index t = g, lane = 0; t < n; t += block_groups, ++lane) y[t] = y[t] == nullptr ? nullptr : panel + lane;
     }
   }
 
@@ -249,7 +252,8 @@ class ValueEncoding {
     for (Index g = 0; g < block_groups; ++g) {
       EncodeToken<T> group[group_tokens];
       Index size = 0;
-      for (Index t = g; t < n; t += block_groups) {
+      for (Index lane = 0; lane < group_tokens && group_member(g, lane) < n; ++lane) {
+        const Index t = group_member(g, lane);
         if (samples(kv, first + t)) group[size++] = {first + t, counts[first + t], y[t], target(worker, kv, first, t)};
       }
       worker.encoder.with_replacement(heads_[kv], {group, static_cast<std::size_t>(size)}, group_tokens, options_.seed,

@@ -76,8 +76,8 @@ struct SamplePlan {
 ///
 /// Shapes  x: n_k x d_in, w_v: d_in x (n_kv_heads * d_v), one scalar type, any strides. Each key head owns d_v columns, in order;
 ///         heads of one group share its importance.
-/// Draws   a pure function of (seed, key head, token, index): no order, thread or batch matters. With replacement, tokens 15 apart in a
-///         block of 240 share their sequence, which keeps the law of every token; the first r_j of it are token j's.
+/// Draws   a pure function of (seed, key head, token, index): no order, thread or batch matters. With replacement, 16 tokens of a block of
+///         256, no two next to each other, share their sequence, which keeps the law of every token; the first r_j of it are token j's.
 /// Exact   with ValuePath::fastest, the default, a head whose sampling is estimated to be no faster than the exact product
 ///         (value_path.hpp) is multiplied exactly: small calls, narrow heads, large r, and `largest` with a budget that needs weights. A call
 ///         says so by FlopCounter::sampled_rows() and projected_rows(); before it, plan(...).exact says it of each head.
@@ -180,28 +180,30 @@ class MonteCarloValues : public detail::ValueOperands<S> {
   template <class Call, class Runner>
   void make_rows(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const Runner& runner,
                  const Context& context, S* rows) const {
-    const Index n_k = x_.rows, n_kv = static_cast<Index>(calls.size()) / heads_per_kv;
-    const Index n_real = detail::real_keys(options.mask, n_k);
-    if (n_k == 0) return;
+    const Index n_kv = static_cast<Index>(calls.size()) / heads_per_kv;
+    const Index n_real = detail::real_keys(options.mask, x_.rows);
+    if (x_.rows == 0) return;
     detail::check_weights<Call>(runner, options_.budget);
-    Workspace::Frame frame(*context.workspace);
-    bool all_exact = never_pays(n_kv, n_real);
-    if (!all_exact) {
-      const int threads = detail::projection_threads(
-          context.threads, static_cast<double>(n_k) * static_cast<double>(x_.cols) * static_cast<double>(w_.cols));
-      detail::SamplePlanner<S> planner(x_, w_, options_, *context.workspace, threads);
-      const auto plan = planner.plan(frame, calls, heads_per_kv, options, runner, context);
-      unsigned char* exact = frame.take<unsigned char>(static_cast<std::size_t>(n_kv));
-      for (Index kv = 0; kv < n_kv; ++kv) exact[kv] = multiplies(plan, kv, n_real) ? 1 : 0;
-      all_exact = std::all_of(exact, exact + n_kv, [](unsigned char one) { return one != 0; });
-      if (!all_exact) {
-        detail::ValueEncoding<S>(x_, w_, options_, plan, exact, n_real, rows, *context.workspace, threads).run();
-        if (context.flops != nullptr) count(*context.flops, plan, exact, n_real);
-      }
-    }
-    if (!all_exact) return;
+    if (!never_pays(n_kv, n_real) && sample_rows(calls, heads_per_kv, options, runner, context, n_real, rows)) return;
     this->multiply_rows(options_.bias, n_real, context, rows);
     if (context.flops != nullptr) context.flops->add_value_rows(0, static_cast<double>(n_real * n_kv));
+  }
+
+  // Makes a plan, and the rows if it samples any head; else returns false.
+  template <class Call, class Runner>
+  bool sample_rows(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
+                   const Runner& runner, const Context& context, Index n_real, S* rows) const {
+    Workspace::Frame frame(*context.workspace);
+    const int threads = detail::projection_threads(
+        context.threads, static_cast<double>(x_.rows) * static_cast<double>(x_.cols) * static_cast<double>(w_.cols));
+    detail::SamplePlanner<S> planner(x_, w_, options_, *context.workspace, threads);
+    const auto plan = planner.plan(frame, calls, heads_per_kv, options, runner, context);
+    unsigned char* exact = frame.take<unsigned char>(static_cast<std::size_t>(plan.n_kv));
+    for (Index kv = 0; kv < plan.n_kv; ++kv) exact[kv] = multiplies(plan, kv, n_real) ? 1 : 0;
+    if (std::all_of(exact, exact + plan.n_kv, [](unsigned char one) { return one != 0; })) return false;
+    detail::ValueEncoding<S>(x_, w_, options_, plan, exact, n_real, rows, *context.workspace, threads).run();
+    if (context.flops != nullptr) count(*context.flops, plan, exact, n_real);
+    return true;
   }
 
   // True where no head can gain by sampling, whatever its plan.

@@ -57,10 +57,10 @@ struct HeadWeights {
     }
     norm = std::sqrt(total);
     if (cells == nullptr) return;
+    const double n = static_cast<double>(d_in), to_share = total > 0 ? n / total : 0.0;
     for (Index k = 0; k < d_in; ++k) {
-      const double probability = share[k] / total;
-      share[k] = total > 0 ? probability * static_cast<double>(d_in) : 1.0;
-      const T factor = share[k] > 0 && total > 0 ? static_cast<T>(1 / probability) : T(0);  // rows of zeros stay zeros
+      share[k] = total > 0 ? share[k] * to_share : 1.0;                                  // d_in p_k
+      const T factor = share[k] > 0 && total > 0 ? static_cast<T>(n / share[k]) : T(0);  // rows of zeros stay zeros
       kernels.multiply(padded, factor, rows + k * padded);
     }
     build_alias_cells({share, static_cast<std::size_t>(d_in)}, cells, order);

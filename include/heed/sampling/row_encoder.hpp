@@ -15,11 +15,17 @@
 
 namespace heed::detail {
 
-/// Tokens whose rows are made together. Those of one block that are `block_groups` apart share a sequence of draws: 16 at most, far
-/// enough from each other that few queries look at two of them. Which tokens share depends on their positions alone.
-inline constexpr Index block_tokens = 240;
-inline constexpr Index block_groups = 15;
-inline constexpr Index group_tokens = block_tokens / block_groups;
+/// Tokens whose rows are made together, and those of them that share a sequence of draws: far enough from each other that few queries
+/// look at two of them. Which tokens share depends on their positions alone.
+inline constexpr Index group_tokens = 16;
+inline constexpr Index block_groups = 16;
+inline constexpr Index block_tokens = group_tokens * block_groups;
+
+/// Where member `lane` of a group stands in its block: 15 or 31 after the one before. At 16 apart the rows of a group would fall on the
+/// same cache lines.
+inline constexpr Index group_member(Index group, Index lane) {
+  return lane * block_groups + (group + block_groups - lane) % block_groups;
+}
 
 /// Names the draws of a head for a token, or for the group it shares them with.
 inline std::uint64_t draw_stream(Index head, Index token) {
