@@ -316,26 +316,24 @@ TEST(MonteCarloCall, TakesTheExactProductWhereSamplingWouldBeSlowerAndSaysSo) {
     MonteCarloOptions options;
     bool sampled;
   };
+  const MonteCarloOptions no_repeats{
+      .estimator = Estimator::without_replacement, .budget = Budget::constant, .fraction = 0.1};
+  const MonteCarloOptions product_weighted{
+      .estimator = Estimator::product_weighted, .budget = Budget::constant, .fraction = 0.02};
   const Case cases[] = {
       {2, 600, 256, 64, {.budget = Budget::constant, .fraction = 0.05}, true},
       {2, 600, 256, 64, {.budget = Budget::constant, .fraction = 0.9}, false},
-      // Few tokens, narrow heads, one head by itself: nothing is small enough not to be asked.
-      {1, 40, 32, 16, {.alpha = 0.4, .seed = 7}, false},
-      {1, 40, 32, 16, {.budget = Budget::constant, .fraction = 0.05}, false},
-      {1, 512, 256, 16, {.budget = Budget::constant, .fraction = 0.05}, false},
-      {1, 512, 256, 64, {.estimator = Estimator::largest, .budget = Budget::column_norm, .fraction = 0.1}, false},
-      {1,
-       512,
-       256,
-       64,
-       {.estimator = Estimator::without_replacement, .budget = Budget::constant, .fraction = 0.1},
-       false},
-      {1,
-       512,
-       256,
-       64,
-       {.estimator = Estimator::product_weighted, .budget = Budget::constant, .fraction = 0.02},
-       false}};
+      // Few tokens, narrow heads: no layer is too small to be asked.
+      {2, 40, 32, 16, {.alpha = 0.4, .seed = 7}, false},
+      {2, 40, 32, 16, {.budget = Budget::constant, .fraction = 0.05}, false},
+      {2, 512, 256, 16, {.budget = Budget::constant, .fraction = 0.05}, false},
+      {2, 512, 256, 64, {.estimator = Estimator::largest, .budget = Budget::column_norm, .fraction = 0.1}, false},
+      {2, 512, 256, 64, no_repeats, false},
+      {2, 512, 256, 64, product_weighted, false},
+      // One head by itself is looked at, up to 4e7 multiply-adds.
+      {1, 40, 32, 16, {.budget = Budget::constant, .fraction = 0.9}, true},
+      {1, 512, 256, 64, no_repeats, true},
+      {1, 700, 1024, 64, {.budget = Budget::constant, .fraction = 0.9}, false}};
   for (const Case& one : cases) {
     const Layer<float> layer(4, one.n, 8, one.d_in, one.d_v * one.heads, one.heads, one.heads);
     const HeadOptions heads{.n_heads = one.heads};

@@ -79,8 +79,9 @@ struct SamplePlan {
 /// Draws   a pure function of (seed, key head, token, index): no order, thread or batch matters. With replacement, 16 tokens of a block of
 ///         256, no two next to each other, share their sequence, which keeps the law of every token; the first r_j of it are token j's.
 /// Exact   with ValuePath::fastest, the default, a head whose sampling is estimated to be no faster than the exact product
-///         (value_path.hpp) is multiplied exactly: small calls, narrow heads, large r, and `largest` with a budget that needs weights. A call
-///         says so by FlopCounter::sampled_rows() and projected_rows(); before it, plan(...).exact says it of each head.
+///         (value_path.hpp) is multiplied exactly: small layers, narrow heads, large r, and `largest` with a budget that needs weights. A call
+///         says so by FlopCounter::sampled_rows() and projected_rows(); before it, plan(...).exact says it of each head. One head by
+///         itself of up to 4e7 multiply-adds (a millisecond) is always sampled: so an estimator is looked at.
 ///         ValuePath::sampled always samples, as published.
 /// Errors  ShapeError if cols(x) != rows(w_v) or b does not fit; OptionError for options outside their range, and for a budget that
 ///         needs weights over a method that has none. Temporaries do not compile.

@@ -39,10 +39,20 @@ inline SamplingCost sampling_cost(Estimator estimator, Budget budget) {
   }
 }
 
+/// True for one head by itself of up to 4e7 multiply-adds, about a millisecond at one thread: it is sampled whatever that costs, because
+/// this is how an estimator is looked at, and who calls it so came for its error and its products. Time is spent in layers of heads,
+/// which take the quicker path.
+inline bool is_looked_at(const SamplingWork& work) {
+  constexpr double largest = 4e7;
+  return work.n_heads == 1 &&
+         static_cast<double>(work.n_tokens) * static_cast<double>(work.d_in) * static_cast<double>(work.d_v) <= largest;
+}
+
 /// True where sampling a head is estimated not to be clearly faster than multiplying it exactly, at one thread. A table and not a clock, so
 /// that every run takes the same path. The passes that find the importance are not in it: they are the price of a budget that needs
 /// weights.
 inline bool sampling_is_slower(const MonteCarloOptions& options, const SamplingWork& work) {
+  if (is_looked_at(work)) return false;
   constexpr double doubt = 1.3;  // what such estimates were off by
   const SamplingCost cost = sampling_cost(options.estimator, options.budget);
   const double d_in = static_cast<double>(work.d_in), d_v = static_cast<double>(work.d_v);
@@ -57,6 +67,7 @@ inline bool sampling_is_slower(const MonteCarloOptions& options, const SamplingW
 /// True where that is known before there is a plan, so that no importance need be found: the budget is spent on samples or, at most, on
 /// whole rows; and column_max gives every token a sample at least.
 inline bool sampling_never_pays(const MonteCarloOptions& options, SamplingWork work) {
+  if (is_looked_at(work)) return false;
   double spent = options.fraction, exact = 0;
   if (options.budget == Budget::column_max) {
     if (options.rounding == Rounding::published || options.skip_below > 0) return false;
