@@ -96,6 +96,21 @@ void expect_row_products() {
           ASSERT_NEAR(static_cast<double>(out(g, c)), want, 100.0 * epsilon);
         }
       }
+      const Index list[] = {0, 3, 4, 5, 9, 10, 11, 12, 13, 14, 15, 16, 17, 19, 20};
+      for (const Index* rows : {static_cast<const Index*>(nullptr), list}) {
+        for (const T* weights : {static_cast<const T*>(nullptr), static_cast<const T*>(w.data())}) {
+          Matrix<T> sum = before.topRows(1);
+          kernels.add_rows(heed::detail::kernel_pointer(m.data()), d + 3, rows, 15, d, weights, sum.data());
+          for (Index c = 0; c < padded; ++c) {
+            double want = static_cast<double>(before(0, c));
+            for (Index r = 0; c < d && r < 15; ++r) {
+              want += (weights == nullptr ? 1.0 : static_cast<double>(weights[r])) *
+                      static_cast<double>(m(rows == nullptr ? r : rows[r], c));
+            }
+            ASSERT_NEAR(static_cast<double>(sum(0, c)), want, c < d ? 100.0 * epsilon : 0.0) << "column " << c;
+          }
+        }
+      }
     }
   }
 }

@@ -251,6 +251,23 @@ void expect_masks_are_applied() {
     ASSERT_EQ(at(top, i), largest);
   }
 
+  s = before;
+  std::fill(top.begin(), top.end(), T(-10));
+  const std::vector<T> label = numbers<T>(n_keys, 5);
+  kernels.exclude(n_keys, panel, 0, kernels.vectors, low.data(), high.data(), label.data(), s.data(), top.data());
+  for (Size i = 0; i < panel; ++i) {
+    T largest = T(-10);
+    for (Size j = 0; j < n_keys; ++j) {
+      const auto entry = static_cast<std::size_t>(j * panel + i);
+      const T mine = label[static_cast<std::size_t>(j)];
+      const bool kept = mine < at(low, i) || mine >= at(high, i);
+      ASSERT_TRUE(kept ? s[entry] == before[entry] : heed::detail::is_minus_infinity(s[entry]))
+          << "label " << mine << ", query " << i;
+      if (kept) largest = std::max(largest, s[entry]);
+    }
+    ASSERT_EQ(at(top, i), largest);
+  }
+
   std::vector<T> added(static_cast<std::size_t>(n_keys * panel), T(0.5)), allowed(added.size(), T(1));
   EXPECT_EQ(kernels.census(n_keys, panel, panel, added.data()), 2) << "every pair is kept";
   at(allowed, 3 * panel + panel - 1) = T(0);
