@@ -40,13 +40,13 @@ TcAttention<S> tc_for(const Inputs<S>& in) {
 constexpr auto projected_first = []<class S>(const Inputs<S>&) {
   return over_computed<S>(ExactAttention{}, project<ProjectionOrder::project_first>);
 };
-constexpr auto attended_first = []<class S>(const Inputs<S>&) {
-  return over_computed<S>(ExactAttention{}, project<ProjectionOrder::attend_first>);
-};
 constexpr auto sampled = []<class S>(const Inputs<S>&) { return over_computed<S>(ExactAttention{}, sample); };
-// Over other methods two scalars do.
+// In the other order and over other methods two scalars do.
 template <class S>
 concept float_or_double = std::same_as<S, float> || std::same_as<S, double>;
+constexpr auto attended_first = []<float_or_double S>(const Inputs<S>&) {
+  return over_computed<S>(ExactAttention{}, project<ProjectionOrder::attend_first>);
+};
 constexpr auto window_projected = []<float_or_double S>(const Inputs<S>&) {
   return over_computed<S>(WindowAttention(12, 4), project<ProjectionOrder::automatic>);
 };

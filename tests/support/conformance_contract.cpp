@@ -37,9 +37,9 @@ TEST_P(MethodConformance, ThreadsCallsAndWorkspacesChangeNoBit) {
         const AttentionResult<S> want = call(method, in, options, {.threads = 1});
         for (const Index threads : {1, 2, 3, 7, 0}) {
           SCOPED_TRACE("threads = " + std::to_string(threads));
-          expect_same(call(method, in, options, {.threads = threads}), want);
           expect_same(call(method, in, options, {.workspace = &workspace, .threads = threads}), want);
         }
+        expect_same(call(method, in, options, {.threads = 0}), want);
       }
     }
   });

@@ -75,21 +75,6 @@ class Panel {
     state_.factor = rule_->softmax_factor;
     pairs_.emplace(options.mask, call.q.rows, call.head, isa_);
     operands_.pack(call.q, queries, width_, rule_->query_factor);
-    if (bounds.unlimited() && rule_->slope == 0) {  // no query needs a range or place of its own
-      const KeyRange range = bounds.of(queries[0]);
-      low_least_ = low_most_ = range.low;
-      high_least_ = high_most_ = range.high;
-      for (Index i = 0; i < width_; ++i) range_low_[i] = range.low;
-      for (Index i = 0; i < width_; ++i) range_high_[i] = range.high;
-      for (Index i = 0; i < width_; ++i) query_position_[i] = 0;
-      return;
-    }
-    for (Index i = 0; i < width_; ++i) {  // lanes behind the last query repeat it; their results are not written
-      const KeyRange range = bounds.of(queries[std::min(i, queries.size - 1)]);
-      range_low_[i] = range.low;
-      range_high_[i] = range.high;
-      query_position_[i] = static_cast<T>(range.diagonal);
-    }
     if constexpr (excludes) {
       for (Index i = 0; i < width_; ++i) {
         const Index query = queries[std::min(i, queries.size - 1)];
@@ -97,10 +82,7 @@ class Panel {
         end_label_[i] = static_cast<T>(mod.end[query]);
       }
     }
-    low_least_ = *std::min_element(range_low_, range_low_ + width_);
-    low_most_ = *std::max_element(range_low_, range_low_ + width_);
-    high_least_ = *std::min_element(range_high_, range_high_ + width_);
-    high_most_ = *std::max_element(range_high_, range_high_ + width_);
+    set_ranges(bounds);
   }
 
   /// What the queries have seen so far.
@@ -166,6 +148,29 @@ class Panel {
   static constexpr bool has_functor = !std::is_same_v<ScoreMod, NoScoreMod> && !excludes;
   static constexpr Index max_vectors = 3;
   static constexpr Index max_strips = Tile::capacity / 2 + 1;
+
+  // The keys each query may see, and its place. Lanes behind the last query repeat it; their results are not written.
+  void set_ranges(const KeyBounds& bounds) {
+    if (bounds.unlimited() && rule_->slope == 0) {  // no query needs a range or place of its own
+      const KeyRange range = bounds.of(set_[0]);
+      low_least_ = low_most_ = range.low;
+      high_least_ = high_most_ = range.high;
+      for (Index i = 0; i < width_; ++i) range_low_[i] = range.low;
+      for (Index i = 0; i < width_; ++i) range_high_[i] = range.high;
+      for (Index i = 0; i < width_; ++i) query_position_[i] = 0;
+      return;
+    }
+    for (Index i = 0; i < width_; ++i) {
+      const KeyRange range = bounds.of(set_[std::min(i, set_.size - 1)]);
+      range_low_[i] = range.low;
+      range_high_[i] = range.high;
+      query_position_[i] = static_cast<T>(range.diagonal);
+    }
+    low_least_ = *std::min_element(range_low_, range_low_ + width_);
+    low_most_ = *std::max_element(range_low_, range_low_ + width_);
+    high_least_ = *std::min_element(range_high_, range_high_ + width_);
+    high_most_ = *std::max_element(range_high_, range_high_ + width_);
+  }
 
   // Number of keys of the tile below position `key`, not less than `before`: the bounds of consecutive queries do not decrease.
   Index offset_of(Index key, Index before) const {
