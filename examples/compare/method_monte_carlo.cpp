@@ -1,6 +1,5 @@
 // Value rows from a part of their products (heed::MonteCarloValues), every estimator at --fraction of the products of real tokens;
-// always sampled, so that what is seen is the estimator. `mca` keeps the default alpha; `mca-default` is what a call with the defaults
-// gives.
+// always sampled, so that what is seen is the estimator. `mca` keeps the default alpha.
 #include <string>
 
 #include "values_attempt.hpp"
@@ -52,7 +51,6 @@ void add_sampled(const std::string& name, const std::string& description, const 
 const bool sampled_registered = [] {
   constexpr auto sampled = heed::ValuePath::sampled;
   add_sampled("mca", "Monte-Carlo values with the default alpha, 0.4", {.path = sampled});
-  add_sampled("mca-default", "the same, exact where sampling would be no faster", {});
   add_sampled("mca-published", "the paper's: draws by |W_k|^2, column maxima, n padded, rounded down",
               {.rounding = heed::Rounding::published, .path = sampled}, Alpha::to_spend_the_fraction);
   add_sampled("mca-corrected", "the same, n real, rounded up", {.path = sampled}, Alpha::to_spend_the_fraction);

@@ -356,6 +356,23 @@ TEST(MonteCarloCall, TakesTheExactProductWhereSamplingWouldBeSlowerAndSaysSo) {
   }
 }
 
+// A budget that needs weights pays for two passes over all scores: worth it for few queries or a short window, not for a square.
+TEST(MonteCarloCall, CountsThePassesThatFindTheImportance) {
+  const MonteCarloOptions options{.budget = Budget::column_norm, .fraction = 0.05};
+  const auto sampled_rows = [&](Index n_q, const AttentionOptions& mask) {
+    const Layer<float> layer(n_q, 600, 64, 512, 2 * 64, 2, 2);
+    const MonteCarloValues<float> values(layer.x, layer.w, options);
+    FlopCounter flops;
+    multi_head_attend(layer.q, layer.k, values, {.n_heads = 2}, mask, ExactAttention{}, {.flops = &flops});
+    const auto plan = values.plan(layer.q, layer.k, mask, ExactAttention{}, {}, {.n_heads = 2});
+    EXPECT_EQ(plan.exact(0) == 0, flops.sampled_rows() > 0) << "the plan says what the call does";
+    return flops.sampled_rows();
+  };
+  EXPECT_EQ(sampled_rows(600, {}), 0);
+  EXPECT_GT(sampled_rows(600, {.mask = {.window_left = 8, .window_right = 8}}), 0);
+  EXPECT_GT(sampled_rows(16, {}), 0);
+}
+
 TEST(MonteCarloCall, OverADensePatternIsTheSameBits) {
   const Layer<float> layer(33, 70, 8, 40, 11);
   for_every_way([&](const MonteCarloOptions& options) {

@@ -79,7 +79,8 @@ struct SamplePlan {
 /// Draws   a pure function of (seed, key head, token, index): no order, thread or batch matters. With replacement, 16 tokens of a block of
 ///         256, no two next to each other, share their sequence, which keeps the law of every token; the first r_j of it are token j's.
 /// Exact   with ValuePath::fastest, the default, a head whose sampling is estimated to be no faster than the exact product
-///         (value_path.hpp) is multiplied exactly: small layers, narrow heads, large r, and `largest` with a budget that needs weights. A call
+///         (value_path.hpp) is multiplied exactly: small layers, narrow heads, large r, `largest` with a budget that needs weights, and
+///         such budgets altogether where two passes over all scores cost more than they can save. A call
 ///         says so by FlopCounter::sampled_rows() and projected_rows(); before it, plan(...).exact says it of each head. One head by
 ///         itself of up to 4e7 multiply-adds (a millisecond) is always sampled: so an estimator is looked at.
 ///         ValuePath::sampled always samples, as published.
@@ -121,8 +122,9 @@ class MonteCarloValues : public detail::ValueOperands<S> {
       plan.kept.resize(x_.rows, made.n_kv);
       plan.exact.resize(made.n_kv);
       plan.x_norm.resize(x_.rows);
+      const bool never = never_pays(calls, heads_per_kv, options, detail::MethodRunner<Method>{method});
       for (Index kv = 0; kv < made.n_kv; ++kv) {
-        plan.exact(kv) = multiplies(made, kv, detail::real_keys(options.mask, x_.rows)) ? 1 : 0;
+        plan.exact(kv) = never || multiplies(made, kv, detail::real_keys(options.mask, x_.rows)) ? 1 : 0;
         for (Index j = 0; j < x_.rows; ++j) {
           plan.counts(j, kv) = made.counts[kv * x_.rows + j];
           plan.importance(j, kv) = static_cast<double>(made.largest[kv * x_.rows + j]);
@@ -185,7 +187,9 @@ class MonteCarloValues : public detail::ValueOperands<S> {
     const Index n_real = detail::real_keys(options.mask, x_.rows);
     if (x_.rows == 0) return;
     detail::check_weights<Call>(runner, options_.budget);
-    if (!never_pays(n_kv, n_real) && sample_rows(calls, heads_per_kv, options, runner, context, n_real, rows)) return;
+    if (!never_pays(calls, heads_per_kv, options, runner) &&
+        sample_rows(calls, heads_per_kv, options, runner, context, n_real, rows))
+      return;
     this->multiply_rows(options_.bias, n_real, context, rows);
     if (context.flops != nullptr) context.flops->add_value_rows(0, static_cast<double>(n_real * n_kv));
   }
@@ -207,16 +211,24 @@ class MonteCarloValues : public detail::ValueOperands<S> {
     return true;
   }
 
-  // True where no head can gain by sampling, whatever its plan.
-  bool never_pays(Index n_kv, Index n_real) const {
+  // True where no head can gain by sampling, whatever its plan, the passes that find the importance included where their length is known.
+  template <class Call, class Runner>
+  bool never_pays(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
+                  const Runner&) const {
     if (x_.cols == 0) return true;
-    return options_.path == ValuePath::fastest &&
-           detail::sampling_never_pays(options_, {x_.cols, w_.cols / n_kv, n_kv, n_real});
+    const Index n_kv = static_cast<Index>(calls.size()) / heads_per_kv;
+    detail::SamplingWork work{x_.cols, w_.cols / n_kv, n_kv, detail::real_keys(options.mask, x_.rows)};
+    const Call& one = calls.front();
+    if (Runner::sees_all_keys() && options_.budget != Budget::constant) {
+      const detail::KeyBounds bounds(options.mask, one.q.rows, one.k.rows);
+      for (Index i = 0; i < one.q.rows; ++i) work.weighing += static_cast<double>(bounds.of(i).high - bounds.of(i).low);
+      work.weighing *= 2.0 * static_cast<double>(heads_per_kv * one.k.cols);  // two passes over the scores
+    }
+    return options_.path == ValuePath::fastest && detail::sampling_never_pays(options_, work);
   }
 
-  // True where a head is multiplied exactly.
+  // True where a head of this plan is multiplied exactly.
   bool multiplies(const detail::PlanArrays<T>& plan, Index kv, Index n_real) const {
-    if (never_pays(plan.n_kv, n_real)) return true;
     detail::SamplingWork work{plan.d_in, w_.cols / plan.n_kv, plan.n_kv, n_real};
     Index n_kept = 0;
     for (Index j = 0; j < plan.n_k; ++j) {

@@ -15,6 +15,7 @@ struct SamplingWork {
   Index n_exact = 0;    ///< tokens multiplied exactly among the sampled ones
   Index n_sampled = 0;  ///< tokens with some samples
   double samples = 0;   ///< sum of r_j over the sampled ones
+  double weighing = 0;  ///< multiply-adds that finding the importance will take, where that is known
 };
 
 /// Time of sampling in multiply-adds of the dense product.
@@ -49,8 +50,7 @@ inline bool is_looked_at(const SamplingWork& work) {
 }
 
 /// True where sampling a head is estimated not to be clearly faster than multiplying it exactly, at one thread. A table and not a clock, so
-/// that every run takes the same path. The passes that find the importance are not in it: they are the price of a budget that needs
-/// weights.
+/// that every run takes the same path.
 inline bool sampling_is_slower(const MonteCarloOptions& options, const SamplingWork& work) {
   if (is_looked_at(work)) return false;
   constexpr double doubt = 1.3;  // what such estimates were off by
@@ -60,25 +60,25 @@ inline bool sampling_is_slower(const MonteCarloOptions& options, const SamplingW
   const double sampled = d_in * (cost.head * d_v + cost.head_feature) +
                          n_tokens * (cost.call + cost.call_feature * d_in) / static_cast<double>(work.n_heads) +
                          n_sampled * (cost.token + cost.token_feature * d_in) + work.samples * cost.sample * d_v +
-                         static_cast<double>(work.n_exact) * d_in * d_v;
+                         static_cast<double>(work.n_exact) * d_in * d_v + work.weighing;
   return sampled * doubt > n_tokens * d_in * d_v;
 }
 
 /// True where that is known before there is a plan, so that no importance need be found: the budget is spent on samples or, at most, on
-/// whole rows; and column_max gives every token a sample at least.
+/// whole rows; and column_max gives every token a sample at least, unless it may round down to none.
 inline bool sampling_never_pays(const MonteCarloOptions& options, SamplingWork work) {
   if (is_looked_at(work)) return false;
-  double spent = options.fraction, exact = 0;
+  const bool may_skip = options.budget != Budget::constant && options.skip_below > 0;
+  double tokens = 1, spent = options.fraction;  // least shares of tokens that are sampled, and of products
   if (options.budget == Budget::column_max) {
-    if (options.rounding == Rounding::published || options.skip_below > 0) return false;
-    spent = 1.0 / static_cast<double>(work.d_in);
+    tokens = may_skip || options.rounding == Rounding::published ? 0 : 1;
+    spent = tokens / static_cast<double>(work.d_in);
   } else if (options.budget == Budget::column_norm) {
-    if (options.skip_below > 0) return false;
-    exact = spent;
-    spent /= std::max(1.0, sampling_cost(options.estimator, options.budget).sample);
+    tokens = may_skip ? 0 : 1 - options.fraction;
+    spent = may_skip ? 0 : options.fraction / std::max(1.0, sampling_cost(options.estimator, options.budget).sample);
   }
   const double n_tokens = static_cast<double>(work.n_tokens);
-  work.n_sampled = static_cast<Index>((1 - exact) * n_tokens);
+  work.n_sampled = static_cast<Index>(tokens * n_tokens);
   work.samples = n_tokens * spent * static_cast<double>(work.d_in);
   return sampling_is_slower(options, work);
 }

@@ -25,6 +25,7 @@ namespace heed {
 template <class ScoreMod = NoScoreMod>
 struct ExactAttention {
   static constexpr bool has_softmax = true;
+  static constexpr bool sees_all_keys = true;  // but for the mask
 
   [[no_unique_address]] ScoreMod score_mod{};
 

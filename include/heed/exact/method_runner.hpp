@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <span>
+#include <type_traits>
 
 #include "heed/core/context.hpp"
 #include "heed/core/options.hpp"
@@ -45,6 +46,10 @@ struct MethodRunner {
   template <class Call>
   static constexpr bool weighs_keys() {
     return WeighsKeys<One, Call>;
+  }
+  /// True where queries see every key that the mask keeps.
+  static constexpr bool sees_all_keys() {
+    return requires { requires One::sees_all_keys; };
   }
   /// Throws where the methods cannot tell what single keys weigh, though others of their kind can.
   void check_key_weights() const {
@@ -94,6 +99,7 @@ struct PatternRunner {
   const ScoreMod& score_mod;
 
   static constexpr bool has_softmax() { return true; }
+  static constexpr bool sees_all_keys() { return std::is_same_v<Pattern, DensePattern>; }
   void check_key_weights() const {}
   template <class Call>
   static constexpr bool has_pattern() {
