@@ -92,23 +92,45 @@ TEST(ExactAttention, MayWriteSixteenBitQueriesToAFloatResult) {
 }
 
 TEST(ExactAttention, BiasMayHaveAnyScalarAndStorage) {
-  const auto in = random_inputs<float>({.n_q = 37, .n_k = 77, .d = 8, .d_v = 5});
-  Matrix<float> bias = random_matrix<Eigen::half>(37, 77, 9).cast<float>();
-  for (Index i = 0; i < 37; ++i) bias(i, (5 * i) % 77) = minus_infinity_of<float>();
-  const auto want = attend(in.q, in.k, in.v, {.mask = {.bias = bias}});
-  const Eigen::MatrixXf by_columns = bias;
-  const Matrix<double> doubles = bias.cast<double>();
-  const Matrix<Eigen::half> halves = bias.cast<Eigen::half>();
-  Eigen::MatrixXf wide(50, 90);
-  wide.block(2, 3, 37, 77) = bias;
-  EXPECT_SAME_BITS(attend(in.q, in.k, in.v, {.mask = {.bias = by_columns}}).out, want.out);
-  EXPECT_SAME_BITS(attend(in.q, in.k, in.v, {.mask = {.bias = halves}}).out, want.out);
-  EXPECT_SAME_BITS(attend(in.q, in.k, in.v, {.mask = {.bias = wide.block(2, 3, 37, 77)}}).out, want.out);
-  EXPECT_MATRIX_NEAR(attend(in.q, in.k, in.v, {.mask = {.bias = doubles}}).out, want.out, rounding_of(in).out);
-  const Matrix<bool> allowed = (bias.array() > 0.0f).matrix();
-  const Eigen::Matrix<bool, Eigen::Dynamic, Eigen::Dynamic> allowed_by_columns = allowed;
-  EXPECT_SAME_BITS(attend(in.q, in.k, in.v, {.mask = {.allowed = allowed_by_columns}}).out,
-                   attend(in.q, in.k, in.v, {.mask = {.allowed = allowed}}).out);
+  for (const Index n_q : {1, 37, 96}) {
+    const auto in = random_inputs<float>({.n_q = n_q, .n_k = 77, .d = 8, .d_v = 5});
+    Matrix<float> bias = random_matrix<Eigen::bfloat16>(n_q, 77, 9).cast<float>();  // 8 bits that half holds too
+    bias = bias.cwiseMax(-2.0f).cwiseMin(2.0f).cast<Eigen::half>().cast<Eigen::bfloat16>().cast<float>();
+    for (Index i = 0; i < n_q; ++i) bias(i, (5 * i) % 77) = minus_infinity_of<float>();
+    const auto want = attend(in.q, in.k, in.v, {.mask = {.bias = bias}});
+    const auto exact = in.cast<double>();
+    EXPECT_MATRIX_NEAR(want.out, reference_attention(exact.q, exact.k, exact.v, {.mask = {.bias = bias}}).out,
+                       rounding_of(in).out);
+    const auto expect_same = [&]<class S>(S) {
+      const Matrix<S> rows = bias.cast<S>();
+      const Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic> columns = rows;
+      Matrix<S> wide(2 * n_q, 240);
+      wide.setConstant(S(77));
+      wide.block(1, 3, n_q, 77) = rows;
+      Eigen::Map<Matrix<S>, 0, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>> apart(
+          wide.data() + 240, n_q, 77, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>(240, 3));
+      EXPECT_SAME_BITS(attend(in.q, in.k, in.v, {.mask = {.bias = rows}}).out, want.out);
+      EXPECT_SAME_BITS(attend(in.q, in.k, in.v, {.mask = {.bias = columns}}).out, want.out);
+      EXPECT_SAME_BITS(attend(in.q, in.k, in.v, {.mask = {.bias = wide.block(1, 3, n_q, 77)}}).out, want.out);
+      apart = rows;
+      EXPECT_SAME_BITS(attend(in.q, in.k, in.v, {.mask = {.bias = apart}}).out, want.out);
+    };
+    expect_same(float{});
+    expect_same(double{});
+    expect_same(Eigen::half{});
+    expect_same(Eigen::bfloat16{});
+    const Matrix<bool> allowed = (bias.array() > 0.0f).matrix();
+    const Eigen::Matrix<bool, Eigen::Dynamic, Eigen::Dynamic> allowed_by_columns = allowed;
+    Matrix<bool> wide(n_q, 231);
+    Eigen::Map<Matrix<bool>, 0, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>> apart(
+        wide.data(), n_q, 77, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>(231, 3));
+    apart = allowed;
+    const auto some = attend(in.q, in.k, in.v, {.mask = {.allowed = allowed}});
+    EXPECT_SAME_BITS(attend(in.q, in.k, in.v, {.mask = {.allowed = allowed_by_columns}}).out, some.out);
+    EXPECT_SAME_BITS(attend(in.q, in.k, in.v, {.mask = {.allowed = apart}}).out, some.out);
+    EXPECT_MATRIX_NEAR(some.out, reference_attention(exact.q, exact.k, exact.v, {.mask = {.allowed = allowed}}).out,
+                       rounding_of(in).out);
+  }
 }
 
 TEST(ExactAttention, AMatrixOfBooleansMayHaveAnyNonzeroByteForTrue) {

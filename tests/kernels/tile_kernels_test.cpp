@@ -184,14 +184,19 @@ void expect_adjusted_scores() {
   for (Size i = 0; i < panel; ++i) at(query_position, i) = static_cast<T>(3 * i - 5);
   for (Size j = 0; j < n_keys; ++j) at(key_position, j) = static_cast<T>(7 * j);
   for (Size t = 0; t < n_keys * panel; t += 5) at(added, t) = minus_infinity_of<T>();
+  std::vector<std::uint16_t> allowed(static_cast<std::size_t>(n_keys * kernels.vectors));
+  for (Size t = 0; t < n_keys * kernels.vectors; ++t) at(allowed, t) = static_cast<std::uint16_t>(0x9e37 * (t + 1));
   for (const double scale : {0.125, 3.0, 1e3, 1e-6}) {
     for (const double cap : {0.0, 0.5, 20.0}) {
       for (const double slope : {0.0, 0.25}) {
-        for (const bool with_added : {false, true}) {
+        for (const int terms : {0, 1, 2, 3}) {
+          const bool with_added = terms % 2 == 1, with_allowed = terms / 2 == 1;
           std::vector<T> s = raw, top(static_cast<std::size_t>(panel), minus_infinity_of<T>());
-          kernels.adjust(n_keys, panel, 0, kernels.vectors, static_cast<T>(scale), static_cast<T>(cap),
-                         with_added ? added.data() : nullptr, static_cast<T>(slope), query_position.data(),
-                         key_position.data(), s.data(), top.data());
+          EXPECT_EQ(
+              kernels.adjust(n_keys, panel, 0, kernels.vectors, static_cast<T>(scale), static_cast<T>(cap),
+                             with_added ? added.data() : nullptr, with_allowed ? allowed.data() : nullptr,
+                             static_cast<T>(slope), query_position.data(), key_position.data(), s.data(), top.data()),
+              with_added);
           for (Size i = 0; i < panel; ++i) {
             T largest = minus_infinity_of<T>();
             for (Size j = 0; j < n_keys; ++j) largest = std::max(largest, at(s, j * panel + i));
@@ -205,7 +210,9 @@ void expect_adjusted_scores() {
               const double fall = slope * std::abs(static_cast<double>(at(key_position, j)) -
                                                    static_cast<double>(at(query_position, i)));
               want -= fall;
-              const bool masked = with_added && heed::detail::is_minus_infinity(at(added, entry));
+              const unsigned lanes_set = at(allowed, j * kernels.vectors + i / kernels.lanes);
+              const bool forbidden = with_allowed && (lanes_set >> (i % kernels.lanes) & 1u) == 0;
+              const bool masked = forbidden || (with_added && heed::detail::is_minus_infinity(at(added, entry)));
               if (masked) {
                 ASSERT_TRUE(heed::detail::is_minus_infinity(at(s, entry)));
                 continue;
@@ -267,19 +274,58 @@ void expect_masks_are_applied() {
     }
     ASSERT_EQ(at(top, i), largest);
   }
+}
 
-  std::vector<T> added(static_cast<std::size_t>(n_keys * panel), T(0.5)), allowed(added.size(), T(1));
-  EXPECT_EQ(kernels.census(n_keys, panel, panel, added.data()), 2) << "every pair is kept";
-  at(allowed, 3 * panel + panel - 1) = T(0);
-  EXPECT_EQ(kernels.forbid(n_keys, panel, panel, allowed.data(), added.data(), added.data()), 3);
-  for (Size t = 0; t < n_keys * panel; ++t) {
-    ASSERT_EQ(heed::detail::is_minus_infinity(at(added, t)), t == 3 * panel + panel - 1);
+template <class T>
+void expect_bits_of_booleans() {
+  const TileKernels<T>& kernels = tile_kernels<T>(active_isa());
+  NumberStream numbers(3);
+  for (const double share : {0.0, 0.6, 1.0}) {
+    for (const Size n_q :
+         {Size(1), kernels.lanes, kernels.lanes * kernels.vectors - 1, kernels.lanes * kernels.vectors}) {
+      for (const Size n_k : {1, 31, 32, 33, 70}) {
+        // Row-major, column-major, strided both ways, listed: where pair (i, j) lies. Not a byte more than they need.
+        for (const int layout : {0, 1, 2, 3}) {
+          const Size row = layout == 1   ? 1
+                           : layout == 2 ? 3 * n_k
+                                         : n_k,
+                     column = layout == 1   ? n_q
+                              : layout == 2 ? 3
+                                            : 1;
+          const Size reach = layout < 3 ? 1 : 2;  // lists name every second one
+          const auto last = static_cast<std::size_t>(row * reach * (n_q - 1) + column * reach * (n_k - 1));
+          std::vector<heed::detail::Bool> from(last + 1, heed::detail::Bool{0});
+          for (auto& pair : from) pair.byte = static_cast<std::uint8_t>(numbers.uniform() < share ? 1 : 0);
+          std::vector<Size> rows, columns;
+          for (Size i = 0; i < n_q; ++i) rows.push_back(reach * i);
+          for (Size j = 0; j < n_k; ++j) columns.push_back(reach * j);
+          const Size vectors = (n_q + kernels.lanes - 1) / kernels.lanes;
+          std::vector<std::uint16_t> bits(static_cast<std::size_t>(n_k * vectors), 0xffff);
+          const int census = kernels.lane_masks(from.data(), row, column, layout == 3 ? rows.data() : nullptr, n_q,
+                                                layout == 3 ? columns.data() : nullptr, n_k, bits.data());
+          int want_census = 0;
+          for (Size j = 0; j < n_k; ++j) {
+            for (Size i = 0; i < vectors * kernels.lanes; ++i) {
+              const unsigned got = at(bits, j * vectors + i / kernels.lanes) >> (i % kernels.lanes) & 1u;
+              unsigned want = 0;
+              if (i < n_q) {
+                want = at(from, at(rows, i) * row + at(columns, j) * column).byte;
+                want_census |= want != 0 ? 2 : 1;
+              }
+              ASSERT_EQ(got, want) << "query " << i << " of " << n_q << ", key " << j << " of " << n_k << ", layout "
+                                   << layout;
+            }
+          }
+          EXPECT_EQ(census, want_census);
+        }
+      }
+    }
   }
-  EXPECT_EQ(kernels.census(n_keys, panel, panel, added.data()), 3);
-  EXPECT_EQ(kernels.census(n_keys, panel, panel - 1, added.data()), 2) << "the last query is not looked at";
-  std::fill(allowed.begin(), allowed.end(), T(0));
-  EXPECT_EQ(kernels.forbid(n_keys, panel, panel, allowed.data(), nullptr, added.data()), 1);
-  EXPECT_EQ(kernels.census(n_keys, panel, panel, added.data()), 1);
+}
+
+TEST(TileKernels, BooleansBecomeBitsOfLanes) {
+  expect_bits_of_booleans<float>();
+  expect_bits_of_booleans<double>();
 }
 
 TEST(TileKernels, MasksMaskWhatTheyName) {

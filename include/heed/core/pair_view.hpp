@@ -34,6 +34,16 @@ class PairView {
   Index row_stride() const { return row_stride_; }
   Index col_stride() const { return col_stride_; }
   Dtype dtype() const { return dtype_; }
+  Index scalar_bytes() const {
+    switch (dtype_) {
+      case Dtype::f64: return 8;
+      case Dtype::f32: return 4;
+      case Dtype::f16:
+      case Dtype::bf16: return 2;
+      case Dtype::boolean: return 1;
+    }
+    return 0;
+  }
   const void* data() const { return data_; }
 
   /// Value at (i, j) as a number; false is 0 and true is 1.

@@ -38,10 +38,13 @@ class ColumnTile {
   static constexpr Index capacity = 128;
 
   ColumnTile(Scratch& scratch, Index d, Isa isa)
-      : tiles_(tile_kernels<T>(isa)), columns_(project_kernels<T>(isa)), isa_(isa) {
+      : tiles_(tile_kernels<T>(isa)),
+        columns_(project_kernels<T>(isa)),
+        isa_(isa),
+        pair_room_(scratch, capacity, tiles_.vectors, tiles_.lanes) {
     const Index width = tiles_.lanes * tiles_.vectors;
     const auto panel = static_cast<std::size_t>(width), rows = static_cast<std::size_t>(capacity);
-    for (T** tile : {&s_, &added_, &allowed_, &pairs_}) *tile = scratch.take<T>(panel * rows);
+    s_ = scratch.take<T>(panel * rows);
     for (T** row : {&top_, &base_, &ignored_, &low_, &high_, &query_position_}) *row = scratch.take<T>(panel);
     key_position_ = scratch.take<T>(rows);
     q_ = scratch.take<T>(panel * static_cast<std::size_t>(d));
@@ -125,12 +128,8 @@ class ColumnTile {
     const Index vectors = (queries.size + tiles_.lanes - 1) / tiles_.lanes, panel = vectors * tiles_.lanes;
     const Reach seen = reach(queries, panel, bounds, alike);
     if (!seen.some) return;
-    bool some_masked = false;
-    if (pairs.given()) {
-      const int census = pairs.load(queries, keys_, panel, added_, allowed_, pairs_);
-      if (census == 1) return;
-      some_masked = census == 3;
-    }
+    const PairCensus census = pairs.census(queries, keys_, pair_room_);
+    if (!census.some_kept) return;
     for (Index i = 0; i < panel; ++i) {
       // A query without keys, or a lane without a query: every weight is 2^-inf = 0.
       const T lse = i < queries.size ? call.lse[queries[i] * call.lse_stride] : minus_infinity<T>;
@@ -144,9 +143,9 @@ class ColumnTile {
         rule.query_factor, true);
     std::fill(top_, top_ + panel, T(0));
     tiles_.scores(k_, k_stride_, keys_.size, q_, call.q.cols, panel, 0, vectors, s_, top_, nullptr);
-    if (rule.adjusts_all || some_masked) {
-      tiles_.adjust(keys_.size, panel, 0, vectors, rule.scale, rule.cap, pairs.given() ? added_ : nullptr, rule.slope,
-                    query_position_, key_position_, s_, top_);
+    if (rule.adjusts_all || census.some_masked) {
+      pairs.adjust(rule, queries, keys_, census, panel, 0, vectors, query_position_, key_position_, pair_room_, s_,
+                   top_);
     }
     if constexpr (has_functor) {
       for (Index j = 0; j < keys_.size; ++j) {
@@ -165,7 +164,8 @@ class ColumnTile {
   const TileKernels<T>& tiles_;
   const ProjectKernels<T>& columns_;
   Isa isa_;
-  T *s_, *added_, *allowed_, *pairs_;                           // capacity x width
+  PairRoom<T> pair_room_;
+  T* s_;                                                        // capacity x width
   T *top_, *base_, *ignored_, *low_, *high_, *query_position_;  // width
   T *key_position_, *q_, *k_tile_, *best_, *squares_;
   const T* k_ = nullptr;

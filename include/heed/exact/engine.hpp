@@ -127,7 +127,7 @@ class Engine {
   template <class Operands>
   struct Worker {
     Worker(Scratch& scratch, Index share, Index width, Index d, Index d_v, Isa isa)
-        : tile(scratch, d, d_v, isa), shared(scratch, width) {
+        : tile(scratch, d, d_v, isa), shared(scratch, width / tile_kernels<T>(isa).lanes, tile_kernels<T>(isa).lanes) {
       for (Index p = 0; p < share; ++p) panels[static_cast<std::size_t>(p)].emplace(scratch, shared, d, d_v, isa);
     }
     typename Operands::Tile tile;
@@ -160,6 +160,9 @@ class Engine {
           fetch(ahead, call.out, cut.queries(now, p, 1), 0, 1);
           if (next.n > 0) fetch_visit(ahead, cut, next, p, now.n);
         }
+        const bool last = p + 1 == now.n;  // what the mask says is read panel by panel
+        if (!last || following.size > 0)
+          worker.panels[static_cast<std::size_t>(last ? 0 : p + 1)]->fetch_pairs(last ? following : keys, ahead);
         worker.panels[static_cast<std::size_t>(p)]->add_keys(worker.tile, keys, ahead);
       }
       keys = following;

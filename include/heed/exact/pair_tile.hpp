@@ -1,14 +1,38 @@
 #pragma once
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
 #include "heed/core/floating.hpp"
 #include "heed/core/mask.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/types.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/exact/score_rule.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {
 
-/// Loads what bias and boolean mask say of the pairs of one tile, transposed like the scores: added[j * panel + i], the bias,
-/// and -inf where the pair may not attend.
+/// What the masks of pairs leave of a tile, before its scores are known.
+struct PairCensus {
+  const std::uint16_t* allowed =
+      nullptr;  ///< [key * vectors + vector]: a bit for each lane whose query may attend; null: no boolean mask
+  bool some_kept = true, some_masked = false;
+};
+
+/// Room for a tile of `keys` times `vectors` vectors of queries.
+template <class T>
+struct PairRoom {
+  static constexpr Index block = 32;  ///< keys whose bias is loaded at a time: it stays in the nearest cache
+  PairRoom(Scratch& scratch, Index keys, Index vectors, Index lanes) {
+    for (T** tile : {&added, &rows}) *tile = scratch.take<T>(static_cast<std::size_t>(block * vectors * lanes));
+    allowed = scratch.take<std::uint16_t>(static_cast<std::size_t>(keys * vectors));
+  }
+  T *added, *rows;  // rows: a bias on its way to T
+  std::uint16_t* allowed;
+};
+
+/// What bias and boolean mask of one head say of the pairs of a tile.
 template <class T>
 class PairTile {
  public:
@@ -18,33 +42,52 @@ class PairTile {
     allowed_row_ = allowed_.rows() > n_q ? head * n_q : 0;
   }
 
-  bool given() const { return bias_.given() || allowed_.given(); }
+  /// Reads the boolean mask into `room`, and of the bias whether it masks all.
+  PairCensus census(const TokenSet& queries, const TokenSet& keys, const PairRoom<T>& room) const {
+    PairCensus pairs;
+    if (allowed_.given()) {
+      const Bool* from = origin<Bool>(allowed_, allowed_row_, queries, keys);
+      const int found = tiles_.lane_masks(from, allowed_.row_stride(), allowed_.col_stride(), queries.list,
+                                          queries.size, keys.list, keys.size, room.allowed);
+      pairs = {room.allowed, (found & 2) != 0, (found & 1) != 0};
+    }
+    if (bias_.given() && pairs.some_kept) pairs.some_kept = !bias_masks_all(queries, keys);
+    return pairs;
+  }
 
-  /// Fills `added`; `allowed` and `rows` are scratch of its size. Returns the census of the tile: bit 0 some pair is masked,
-  /// bit 1 some is kept.
-  int load(const TokenSet& queries, const TokenSet& keys, Index panel, T* added, T* allowed, T* rows) const {
-    const StorageKernels<T, T>& same = storage_kernels<T, T>(isa_);
-    if (bias_.given()) {
-      if (bias_.dtype() == dtype_of<T>()) {
-        const T* from = origin<T>(bias_, bias_row_, queries, keys);
-        same.transpose(from, bias_.row_stride(), bias_.col_stride(), queries.list, queries.size, keys.list, keys.size,
-                       added, panel, T(1), true);
-      } else {
-        load_each(bias_, bias_row_, queries, keys, panel, added);
-      }
-      if (!allowed_.given()) return tiles_.census(keys.size, panel, queries.size, added);
+  /// Brings raw scores of vectors first .. first + count - 1 of a panel to what the softmax sees (the adjust kernel), bias and boolean
+  /// mask included; `pairs` is the census of these queries and keys. Returns whether the bias masks some pair.
+  bool adjust(const ScoreRule<T>& rule, const TokenSet& queries, const TokenSet& keys, const PairCensus& pairs,
+              Index panel, Index first, Index count, const T* query_position, const T* key_position,
+              const PairRoom<T>& room, T* s, T* top) const {
+    const Index step = bias_.given() ? PairRoom<T>::block : keys.size;
+    bool some_masked = false;
+    for (Index at = 0; at < keys.size; at += step) {
+      const TokenSet block = keys.part(at, std::min(step, keys.size - at));
+      if (bias_.given()) load_bias(queries, block, panel, room);
+      const bool masked =
+          tiles_.adjust(block.size, panel, first, count, rule.scale, rule.cap, bias_.given() ? room.added : nullptr,
+                        pairs.allowed == nullptr ? nullptr : pairs.allowed + at * (panel / tiles_.lanes), rule.slope,
+                        query_position, key_position + at, s + at * panel, top);
+      some_masked = some_masked || masked;
     }
-    const StorageKernels<T, Bool>& bools = storage_kernels<T, Bool>(isa_);
-    const Bool* from = origin<Bool>(allowed_, allowed_row_, queries, keys);
-    if (allowed_.col_stride() == 1 && keys.list == nullptr) {
-      bools.gather(from, allowed_.row_stride(), 1, queries.list, queries.size, keys.size, rows, keys.size);
-      same.transpose(rows, keys.size, 1, nullptr, queries.size, nullptr, keys.size, allowed, panel, T(1), true);
-    } else if (allowed_.row_stride() == 1 && queries.list == nullptr && queries.size == panel) {
-      bools.gather(from, allowed_.col_stride(), 1, keys.list, keys.size, panel, allowed, panel);
-    } else {
-      load_each(allowed_, allowed_row_, queries, keys, panel, allowed);
-    }
-    return tiles_.forbid(keys.size, panel, queries.size, allowed, bias_.given() ? added : nullptr, added);
+    return some_masked;
+  }
+
+  /// Calls rows(pointer to the first row, its bytes, bytes from row to row, number of rows) for each matrix given, as it lies in memory.
+  template <class Rows>
+  void visit_rows(const TokenSet& queries, const TokenSet& keys, const Rows& rows) const {
+    if (queries.list != nullptr || keys.list != nullptr) return;
+    const auto visit = [&](const PairView& pairs, Index first_row) {
+      if (!pairs.given()) return;
+      const Index size = pairs.scalar_bytes(), row = pairs.row_stride() * size, column = pairs.col_stride() * size;
+      const char* from =
+          static_cast<const char*>(pairs.data()) + (first_row + queries.first) * row + keys.first * column;
+      if (column == size) rows(from, keys.size * size, row, queries.size);
+      if (row == size) rows(from, queries.size * size, column, keys.size);
+    };
+    visit(bias_, bias_row_);
+    visit(allowed_, allowed_row_);
   }
 
  private:
@@ -56,12 +99,49 @@ class PairTile {
     return static_cast<const S*>(pairs.data()) + row * pairs.row_stride() + column * pairs.col_stride();
   }
 
-  static void load_each(const PairView& pairs, Index first_row, const TokenSet& queries, const TokenSet& keys,
-                        Index panel, T* to) {
-    for (Index j = 0; j < keys.size; ++j) {
-      for (Index i = 0; i < panel; ++i) {
-        to[j * panel + i] = i < queries.size ? static_cast<T>(pairs.at(first_row + queries[i], keys[j])) : T(0);
+  bool bias_masks_all(const TokenSet& queries, const TokenSet& keys) const {
+    for (Index i = 0; i < queries.size; ++i) {
+      for (Index j = 0; j < keys.size; ++j) {
+        if (!is_minus_infinity(bias_.at(bias_row_ + queries[i], keys[j]))) return false;
       }
+    }
+    return true;
+  }
+
+  void load_bias(const TokenSet& queries, const TokenSet& keys, Index panel, const PairRoom<T>& room) const {
+    switch (bias_.dtype()) {
+      case Dtype::f32: return load_bias_of<float>(queries, keys, panel, room);
+      case Dtype::f64: return load_bias_of<double>(queries, keys, panel, room);
+      case Dtype::f16: return load_bias_of<Half>(queries, keys, panel, room);
+      case Dtype::bf16: return load_bias_of<Bfloat>(queries, keys, panel, room);
+      case Dtype::boolean: return;  // no bias is
+    }
+  }
+
+  template <class S>
+  void load_bias_of(const TokenSet& queries, const TokenSet& keys, Index panel, const PairRoom<T>& room) const {
+    const StorageKernels<T, T>& same = storage_kernels<T, T>(isa_);
+    const S* from = origin<S>(bias_, bias_row_, queries, keys);
+    const Index row = bias_.row_stride(), column = bias_.col_stride();
+    const auto transpose = [&](const T* rows, Index row_stride, Index column_stride, const Index* row_list,
+                               const Index* column_list) {
+      same.transpose(rows, row_stride, column_stride, row_list, queries.size, column_list, keys.size, room.added, panel,
+                     T(1), true);
+    };
+    if constexpr (std::is_same_v<S, T>) {
+      transpose(from, row, column, queries.list, keys.list);
+    } else if (column == 1 && keys.list == nullptr) {
+      widen_rows<T, S>(isa_)(from, row, queries.list, queries.size, keys.size, room.rows, keys.size);
+      transpose(room.rows, keys.size, 1, nullptr, nullptr);
+    } else if (row == 1 && queries.list == nullptr) {
+      widen_rows<T, S>(isa_)(from, column, keys.list, keys.size, queries.size, room.rows, queries.size);
+      transpose(room.rows, 1, queries.size, nullptr, nullptr);
+    } else {
+      for (Index j = 0; j < keys.size; ++j) {
+        for (Index i = 0; i < queries.size; ++i)
+          room.rows[j * queries.size + i] = static_cast<T>(bias_.at(bias_row_ + queries[i], keys[j]));
+      }
+      transpose(room.rows, 1, queries.size, nullptr, nullptr);
     }
   }
 

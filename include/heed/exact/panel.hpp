@@ -23,13 +23,15 @@ namespace heed::detail {
 /// Scratch the panels of one thread share: what lives only while one of them visits one tile of keys.
 template <class T>
 struct PanelScratch {
-  PanelScratch(Scratch& scratch, Index width) {
-    const auto lanes = static_cast<std::size_t>(width), rows = static_cast<std::size_t>(KeyTile<T, T>::capacity);
-    for (T** tile : {&s, &added, &allowed, &pairs}) *tile = scratch.take<T>(lanes * rows);
-    for (T** row : {&top, &base, &correction, &low, &high, &ones}) *row = scratch.take<T>(lanes);
+  PanelScratch(Scratch& scratch, Index vectors, Index lanes) : pairs(scratch, KeyTile<T, T>::capacity, vectors, lanes) {
+    const auto width = static_cast<std::size_t>(vectors * lanes),
+               rows = static_cast<std::size_t>(KeyTile<T, T>::capacity);
+    s = scratch.take<T>(width * rows);
+    for (T** row : {&top, &base, &correction, &low, &high, &ones}) *row = scratch.take<T>(width);
     key_position = scratch.take<T>(rows);
   }
-  T *s, *added, *allowed, *pairs;                  // capacity x width
+  PairRoom<T> pairs;
+  T* s;                                            // capacity x width
   T *top, *base, *correction, *low, *high, *ones;  // width
   T* key_position;                                 // capacity
 };
@@ -95,6 +97,13 @@ class Panel {
   /// Key positions [low, high) outside which no query of the panel looks.
   Index low() const { return low_least_; }
   Index high() const { return high_most_; }
+
+  /// Adds to `ahead` the rows of bias and boolean mask that the panel will read for these keys.
+  void fetch_pairs(const TokenSet& keys, Ahead& ahead) const {
+    pairs_->visit_rows(set_, keys, [&](const char* from, Index bytes, Index stride, Index n) {
+      if (ahead.n < Ahead::capacity) ahead.rows[ahead.n++] = {from, stride, bytes, nullptr, n, false};
+    });
+  }
 
   /// Adds those of the tile's `keys` that some query sees, fetching meanwhile what is `ahead`.
   void add_keys(Tile& tile, const TokenSet& keys, const Ahead& ahead) {
@@ -198,22 +207,17 @@ class Panel {
   void add_strip(Index at, Index n, Index first, Index count, bool edge) {
     const TokenSet keys = keys_.part(at, n);
     T* s = shared_.s + at * width_;
-    T* added = nullptr;
-    bool some_masked = false;
-    if (pairs_->given()) {
-      added = shared_.added + at * width_;
-      const int census = pairs_->load(set_, keys, width_, added, shared_.allowed, shared_.pairs);
-      if (census == 1) return;  // no pair of the strip is kept
-      some_masked = census == 3;
-    }
-    const bool adjusts = rule_->adjusts_all || some_masked;
+    const PairCensus pairs = pairs_->census(set_, keys, shared_.pairs);
+    if (!pairs.some_kept) return;
+    const bool adjusts = rule_->adjusts_all || pairs.some_masked;
     // The maximum counts only once the scores are final; until then it goes where nobody looks.
     const bool bounded = edge || has_functor;
     std::fill(shared_.base, shared_.base + width_, minus_infinity<T>);
-    const Strip strip{at, n, first, count, edge || some_masked || has_functor || excludes};  // a functor may mask
+    Strip strip{at, n, first, count, edge || pairs.some_masked || has_functor || excludes};  // a functor may mask
     operands_.scores(*tile_, strip, width_, s, adjusts || bounded || excludes ? shared_.base : shared_.top, ahead_);
     ahead_ = nullptr;  // once
-    if (adjusts) adjust(keys, first, count, s, added, bounded || excludes ? shared_.base : shared_.top);
+    if (adjusts && adjust(keys, pairs, first, count, s, bounded || excludes ? shared_.base : shared_.top))
+      strip.partial = true;
     if constexpr (excludes) {
       for (Index j = 0; j < n; ++j) shared_.key_position[j] = static_cast<T>(mod_->label[keys[j]]);
       tiles_.exclude(n, width_, first, count, first_label_, end_label_, shared_.key_position, s,
@@ -229,10 +233,11 @@ class Panel {
     strips_[static_cast<std::size_t>(n_strips_++)] = strip;
   }
 
-  void adjust(const TokenSet& keys, Index first, Index count, T* s, const T* added, T* top) {
+  // Returns whether the bias masks some pair.
+  bool adjust(const TokenSet& keys, const PairCensus& pairs, Index first, Index count, T* s, T* top) {
     for (Index j = 0; j < keys.size; ++j) shared_.key_position[j] = static_cast<T>(keys[j]);
-    tiles_.adjust(keys.size, width_, first, count, rule_->scale, rule_->cap, added, rule_->slope, query_position_,
-                  shared_.key_position, s, top);
+    const bool some_masked = pairs_->adjust(*rule_, set_, keys, pairs, width_, first, count, query_position_,
+                                            shared_.key_position, shared_.pairs, s, top);
     if constexpr (has_functor) {
       const Index end = std::min((first + count) * tiles_.lanes, set_.size);
       for (Index j = 0; j < keys.size; ++j) {
@@ -242,6 +247,7 @@ class Panel {
         }
       }
     }
+    return some_masked;
   }
 
   // Scores to weights to values for the strips of the tile.

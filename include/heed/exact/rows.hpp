@@ -31,15 +31,14 @@ class Rows {
         keys_(storage_kernels<T, KernelScalar<typename Call::Key>>(isa)),
         isa_(isa),
         d_padded_(padded(d)),
-        v_padded_(padded(d_v)) {
+        v_padded_(padded(d_v)),
+        pair_room_(frame, tile_keys, 1, tiles_.lanes) {
     q_ = frame.take<T>(static_cast<std::size_t>(max_heads * d_padded_));
     s_ = frame.take<T>(static_cast<std::size_t>(max_heads * tile_keys));
     out_ = frame.take<T>(static_cast<std::size_t>(max_heads * v_padded_));
     k_tile_ = frame.take<T>(static_cast<std::size_t>(tile_keys * d));
     v_tile_ = frame.take<T>(static_cast<std::size_t>(tile_keys * d_v));
-    added_ = frame.take<T>(static_cast<std::size_t>(tile_keys * tiles_.lanes));
     scratch_ = frame.take<T>(static_cast<std::size_t>(tile_keys * tiles_.lanes));
-    pair_row_ = frame.take<T>(static_cast<std::size_t>(tile_keys));
   }
 
   /// Adds keys [from, to) of query 0 of each of `calls` to `states` (width 1). The calls share k and v.
@@ -95,7 +94,11 @@ class Rows {
               const ScoreMod& mod, Index at, Index n, T* s) {
     const PairTile<T> pairs(options.mask, call.q.rows, call.head, isa_);
     const Index lanes = tiles_.lanes;
-    if (pairs.given()) pairs.load({0, 1}, {at, n}, lanes, added_, scratch_, pair_row_);
+    const PairCensus census = pairs.census({0, 1}, {at, n}, pair_room_);
+    if (!census.some_kept) {
+      std::fill(s, s + n, minus_infinity<T>);
+      return;
+    }
     T query_position[max_lanes] = {}, key_position[tile_keys];
     query_position[0] = static_cast<T>(range.diagonal);
     for (Index j = 0; j < n; ++j) {
@@ -103,8 +106,8 @@ class Rows {
       for (Index i = 0; i < lanes; ++i) scratch_[j * lanes + i] = i == 0 ? s[j] : T(0);
     }
     T ignored[max_lanes] = {};
-    tiles_.adjust(n, lanes, 0, 1, rule.scale, rule.cap, pairs.given() ? added_ : nullptr, rule.slope, query_position,
-                  key_position, scratch_, ignored);
+    pairs.adjust(rule, {0, 1}, {at, n}, census, lanes, 0, 1, query_position, key_position, pair_room_, scratch_,
+                 ignored);
     for (Index j = 0; j < n; ++j) {
       s[j] = scratch_[j * lanes];
       if constexpr (has_functor) {
@@ -160,7 +163,8 @@ class Rows {
   const StorageKernels<T, KernelScalar<typename Call::Key>>& keys_;
   Isa isa_;
   Index d_padded_, v_padded_;
-  T *q_, *s_, *out_, *k_tile_, *v_tile_, *added_, *scratch_, *pair_row_;
+  PairRoom<T> pair_room_;
+  T *q_, *s_, *out_, *k_tile_, *v_tile_, *scratch_;
 };
 
 }  // namespace heed::detail

@@ -27,84 +27,58 @@ HEED_INLINE inline typename X::V tanh_of(typename X::V y) {
   return X::select(X::less(y, X::zero()), X::sub(X::zero(), size), size);
 }
 
-// Adds the pair terms of a strip to raw scores s[j][i] = q.k:
-//   s -> (cap ? cap * tanh(scale * s / cap) : scale * s) + added[j][i] - slope * |key_position[j] - query_position[i]|
-// and -inf wherever added is -inf; top[i] = max(top[i], s[.][i]). `added` may be null; cap = 0 and slope = 0 mean off.
-template <class X>
-void adjust(Size n_keys, Size panel, Size first, Size count, typename X::Scalar scale, typename X::Scalar cap,
-            const typename X::Scalar* added, typename X::Scalar slope, const typename X::Scalar* query_position,
-            const typename X::Scalar* key_position, typename X::Scalar* s, typename X::Scalar* top) {
+// One vector of queries of adjust. `bends`: softcap or slope; the rest is cheap enough to notice what is asked for each key.
+template <class X, bool bends>
+unsigned adjust_vector(Size n_keys, Size panel, typename X::Scalar scale, typename X::Scalar cap,
+                       const typename X::Scalar* added, const std::uint16_t* allowed, typename X::Scalar slope,
+                       const typename X::Scalar* query_position, const typename X::Scalar* key_position,
+                       typename X::Scalar* s, typename X::Scalar* top) {
   using V = typename X::V;
   constexpr double two_log2_e = 2.8853900817779268147;
   const V factor = X::set(cap == 0 ? scale : static_cast<typename X::Scalar>(two_log2_e * scale / cap));
-  const V height = X::set(cap);
-  const V tilt = X::set(-slope);
-  const V masked = X::set(-__builtin_inff());
-  for (Size u = first; u < first + count; ++u) {
-    const V position = X::load(query_position + u * X::lanes);
-    V best = X::load(top + u * X::lanes);
-    typename X::Scalar* at = s + u * X::lanes;
-    const typename X::Scalar* term_at = added == nullptr ? nullptr : added + u * X::lanes;
-    for (Size j = 0; j < n_keys; ++j, at += panel) {
-      V x = X::mul(X::load(at), factor);
+  const V height = X::set(cap), tilt = X::set(-slope), masked = X::set(-__builtin_inff());
+  const V position = X::load(query_position);
+  const Size vectors = panel / X::lanes;
+  V best = X::load(top);
+  unsigned some_masked = 0;
+  for (Size j = 0; j < n_keys; ++j, s += panel) {
+    V x = X::mul(X::load(s), factor);
+    if constexpr (bends) {
       if (cap != 0) x = X::mul(tanh_of<X>(x), height);
       if (slope != 0) x = X::fma(X::abs(X::sub(X::set(key_position[j]), position)), tilt, x);
-      if (added != nullptr) {
-        const V term = X::load(term_at + j * panel);
-        x = X::select(X::is_minus_infinity(term), masked, X::add(x, term));
-      }
-      X::store(at, x);
-      best = X::max(x, best);
     }
-    X::store(top + u * X::lanes, best);
-  }
-}
-
-// What a tile of additive terms masks: bit 0 set when some entry is -inf, bit 1 when some is not.
-struct Census {
-  unsigned masked = 0, kept = 0;
-  HEED_INLINE void add(unsigned bits, unsigned all) {
-    masked |= bits & all;
-    kept |= ~bits & all;
-  }
-  HEED_INLINE int code() const { return (masked != 0 ? 1 : 0) | (kept != 0 ? 2 : 0); }
-};
-
-// Lanes of the vector at column i that are queries.
-template <class X>
-HEED_INLINE inline unsigned query_lanes(Size i, Size n_queries) {
-  if (i >= n_queries) return 0;
-  return n_queries - i >= X::lanes ? (1u << X::lanes) - 1u : (1u << (n_queries - i)) - 1u;
-}
-
-// added[j][i] = -inf where allowed[j][i] = 0, else bias[j][i] (0 where bias is null). Returns the census of its queries.
-template <class X>
-int forbid(Size n_keys, Size panel, Size n_queries, const typename X::Scalar* allowed, const typename X::Scalar* bias,
-           typename X::Scalar* added) {
-  const typename X::V masked = X::set(-__builtin_inff());
-  Census census;
-  for (Size i = 0; i < panel; i += X::lanes) {
-    const unsigned all = query_lanes<X>(i, n_queries);
-    for (Size at = i; at < n_keys * panel; at += panel) {
-      const typename X::V term = bias == nullptr ? X::zero() : X::load(bias + at);
-      const typename X::V sum = X::select(X::is_zero(X::load(allowed + at)), masked, term);
-      X::store(added + at, sum);
-      census.add(X::bits(X::is_minus_infinity(sum)), all);
+    if (added != nullptr) {
+      const V term = X::load(added + j * panel);
+      const auto no_pair = X::is_minus_infinity(term);
+      some_masked |= X::bits(no_pair);
+      x = X::select(no_pair, masked, X::add(x, term));
     }
+    if (allowed != nullptr) x = X::select(X::mask_of(allowed[j * vectors]), x, masked);
+    X::store(s, x);
+    best = X::max(x, best);
   }
-  return census.code();
+  X::store(top, best);
+  return some_masked;
 }
 
-// The census of additive terms.
+// Adds the pair terms of a strip to raw scores s[j][i] = q.k:
+//   s -> (cap ? cap * tanh(scale * s / cap) : scale * s) + added[j][i] - slope * |key_position[j] - query_position[i]|
+// and -inf wherever added is -inf or `allowed` (pairs_body.inl) has no bit; top[i] = max(top[i], s[.][i]). `added` and `allowed` may
+// be null; cap = 0 and slope = 0 mean off. Returns whether some `added` is -inf.
 template <class X>
-int census(Size n_keys, Size panel, Size n_queries, const typename X::Scalar* added) {
-  Census census;
-  for (Size i = 0; i < panel; i += X::lanes) {
-    const unsigned all = query_lanes<X>(i, n_queries);
-    for (Size at = i; at < n_keys * panel; at += panel)
-      census.add(X::bits(X::is_minus_infinity(X::load(added + at))), all);
+bool adjust(Size n_keys, Size panel, Size first, Size count, typename X::Scalar scale, typename X::Scalar cap,
+            const typename X::Scalar* added, const std::uint16_t* allowed, typename X::Scalar slope,
+            const typename X::Scalar* query_position, const typename X::Scalar* key_position, typename X::Scalar* s,
+            typename X::Scalar* top) {
+  unsigned some_masked = 0;
+  for (Size u = first; u < first + count; ++u) {
+    const Size shift = u * X::lanes;
+    const auto run = cap != 0 || slope != 0 ? &adjust_vector<X, true> : &adjust_vector<X, false>;
+    some_masked |= run(n_keys, panel, scale, cap, added == nullptr ? nullptr : added + shift,
+                       allowed == nullptr ? nullptr : allowed + u, slope, query_position + shift, key_position,
+                       s + shift, top + shift);
   }
-  return census.code();
+  return some_masked != 0;
 }
 
 // s[j][i] = -inf where low[i] <= label[j] < high[i]; top[i] = max(top[i], s[.][i]).

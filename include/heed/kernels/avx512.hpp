@@ -24,6 +24,7 @@ namespace heed::detail::avx512 {
 // clang-format off
 #include "heed/kernels/simd_avx512.inl"
 #include "heed/kernels/tile_body.inl"
+#include "heed/kernels/pairs_body.inl"
 #include "heed/kernels/adjust_body.inl"
 #include "heed/kernels/pack_body.inl"
 #include "heed/kernels/row_body.inl"

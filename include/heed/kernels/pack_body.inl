@@ -96,16 +96,10 @@ void transpose(const S* from, Size row_stride, Size column_stride, const Size* r
   }
 }
 
-// to[j * to_stride + c] = from(row j, column c), converted: rows of keys or values as a row-major tile.
+// to[j * to_stride + c] = from(row j, column c), converted: rows that are runs of memory.
 template <class X, class S>
-void gather(const S* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows, Size n_columns,
-            typename X::Scalar* to, Size to_stride) {
-  if constexpr (sizeof(S) > 1) {  // boolean rows are only gathered where they are contiguous
-    if (column_stride != 1) {     // a transpose whose rows are the features
-      transpose<X, S>(from, column_stride, row_stride, nullptr, n_columns, row_list, n_rows, to, to_stride, 1, false);
-      return;
-    }
-  }
+void widen(const S* from, Size row_stride, const Size* row_list, Size n_rows, Size n_columns, typename X::Scalar* to,
+           Size to_stride) {
   for (Size j = 0; j < n_rows; ++j) {
     const S* row = from + (row_list == nullptr ? j : row_list[j]) * row_stride;
     if (j + rows_ahead < n_rows)
@@ -114,6 +108,17 @@ void gather(const S* from, Size row_stride, Size column_stride, const Size* row_
     Size c = 0;
     for (; c + X::lanes <= n_columns; c += X::lanes) X::store(at + c, X::load_as(row + c));
     if (c < n_columns) store_first<X>(at + c, load_first<X, S>(row + c, n_columns - c), n_columns - c);
+  }
+}
+
+// The same for rows of any stride: rows of keys or values as a row-major tile.
+template <class X, class S>
+void gather(const S* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows, Size n_columns,
+            typename X::Scalar* to, Size to_stride) {
+  if (column_stride == 1) {
+    widen<X, S>(from, row_stride, row_list, n_rows, n_columns, to, to_stride);
+  } else {  // a transpose whose rows are the features
+    transpose<X, S>(from, column_stride, row_stride, nullptr, n_columns, row_list, n_rows, to, to_stride, 1, false);
   }
 }
 

@@ -15,6 +15,7 @@ namespace heed::detail::portable {
 // clang-format off
 #include "heed/kernels/simd_portable.inl"
 #include "heed/kernels/tile_body.inl"
+#include "heed/kernels/pairs_body.inl"
 #include "heed/kernels/adjust_body.inl"
 #include "heed/kernels/pack_body.inl"
 #include "heed/kernels/row_body.inl"

@@ -36,6 +36,18 @@ const StorageKernels<T, S>& storage_kernels(Isa isa) {
   return portable::storage_table<std::conditional_t<single, portable::Vf, portable::Vd>, S>;
 }
 
+/// The kernel that widens rows of storage scalar S to scalar T.
+template <class T, class S>
+WidenRows<T, S> widen_rows(Isa isa) {
+  constexpr bool single = std::is_same_v<T, float>;
+#if HEED_HAS_X86_KERNELS
+  if (isa >= Isa::avx512) return &avx512::widen<std::conditional_t<single, avx512::Vf, avx512::Vd>, S>;
+  if (isa == Isa::avx2) return &avx2::widen<std::conditional_t<single, avx2::Vf, avx2::Vd>, S>;
+#endif
+  (void)isa;
+  return &portable::widen<std::conditional_t<single, portable::Vf, portable::Vd>, S>;
+}
+
 /// The routing kernels that read storage scalar S into scalar T.
 template <class T, class S>
 const RouteKernels<T, S>& route_kernels(Isa isa) {

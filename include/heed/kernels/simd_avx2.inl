@@ -1,5 +1,10 @@
 // Vector types of the AVX2 + FMA instance; included inside its target region (avx2.hpp). See simd_avx512.inl.
 
+HEED_INLINE inline std::uint32_t nonzero_bytes(const Bool* p) {
+  const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return ~static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(bytes, _mm256_setzero_si256())));
+}
+
 struct Vf {
   using Scalar = float;
   using V = __m256;
@@ -35,6 +40,16 @@ struct Vf {
     return bits(same_bits(_mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(0x7f800000))), 0x7f800000u)) == 0;
   }
   HEED_INLINE static V select(M m, V yes, V no) { return _mm256_blendv_ps(no, yes, m); }
+  HEED_INLINE static M mask_of(unsigned lanes_set) {
+    const __m256i lane = _mm256_set_epi32(128, 64, 32, 16, 8, 4, 2, 1);
+    return _mm256_castsi256_ps(
+        _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(lanes_set)), lane), lane));
+  }
+  HEED_INLINE static void transpose_bits(const std::uint32_t* words, Size n, std::uint16_t* to, Size stride) {
+    __m256i rest = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
+    for (Size j = 0; j < n; ++j, rest = _mm256_srli_epi32(rest, 1))
+      to[j * stride] = static_cast<std::uint16_t>(bits(_mm256_castsi256_ps(_mm256_slli_epi32(rest, 31))));
+  }
   HEED_INLINE static float sum(V a) {
     __m128 x = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     x = _mm_add_ps(x, _mm_movehl_ps(x, x));
@@ -137,6 +152,15 @@ struct Vd {
     return bits(same_bits(_mm256_and_pd(a, exponent), 0x7ff0000000000000ull)) == 0;
   }
   HEED_INLINE static V select(M m, V yes, V no) { return _mm256_blendv_pd(no, yes, m); }
+  HEED_INLINE static M mask_of(unsigned lanes_set) {
+    const __m256i lane = _mm256_set_epi64x(8, 4, 2, 1);
+    return _mm256_castsi256_pd(_mm256_cmpeq_epi64(_mm256_and_si256(_mm256_set1_epi64x(lanes_set), lane), lane));
+  }
+  HEED_INLINE static void transpose_bits(const std::uint32_t* words, Size n, std::uint16_t* to, Size stride) {
+    __m128i rest = _mm_loadu_si128(reinterpret_cast<const __m128i*>(words));
+    for (Size j = 0; j < n; ++j, rest = _mm_srli_epi32(rest, 1))
+      to[j * stride] = static_cast<std::uint16_t>(_mm_movemask_ps(_mm_castsi128_ps(_mm_slli_epi32(rest, 31))));
+  }
   HEED_INLINE static double sum(V a) {
     const __m128d x = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
     return _mm_cvtsd_f64(_mm_add_sd(x, _mm_unpackhi_pd(x, x)));

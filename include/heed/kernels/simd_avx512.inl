@@ -1,6 +1,12 @@
 // Vector types of the AVX-512 instance; included inside its target region (avx512.hpp).
 // Each is a set of functions on the intrinsic type, so that one kernel source serves every instance.
 
+// Bit i: byte i of 32 is not 0.
+HEED_INLINE inline std::uint32_t nonzero_bytes(const Bool* p) {
+  const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return ~static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(bytes, _mm256_setzero_si256())));
+}
+
 struct Vf {
   using Scalar = float;
   using V = __m512;
@@ -39,6 +45,13 @@ struct Vf {
     return _mm512_cmpeq_epi32_mask(_mm512_and_si512(_mm512_castps_si512(a), exponent), exponent) == 0;
   }
   HEED_INLINE static V select(M m, V yes, V no) { return _mm512_mask_blend_ps(m, no, yes); }
+  HEED_INLINE static M mask_of(unsigned lanes_set) { return static_cast<M>(lanes_set); }
+  // Bit l of to[j * stride]: bit j of words[l], for j < n.
+  HEED_INLINE static void transpose_bits(const std::uint32_t* words, Size n, std::uint16_t* to, Size stride) {
+    __m512i rest = _mm512_loadu_si512(words);
+    for (Size j = 0; j < n; ++j, rest = _mm512_srli_epi32(rest, 1))
+      to[j * stride] = _mm512_test_epi32_mask(rest, _mm512_set1_epi32(1));
+  }
   // Writes first + lane for the lanes of m, packed; `to` has room for a whole vector.
   HEED_INLINE static void store_places(std::int32_t* to, M m, Size first) {
     const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
@@ -162,6 +175,12 @@ struct Vd {
     return _mm512_cmpeq_epi64_mask(_mm512_and_si512(_mm512_castpd_si512(a), exponent), exponent) == 0;
   }
   HEED_INLINE static V select(M m, V yes, V no) { return _mm512_mask_blend_pd(m, no, yes); }
+  HEED_INLINE static M mask_of(unsigned lanes_set) { return static_cast<M>(lanes_set); }
+  HEED_INLINE static void transpose_bits(const std::uint32_t* words, Size n, std::uint16_t* to, Size stride) {
+    __m256i rest = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
+    for (Size j = 0; j < n; ++j, rest = _mm256_srli_epi32(rest, 1))
+      to[j * stride] = static_cast<std::uint16_t>(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_slli_epi32(rest, 31))));
+  }
   HEED_INLINE static void store_places(std::int32_t* to, M m, Size first) {
     const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     const __m512i place = _mm512_add_epi32(lane, _mm512_set1_epi32(static_cast<int>(first)));

@@ -3,6 +3,12 @@
 typedef int Int4 __attribute__((vector_size(16)));
 typedef long long Long2 __attribute__((vector_size(16)));
 
+HEED_INLINE inline std::uint32_t nonzero_bytes(const Bool* p) {
+  std::uint32_t word = 0;
+  for (int i = 0; i < 32; ++i) word |= p[i].byte != 0 ? 1u << i : 0u;
+  return word;
+}
+
 template <class T, class I, int W>
 struct Portable {
   using Scalar = T;
@@ -32,6 +38,18 @@ struct Portable {
   HEED_INLINE static V div(V a, V b) { return a / b; }
   HEED_INLINE static V select(M m, V yes, V no) {
     return reinterpret_cast<V>((reinterpret_cast<I>(yes) & m) | (reinterpret_cast<I>(no) & ~m));
+  }
+  HEED_INLINE static M mask_of(unsigned lanes_set) {
+    M m;
+    for (int i = 0; i < W; ++i) m[i] = (lanes_set >> i & 1u) != 0 ? -1 : 0;
+    return m;
+  }
+  HEED_INLINE static void transpose_bits(const std::uint32_t* words, Size n, std::uint16_t* to, Size stride) {
+    for (Size j = 0; j < n; ++j) {
+      unsigned lanes_set = 0;
+      for (int i = 0; i < W; ++i) lanes_set |= (words[i] >> j & 1u) << i;
+      to[j * stride] = static_cast<std::uint16_t>(lanes_set);
+    }
   }
   HEED_INLINE static M less(V a, V b) { return reinterpret_cast<M>(a < b); }
   HEED_INLINE static V min(V a, V b) { return select(less(a, b), a, b); }

@@ -86,7 +86,7 @@ struct FetchPlace {
 [[gnu::noinline]] inline void fetch_rows(const Ahead& ahead, Size n_rows, FetchPlace& place) {
   for (; n_rows > 0 && place.matrix < ahead.n; --n_rows) {
     const RowsAhead& rows = ahead.rows[place.matrix];
-    const char* row = rows.data + rows.list[place.row] * rows.stride;
+    const char* row = rows.data + (rows.list == nullptr ? place.row : rows.list[place.row]) * rows.stride;
     const Size first = -(reinterpret_cast<Size>(row) & 63);
     if (rows.written) {
       for (Size at = first; at < rows.width; at += 64) __builtin_prefetch(row + at, 1);

@@ -4,7 +4,7 @@
 
 namespace heed::detail {
 
-/// Rows that later work reads or writes: row r at data + list[r] * stride. Distances in bytes.
+/// Rows that later work reads or writes: row r at data + list[r] * stride, or + r * stride without a list. Distances in bytes.
 struct RowsAhead {
   const char* data;
   Size stride;
@@ -17,14 +17,14 @@ struct RowsAhead {
 /// What a kernel asks the caches for while it computes, spread over its run: scattered rows come in at the pace of memory only
 /// where nobody waits for them.
 struct Ahead {
-  static constexpr int capacity = 4;
+  static constexpr int capacity = 6;
   RowsAhead rows[capacity];
   int n = 0;
 };
 
 /// The kernels of one instruction set for scalar T, as function pointers over raw pointers and strides: nothing of Eigen or
 /// the standard library crosses, so code compiled with other flags may call them. What each computes stands beside its body
-/// (tile_body.inl, adjust_body.inl, pack_body.inl, row_body.inl, write_body.inl).
+/// (tile_body.inl, adjust_body.inl, pairs_body.inl, pack_body.inl, row_body.inl, write_body.inl).
 template <class T>
 struct TileKernels {
   Size lanes;    ///< entries of a vector
@@ -37,10 +37,10 @@ struct TileKernels {
   void (*weigh)(Size n_keys, Size panel, Size first, Size count, T c, const T* base, T* s, T* l);
   void (*values)(const T* v, Size v_stride, Size block_stride, Size n_keys, const T* w, Size d_v, Size panel,
                  Size first, Size count, const T* correction, T* out);
-  void (*adjust)(Size n_keys, Size panel, Size first, Size count, T scale, T cap, const T* added, T slope,
-                 const T* query_position, const T* key_position, T* s, T* top);
-  int (*forbid)(Size n_keys, Size panel, Size n_queries, const T* allowed, const T* bias, T* added);
-  int (*census)(Size n_keys, Size panel, Size n_queries, const T* added);
+  bool (*adjust)(Size n_keys, Size panel, Size first, Size count, T scale, T cap, const T* added,
+                 const std::uint16_t* allowed, T slope, const T* query_position, const T* key_position, T* s, T* top);
+  int (*lane_masks)(const Bool* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
+                    const Size* column_list, Size n_columns, std::uint16_t* to);
   void (*bound)(Size n_keys, Size panel, Size first, Size count, const T* low, const T* high, T* s, T* top);
   void (*exclude)(Size n_keys, Size panel, Size first, Size count, const T* low, const T* high, const T* label, T* s,
                   T* top);
@@ -49,7 +49,12 @@ struct TileKernels {
   T (*row_weigh)(Size n, T c, T base, T* s);
 };
 
-/// The kernels that bring storage scalar S (float, double, Half, Bfloat, Bool) to scalar T and back.
+/// Brings contiguous rows of storage scalar S to scalar T (pack_body.inl).
+template <class T, class S>
+using WidenRows = void (*)(const S* from, Size row_stride, const Size* row_list, Size n_rows, Size n_columns, T* to,
+                           Size to_stride);
+
+/// The kernels that bring storage scalar S (float, double, Half, Bfloat) to scalar T and back.
 template <class T, class S>
 struct StorageKernels {
   void (*transpose)(const S* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
