@@ -303,24 +303,45 @@ void expect_bits_of_booleans() {
           std::vector<std::uint16_t> bits(static_cast<std::size_t>(n_k * vectors), 0xffff);
           const int census = kernels.lane_masks(from.data(), row, column, layout == 3 ? rows.data() : nullptr, n_q,
                                                 layout == 3 ? columns.data() : nullptr, n_k, bits.data());
+          const auto pair = [&](Size i, Size j) { return at(from, at(rows, i) * row + at(columns, j) * column).byte; };
           int want_census = 0;
+          for (Size j = 0; j < n_k; ++j) {
+            for (Size i = 0; i < n_q; ++i) want_census |= pair(i, j) != 0 ? 2 : 1;
+          }
+          ASSERT_EQ(census, want_census);
+          if (census != 3) continue;
           for (Size j = 0; j < n_k; ++j) {
             for (Size i = 0; i < vectors * kernels.lanes; ++i) {
               const unsigned got = at(bits, j * vectors + i / kernels.lanes) >> (i % kernels.lanes) & 1u;
-              unsigned want = 0;
-              if (i < n_q) {
-                want = at(from, at(rows, i) * row + at(columns, j) * column).byte;
-                want_census |= want != 0 ? 2 : 1;
-              }
-              ASSERT_EQ(got, want) << "query " << i << " of " << n_q << ", key " << j << " of " << n_k << ", layout "
-                                   << layout;
+              ASSERT_EQ(got, i < n_q ? pair(i, j) : 0u)
+                  << "query " << i << " of " << n_q << ", key " << j << " of " << n_k << ", layout " << layout;
             }
           }
-          EXPECT_EQ(census, want_census);
         }
       }
     }
   }
+}
+
+template <class T>
+void expect_all_masked_is_found() {
+  const TileKernels<T>& kernels = tile_kernels<T>(active_isa());
+  const Size panel = kernels.lanes * kernels.vectors, n_k = 5;
+  for (Size n_q = 1; n_q <= panel; ++n_q) {
+    std::vector<T> added(static_cast<std::size_t>(n_k * panel), T(0));
+    for (Size j = 0; j < n_k; ++j) std::fill_n(added.begin() + j * panel, n_q, minus_infinity_of<T>());
+    EXPECT_TRUE(kernels.all_masked(n_k, panel, n_q, added.data()));
+    for (const Size kept : {Size(0), (n_k - 1) * panel + n_q - 1, 2 * panel + n_q / 2}) {
+      at(added, kept) = std::numeric_limits<T>::quiet_NaN();
+      EXPECT_FALSE(kernels.all_masked(n_k, panel, n_q, added.data())) << kept << ", " << n_q << " queries";
+      at(added, kept) = minus_infinity_of<T>();
+    }
+  }
+}
+
+TEST(TileKernels, ATileWithoutAPairIsFound) {
+  expect_all_masked_is_found<float>();
+  expect_all_masked_is_found<double>();
 }
 
 TEST(TileKernels, BooleansBecomeBitsOfLanes) {

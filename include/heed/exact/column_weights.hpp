@@ -128,7 +128,7 @@ class ColumnTile {
     const Index vectors = (queries.size + tiles_.lanes - 1) / tiles_.lanes, panel = vectors * tiles_.lanes;
     const Reach seen = reach(queries, panel, bounds, alike);
     if (!seen.some) return;
-    const PairCensus census = pairs.census(queries, keys_, pair_room_);
+    const PairCensus census = pairs.census(queries, keys_, panel, pair_room_);
     if (!census.some_kept) return;
     for (Index i = 0; i < panel; ++i) {
       // A query without keys, or a lane without a query: every weight is 2^-inf = 0.

@@ -16,7 +16,7 @@ namespace heed::detail {
 /// What the masks of pairs leave of a tile, before its scores are known.
 struct PairCensus {
   const std::uint16_t* allowed =
-      nullptr;  ///< [key * vectors + vector]: a bit for each lane whose query may attend; null: no boolean mask
+      nullptr;  ///< [key * vectors + vector]: a bit for each lane whose query may attend; null: every pair may
   bool some_kept = true, some_masked = false;
 };
 
@@ -42,16 +42,16 @@ class PairTile {
     allowed_row_ = allowed_.rows() > n_q ? head * n_q : 0;
   }
 
-  /// Reads the boolean mask into `room`, and of the bias whether it masks all.
-  PairCensus census(const TokenSet& queries, const TokenSet& keys, const PairRoom<T>& room) const {
+  /// Reads the boolean mask into `room`, for a panel of `panel` lanes, and of the bias whether it masks all.
+  PairCensus census(const TokenSet& queries, const TokenSet& keys, Index panel, const PairRoom<T>& room) const {
     PairCensus pairs;
     if (allowed_.given()) {
       const Bool* from = origin<Bool>(allowed_, allowed_row_, queries, keys);
       const int found = tiles_.lane_masks(from, allowed_.row_stride(), allowed_.col_stride(), queries.list,
                                           queries.size, keys.list, keys.size, room.allowed);
-      pairs = {room.allowed, (found & 2) != 0, (found & 1) != 0};
+      pairs = {found == 3 ? room.allowed : nullptr, (found & 2) != 0, (found & 1) != 0};
     }
-    if (bias_.given() && pairs.some_kept) pairs.some_kept = !bias_masks_all(queries, keys);
+    if (bias_.given() && pairs.some_kept) pairs.some_kept = !bias_masks_all(queries, keys, panel, room);
     return pairs;
   }
 
@@ -99,11 +99,17 @@ class PairTile {
     return static_cast<const S*>(pairs.data()) + row * pairs.row_stride() + column * pairs.col_stride();
   }
 
-  bool bias_masks_all(const TokenSet& queries, const TokenSet& keys) const {
-    for (Index i = 0; i < queries.size; ++i) {
-      for (Index j = 0; j < keys.size; ++j) {
+  // The corners first: most tiles that keep a pair keep one of theirs.
+  bool bias_masks_all(const TokenSet& queries, const TokenSet& keys, Index panel, const PairRoom<T>& room) const {
+    for (const Index i : {queries.size - 1, Index(0)}) {
+      for (const Index j : {Index(0), keys.size - 1}) {
         if (!is_minus_infinity(bias_.at(bias_row_ + queries[i], keys[j]))) return false;
       }
+    }
+    for (Index at = 0; at < keys.size; at += PairRoom<T>::block) {
+      const TokenSet block = keys.part(at, std::min(PairRoom<T>::block, keys.size - at));
+      load_bias(queries, block, panel, room);
+      if (!tiles_.all_masked(block.size, panel, queries.size, room.added)) return false;
     }
     return true;
   }

@@ -207,7 +207,7 @@ class Panel {
   void add_strip(Index at, Index n, Index first, Index count, bool edge) {
     const TokenSet keys = keys_.part(at, n);
     T* s = shared_.s + at * width_;
-    const PairCensus pairs = pairs_->census(set_, keys, shared_.pairs);
+    const PairCensus pairs = pairs_->census(set_, keys, width_, shared_.pairs);
     if (!pairs.some_kept) return;
     const bool adjusts = rule_->adjusts_all || pairs.some_masked;
     // The maximum counts only once the scores are final; until then it goes where nobody looks.

@@ -94,7 +94,7 @@ class Rows {
               const ScoreMod& mod, Index at, Index n, T* s) {
     const PairTile<T> pairs(options.mask, call.q.rows, call.head, isa_);
     const Index lanes = tiles_.lanes;
-    const PairCensus census = pairs.census({0, 1}, {at, n}, pair_room_);
+    const PairCensus census = pairs.census({0, 1}, {at, n}, lanes, pair_room_);
     if (!census.some_kept) {
       std::fill(s, s + n, minus_infinity<T>);
       return;

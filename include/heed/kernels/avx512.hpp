@@ -24,9 +24,9 @@ namespace heed::detail::avx512 {
 // clang-format off
 #include "heed/kernels/simd_avx512.inl"
 #include "heed/kernels/tile_body.inl"
-#include "heed/kernels/pairs_body.inl"
 #include "heed/kernels/adjust_body.inl"
 #include "heed/kernels/pack_body.inl"
+#include "heed/kernels/pairs_body.inl"
 #include "heed/kernels/row_body.inl"
 #include "heed/kernels/write_body.inl"
 #include "heed/kernels/route_body.inl"

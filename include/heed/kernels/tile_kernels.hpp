@@ -41,6 +41,7 @@ struct TileKernels {
                  const std::uint16_t* allowed, T slope, const T* query_position, const T* key_position, T* s, T* top);
   int (*lane_masks)(const Bool* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
                     const Size* column_list, Size n_columns, std::uint16_t* to);
+  bool (*all_masked)(Size n_keys, Size panel, Size n_queries, const T* added);
   void (*bound)(Size n_keys, Size panel, Size first, Size count, const T* low, const T* high, T* s, T* top);
   void (*exclude)(Size n_keys, Size panel, Size first, Size count, const T* low, const T* high, const T* label, T* s,
                   T* top);
