@@ -2,8 +2,8 @@
 
 template <class X>
 inline constexpr TileKernels<typename X::Scalar> table = {
-    X::lanes,   X::vectors,     X::rows,   &scores<X>,  &advance<X>,    &weigh<X>,   &values<X>,
-    &adjust<X>, &lane_masks<X>, &all_masked<X>, &bound<X>, &exclude<X>, &all_finite<X>, &row_top<X>, &row_weigh<X>,
+    X::lanes,       X::vectors,     X::rows,   &scores<X>,  &advance<X>,    &weigh<X>,   &values<X>,    &adjust<X>,
+    &lane_masks<X>, &all_masked<X>, &bound<X>, &exclude<X>, &all_finite<X>, &row_top<X>, &row_weigh<X>,
 };
 
 template <class X, class S>
