@@ -20,7 +20,8 @@ if(HEED_SANITIZER STREQUAL "address")
   set(heed_sanitizer_flags -fsanitize=address,undefined -fno-sanitize=null,object-size,vptr,pointer-overflow
                            -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
   # Without detect_stack_use_after_return: its stack frames are aligned to less than the vectors on them (GCC bug 110027).
-  set(heed_sanitizer_environment "UBSAN_OPTIONS=print_stacktrace=1" "ASAN_OPTIONS=detect_stack_use_after_return=0")
+  set(heed_sanitizer_environment "UBSAN_OPTIONS=print_stacktrace=1" "ASAN_OPTIONS=detect_stack_use_after_return=0"
+                                 "LSAN_OPTIONS=suppressions=${CMAKE_CURRENT_LIST_DIR}/../tests/sanitizers/leaks.txt")
 elseif(HEED_SANITIZER STREQUAL "thread")
   set(heed_sanitizer_flags -fsanitize=thread -g1)
   # ThreadSanitizer does not know OpenMP's barriers: without help it sees races everywhere. LLVM's runtime tells it

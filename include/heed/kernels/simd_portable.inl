@@ -64,8 +64,9 @@ struct Portable {
     for (int i = 0; i < W; ++i) set |= m[i] != 0 ? 1u << i : 0u;
     return set;
   }
-  // The largest integer at most x, for |x| < 2^30: truncation, less one where that rounded up.
+  // The largest integer at most x, for |x| < 2^30: truncation, less one where that rounded up. Some number for NaN.
   HEED_INLINE static V floor(V x) {
+    x = select(reinterpret_cast<M>(x == x), x, zero());
     V whole;
     for (int i = 0; i < W; ++i) whole[i] = static_cast<T>(static_cast<int>(x[i]));
     return whole - select(less(x, whole), set(1), zero());
