@@ -132,11 +132,11 @@ TEST(TcAttention, RunsOverACacheWithoutAnLse) {
   KeyValueCache<Eigen::bfloat16> cache(8);
   cache.append(in.k, in.v);
   const TcAttention<float> tc{random_tree<float>(2, 8), some_logits<float>(3)};
-  const auto got = attend(in.q, cache, {}, {}, tc);
+  const auto got = attend(in.q, cache, {}, tc);
   EXPECT_EQ(got.lse.size(), 0);
   const Matrix<float> k = in.k.cast<Eigen::bfloat16>().cast<float>(), v = in.v.cast<Eigen::bfloat16>().cast<float>();
   EXPECT_SAME_BITS(got.out, attend(in.q, k, v, {}, tc).out);
-  EXPECT_SAME_BITS(attend(in.q, cache, {}, {}, TfAttention<float>{tc.tree()}).out,
+  EXPECT_SAME_BITS(attend(in.q, cache, {}, TfAttention<float>{tc.tree()}).out,
                    attend(in.q, k, v, {}, TfAttention<float>{tc.tree()}).out);
 }
 

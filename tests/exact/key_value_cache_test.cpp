@@ -55,6 +55,20 @@ TEST(KeyValueCache, SeveralTokensAtATimeEqualTheFullCausalPass) {
   }
 }
 
+TEST(KeyValueCache, MethodAndContextAreGivenAsEverywhere) {
+  const CachedTokens tokens{30};
+  KeyValueCache<float> cache(6, 5, 2);
+  cache.append(tokens.k, tokens.v);
+  const auto last_only = [](float score, Index, Index j) { return j == 29 ? score : minus_infinity_of<float>(); };
+  FlopCounter by_method, by_default;
+  const auto got = attend(tokens.q.row(29), cache, {}, ExactAttention{last_only}, {.flops = &by_method});
+  EXPECT_MATRIX_NEAR(got.out.leftCols(5).eval(), tokens.v.row(29).leftCols(5).eval(), 1e-6);
+  EXPECT_SAME_BITS(attend(tokens.q, cache, {}, {}, {.threads = 2}).out, attend(tokens.q, cache).out);
+  EXPECT_SAME_BITS(attend(tokens.q, cache, {}, {.flops = &by_default}).out, attend(tokens.q, cache).out);
+  EXPECT_GT(by_method.products(), 0.0);
+  EXPECT_GT(by_default.products(), by_method.products());
+}
+
 TEST(KeyValueCache, GrowingKeepsWhatIsThere) {
   const CachedTokens tokens{300};
   KeyValueCache<float> at_once(6, 5, 2, 300), one_by_one(6, 5, 2);

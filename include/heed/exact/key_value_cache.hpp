@@ -124,7 +124,7 @@ Index heads_over(const Q& q, const KeyValueCache<S>& cache) {
 /// `attend` over a cache into storage the caller owns: out: n_q x (n_heads * d_v), lse: n_q x n_heads, or 0 x 0 where not wanted.
 template <class Out, class Lse, class Q, class S, class Method = ExactAttention<>>
 void attend_into(Out&& out, Lse&& lse, const Q& q, const KeyValueCache<S>& cache, const AttentionOptions& options = {},
-                 const Context& context = {}, const Method& method = {}) {
+                 const Method& method = {}, const Context& context = {}) {
   detail::require_token_matrix<Q>();
   using SQ = typename Q::Scalar;
   static_assert(RealScalar<SQ>,
@@ -149,15 +149,26 @@ void attend_into(Out&& out, Lse&& lse, const Q& q, const KeyValueCache<S>& cache
 /// Cost    2 (d + d_v) flops per kept pair; a single query is bound by reading the cache once for up to four heads that share it.
 /// Threads over heads and chunks of keys, merged in order: the same bits for any context.threads.
 template <class Q, class S, class Method = ExactAttention<>>
-auto attend(const Q& q, const KeyValueCache<S>& cache, const AttentionOptions& options = {},
-            const Context& context = {}, const Method& method = {}) -> MultiHeadResult<detail::OperandScalar<Q>> {
+auto attend(const Q& q, const KeyValueCache<S>& cache, const AttentionOptions& options = {}, const Method& method = {},
+            const Context& context = {}) -> MultiHeadResult<detail::OperandScalar<Q>> {
   detail::require_token_matrix<Q>();
   MultiHeadResult<detail::OperandScalar<Q>> result;
   const Index n_heads = detail::heads_over(q, cache);
   result.out.resize(q.rows(), n_heads * cache.d_v());
   if constexpr (detail::returns_lse<Method>()) result.lse.resize(q.rows(), n_heads);
-  attend_into(result.out, result.lse, q, cache, options, context, method);
+  attend_into(result.out, result.lse, q, cache, options, method, context);
   return result;
+}
+
+/// The same two without a method: exact attention.
+template <class Out, class Lse, class Q, class S>
+void attend_into(Out&& out, Lse&& lse, const Q& q, const KeyValueCache<S>& cache, const AttentionOptions& options,
+                 const Context& context) {
+  attend_into(std::forward<Out>(out), std::forward<Lse>(lse), q, cache, options, ExactAttention<>{}, context);
+}
+template <class Q, class S>
+auto attend(const Q& q, const KeyValueCache<S>& cache, const AttentionOptions& options, const Context& context) {
+  return attend(q, cache, options, ExactAttention<>{}, context);
 }
 
 }  // namespace heed

@@ -13,6 +13,7 @@
 #include "heed/exact/head_call.hpp"
 #include "heed/exact/key_tile.hpp"
 #include "heed/exact/pair_tile.hpp"
+#include "heed/exact/query_ranges.hpp"
 #include "heed/exact/score_rule.hpp"
 #include "heed/exact/softmax_state.hpp"
 #include "heed/exact/strip.hpp"
@@ -52,13 +53,11 @@ class Panel {
       : tiles_(tile_kernels<T>(isa)),
         isa_(isa),
         shared_(shared),
-        operands_(scratch, tiles_.lanes * tiles_.vectors, d, isa) {
+        operands_(scratch, tiles_.lanes * tiles_.vectors, d, isa),
+        ranges_(scratch, tiles_.vectors, tiles_.lanes) {
     const Index width = tiles_.lanes * tiles_.vectors;
-    query_position_ = scratch.take<T>(static_cast<std::size_t>(width));
     for (T** row : {&first_label_, &end_label_})
       *row = excludes ? scratch.take<T>(static_cast<std::size_t>(width)) : nullptr;
-    range_low_ = scratch.take<Index>(static_cast<std::size_t>(width));
-    range_high_ = scratch.take<Index>(static_cast<std::size_t>(width));
     state_ = SoftmaxState<T>(scratch, width, d_v);
   }
 
@@ -84,7 +83,7 @@ class Panel {
         end_label_[i] = static_cast<T>(mod.end[query]);
       }
     }
-    set_ranges(bounds);
+    ranges_.begin(queries, vectors_, bounds, rule_->slope != 0);
   }
 
   /// What the queries have seen so far.
@@ -95,8 +94,8 @@ class Panel {
   }
   const TokenSet& queries() const { return set_; }
   /// Key positions [low, high) outside which no query of the panel looks.
-  Index low() const { return low_least_; }
-  Index high() const { return high_most_; }
+  Index low() const { return ranges_.low(); }
+  Index high() const { return ranges_.high(); }
 
   /// Adds to `ahead` the rows of bias and boolean mask that the panel will read for these keys.
   void fetch_pairs(const TokenSet& keys, Ahead& ahead) const {
@@ -110,31 +109,14 @@ class Panel {
     tile_ = &tile;
     keys_ = keys;
     ahead_ = &ahead;
-    if (!has_functor && keys[0] >= low_most_ && keys[keys.size - 1] < high_least_) {  // every query sees every key
+    if (!has_functor && ranges_.all_see(keys)) {
       std::fill(shared_.top, shared_.top + width_, minus_infinity<T>);
       add_strip(0, keys.size, 0, vectors_, false);
       flush();
       return;
     }
-    if (keys[0] >= high_most_ || keys[keys.size - 1] < low_least_) return;
-    Index low_most = 0, low_least = keys.size, high_most = 0, high_least = keys.size, low_before = 0, high_before = 0;
-    for (Index u = 0; u < vectors_; ++u) {
-      Index& vector_low = vector_low_[u] = keys.size;
-      Index& vector_high = vector_high_[u] = 0;
-      for (Index i = u * tiles_.lanes; i < (u + 1) * tiles_.lanes; ++i) {
-        const Index low = low_before = offset_of(range_low_[i], low_before);
-        const Index high = std::max(low, high_before = offset_of(range_high_[i], high_before));
-        shared_.low[i] = static_cast<T>(low);
-        shared_.high[i] = static_cast<T>(high);
-        low_most = std::max(low_most, low);
-        high_least = std::min(high_least, high);
-        if (low == high) continue;
-        vector_low = std::min(vector_low, low);
-        vector_high = std::max(vector_high, high);
-      }
-      low_least = std::min(low_least, vector_low);
-      high_most = std::max(high_most, vector_high);
-    }
+    if (ranges_.none_sees(keys)) return;
+    auto [low_least, low_most, high_least, high_most] = ranges_.cut(keys, shared_.low, shared_.high);
     if (low_least >= high_most) return;
     std::fill(shared_.top, shared_.top + width_, minus_infinity<T>);
     // Strips begin at whole granules: a granule with a key that some query does not see belongs to an edge.
@@ -155,38 +137,7 @@ class Panel {
  private:
   static constexpr bool excludes = std::is_same_v<ScoreMod, ExcludedLabels>;
   static constexpr bool has_functor = !std::is_same_v<ScoreMod, NoScoreMod> && !excludes;
-  static constexpr Index max_vectors = 3;
   static constexpr Index max_strips = Tile::capacity / 2 + 1;
-
-  // The keys each query may see, and its place. Lanes behind the last query repeat it; their results are not written.
-  void set_ranges(const KeyBounds& bounds) {
-    if (bounds.unlimited() && rule_->slope == 0) {  // no query needs a range or place of its own
-      const KeyRange range = bounds.of(set_[0]);
-      low_least_ = low_most_ = range.low;
-      high_least_ = high_most_ = range.high;
-      for (Index i = 0; i < width_; ++i) range_low_[i] = range.low;
-      for (Index i = 0; i < width_; ++i) range_high_[i] = range.high;
-      for (Index i = 0; i < width_; ++i) query_position_[i] = 0;
-      return;
-    }
-    for (Index i = 0; i < width_; ++i) {
-      const KeyRange range = bounds.of(set_[std::min(i, set_.size - 1)]);
-      range_low_[i] = range.low;
-      range_high_[i] = range.high;
-      query_position_[i] = static_cast<T>(range.diagonal);
-    }
-    low_least_ = *std::min_element(range_low_, range_low_ + width_);
-    low_most_ = *std::max_element(range_low_, range_low_ + width_);
-    high_least_ = *std::min_element(range_high_, range_high_ + width_);
-    high_most_ = *std::max_element(range_high_, range_high_ + width_);
-  }
-
-  // Number of keys of the tile below position `key`, not less than `before`: the bounds of consecutive queries do not decrease.
-  Index offset_of(Index key, Index before) const {
-    if (keys_.list == nullptr) return std::clamp(key - keys_.first, Index(0), keys_.size);
-    while (before < keys_.size && keys_.list[before] < key) ++before;
-    return before;
-  }
 
   // Keys near a bound: short strips, each for the query vectors that see some of its keys.
   void add_edge(Index from, Index to) {
@@ -195,7 +146,7 @@ class Panel {
       const Index n = std::min(step, to - at);
       Index first = vectors_, last = -1;
       for (Index u = 0; u < vectors_; ++u) {
-        if (vector_low_[u] < at + n && at < vector_high_[u]) {
+        if (ranges_.vector_sees(u, at, at + n)) {
           first = std::min(first, u);
           last = u;
         }
@@ -236,7 +187,7 @@ class Panel {
   // Returns whether the bias masks some pair.
   bool adjust(const TokenSet& keys, const PairCensus& pairs, Index first, Index count, T* s, T* top) {
     for (Index j = 0; j < keys.size; ++j) shared_.key_position[j] = static_cast<T>(keys[j]);
-    const bool some_masked = pairs_->adjust(*rule_, set_, keys, pairs, width_, first, count, query_position_,
+    const bool some_masked = pairs_->adjust(*rule_, set_, keys, pairs, width_, first, count, ranges_.diagonal(),
                                             shared_.key_position, shared_.pairs, s, top);
     if constexpr (has_functor) {
       const Index end = std::min((first + count) * tiles_.lanes, set_.size);
@@ -306,8 +257,8 @@ class Panel {
   Isa isa_;
   PanelScratch<T> shared_;
   Operands operands_;
-  T *query_position_, *first_label_, *end_label_;
-  Index *range_low_, *range_high_;
+  QueryRanges<T> ranges_;
+  T *first_label_, *end_label_;
 
   const Call* call_ = nullptr;
   const ScoreMod* mod_ = nullptr;
@@ -318,9 +269,7 @@ class Panel {
   const Ahead* ahead_ = nullptr;
   TokenSet set_, keys_;
   bool no_values_ = true;  // state_.out is not yet written
-  Index vectors_ = 0, width_ = 0, n_strips_ = 0, low_least_ = 0, low_most_ = 0, high_least_ = 0, high_most_ = 0;
-  Index vector_low_[max_vectors] = {},
-        vector_high_[max_vectors] = {};  // of the tile's keys, those some query of a vector sees
+  Index vectors_ = 0, width_ = 0, n_strips_ = 0;
   std::array<Strip, static_cast<std::size_t>(max_strips)> strips_;
 };
 

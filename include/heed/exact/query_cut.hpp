@@ -99,7 +99,7 @@ class QueryCut {
 
  private:
   static constexpr Index chunk_keys = 4096;
-  static constexpr Index cache_bytes = 400 << 10;
+  static constexpr Index cache_bytes = 640 << 10;
 
   Index panels_of(Index group) const { return (pattern_.queries(group).size + width_ - 1) / width_; }
 
