@@ -16,7 +16,7 @@ endif()
 set(heed_sanitizer_environment)
 if(HEED_SANITIZER STREQUAL "address")
   # Without the checks of every pointer before it is used: AddressSanitizer sees what is read and written through them, and they
-  # double the time to build. pointer-overflow would refuse an offset to the null pointer of an empty matrix, too.
+  # double the time to build.
   set(heed_sanitizer_flags -fsanitize=address,undefined -fno-sanitize=null,object-size,vptr,pointer-overflow
                            -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
   # Without detect_stack_use_after_return: its stack frames are aligned to less than the vectors on them (GCC bug 110027).

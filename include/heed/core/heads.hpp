@@ -39,7 +39,7 @@ auto split_heads(T&& packed, Index n_heads) {
   std::vector<HeadMap<S>> heads;
   heads.reserve(static_cast<std::size_t>(n_heads));
   for (Index h = 0; h < n_heads; ++h) {
-    heads.emplace_back(packed.data() + h * d * col_stride, packed.rows(), d,
+    heads.emplace_back(detail::entry(packed.data(), h * d * col_stride), packed.rows(), d,
                        Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>(row_stride, col_stride));
   }
   return heads;

@@ -23,6 +23,12 @@ inline constexpr bool has_direct_access = false;
 template <class T>
 inline constexpr bool has_direct_access<T, true> = (Eigen::internal::traits<std::remove_cvref_t<T>>::Flags &
                                                     Eigen::DirectAccessBit) != 0;
+
+/// data + offset; null, the data of an empty matrix, stays null: adding to it is undefined.
+template <class S>
+S* entry(S* data, Index offset) {
+  return data == nullptr ? nullptr : data + offset;
+}
 }  // namespace detail
 
 /// Any dense Eigen object whose entries lie in memory: matrices, blocks, maps, refs, transposes; either storage order,
@@ -48,7 +54,7 @@ struct ConstView {
 
   const S& operator()(Index i, Index j) const { return data[i * row_stride + j * col_stride]; }
   ConstView columns(Index first, Index count) const {
-    return {data + first * col_stride, rows, count, row_stride, col_stride};
+    return {detail::entry(data, first * col_stride), rows, count, row_stride, col_stride};
   }
 };
 
@@ -64,7 +70,7 @@ struct View {
 
   S& operator()(Index i, Index j) const { return data[i * row_stride + j * col_stride]; }
   View columns(Index first, Index count) const {
-    return {data + first * col_stride, rows, count, row_stride, col_stride};
+    return {detail::entry(data, first * col_stride), rows, count, row_stride, col_stride};
   }
 };
 

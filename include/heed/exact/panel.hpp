@@ -217,8 +217,7 @@ class Panel {
       }
     }
     const auto correct_now = [&](T* s) {
-      if (correction != shared_.ones)
-        tiles_.values(nullptr, 0, 0, 0, s, d_v, width_, 0, vectors_, correction, state_.out);
+      if (correction != shared_.ones) tiles_.values(s, 0, 0, 0, s, d_v, width_, 0, vectors_, correction, state_.out);
       correction = shared_.ones;
     };
     std::fill(shared_.ones, shared_.ones + width_, T(1));
