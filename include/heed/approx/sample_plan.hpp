@@ -184,8 +184,9 @@ class SamplePlanner {
       }
       return;
     }
-    // The mean row costs as much as one exact row.
-    const double d_in = static_cast<double>(plan.d_in), total = (options_.fraction * n_kept - plan.centred) * d_in;
+    // The mean row costs as much as one exact row; where the budget is all products, none is needed.
+    const bool uses_mean = plan.centred && options_.fraction < 1;
+    const double d_in = static_cast<double>(plan.d_in), total = (options_.fraction * n_kept - uses_mean) * d_in;
     if (options_.budget == Budget::column_norm && options_.estimator == Estimator::largest) {
       count_above_floor(plan, kv, first, last, total);
       return;

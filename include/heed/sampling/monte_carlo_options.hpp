@@ -41,7 +41,7 @@ struct MonteCarloOptions {
   Estimator estimator = Estimator::with_replacement;  ///< which products stand for the row; default: as published
   Budget budget = Budget::column_max;                 ///< how many; default: as published
   double fraction = 0.5;  ///< mean r_j / d_in of column_norm and constant; in (0, 1]; 1/2 halves the products
-  bool centred = false;   ///< samples x minus its mean row over the kept tokens, and adds mean row W once
+  bool centred = false;   ///< samples x less the mean row of its kept tokens; that row times W is paid from `fraction`
   Rounding rounding = Rounding::up;     ///< default: corrected
   VectorView bias{};                    ///< b of x W + b, cols(w_v) entries, added after sampling; default: none
   double skip_below = 0;                ///< tokens whose largest weight is below get r_j = 0; >= 0; see skip_bound
