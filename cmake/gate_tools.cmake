@@ -1,5 +1,5 @@
-# What the gate scripts share. Sets ROOT (this repository), COMPILERS (a list of full paths, unless given), EIGEN
-# (the folder of Eigen/Core, unless given), SCRATCH (a folder to write in, unless given) and warning_flags.
+# What the gate scripts share. Sets ROOT (this repository), COMPILERS (a list of full paths, unless given), FIRST_AND_LAST of them,
+# EIGEN (the folder of Eigen/Core, unless given), SCRATCH (a folder to write in, unless given) and warning_flags.
 cmake_minimum_required(VERSION 3.21)
 get_filename_component(ROOT "${CMAKE_CURRENT_LIST_DIR}" DIRECTORY)
 if(NOT SCRATCH)
@@ -23,6 +23,10 @@ if(NOT COMPILERS)
     list(APPEND COMPILERS "${CMAKE_CXX_COMPILER}")
   endif()
 endif()
+
+# The first and the newest: g++ and a clang, where both are found.
+list(GET COMPILERS 0 -1 FIRST_AND_LAST)
+list(REMOVE_DUPLICATES FIRST_AND_LAST)
 
 if(NOT EIGEN)
   # A script has no system prefixes of its own.

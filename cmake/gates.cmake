@@ -7,7 +7,7 @@
 # test          the workflow preset `test`: g++, warnings as errors, tests under each kernel instance, examples,
 #               layering, consumers
 # headers       every header alone and twice; heed.hpp with every compiler found and as users compile it
-# compile_fail  programs that must not compile, with every compiler found
+# compile_fail  programs that must not compile, with g++ and the newest clang
 # format, tidy, docs
 # include_cost  what heed.hpp costs to include; recorded, not judged
 # clang         tests, examples, consumers with clang, plus the benchmarks, each test file on its own

@@ -41,7 +41,7 @@ function(count_lines variable)
   set(${variable} ${n} PARENT_SCOPE)
 endfunction()
 
-foreach(compiler IN LISTS COMPILERS)
+foreach(compiler IN LISTS FIRST_AND_LAST)
   set(flags -std=c++20 "-I${ROOT}/include" -isystem "${EIGEN}")
   foreach(name IN ITEMS eigen heed)
     measure(parse_${name} "${compiler}" ${flags} -fsyntax-only "${scratch}/${name}.cpp")

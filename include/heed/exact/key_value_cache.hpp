@@ -160,12 +160,14 @@ auto attend(const Q& q, const KeyValueCache<S>& cache, const AttentionOptions& o
   return result;
 }
 
-/// The same two without a method: exact attention.
+/// The same without a method: exact attention.
 template <class Out, class Lse, class Q, class S>
 void attend_into(Out&& out, Lse&& lse, const Q& q, const KeyValueCache<S>& cache, const AttentionOptions& options,
                  const Context& context) {
   attend_into(std::forward<Out>(out), std::forward<Lse>(lse), q, cache, options, ExactAttention<>{}, context);
 }
+
+/// The same without a method: exact attention.
 template <class Q, class S>
 auto attend(const Q& q, const KeyValueCache<S>& cache, const AttentionOptions& options, const Context& context) {
   return attend(q, cache, options, ExactAttention<>{}, context);
