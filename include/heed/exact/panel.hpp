@@ -109,6 +109,17 @@ class Panel {
     tile_ = &tile;
     keys_ = keys;
     ahead_ = &ahead;
+    add_strips();
+    ahead_ = nullptr;
+  }
+
+ private:
+  static constexpr bool excludes = std::is_same_v<ScoreMod, ExcludedLabels>;
+  static constexpr bool has_functor = !std::is_same_v<ScoreMod, NoScoreMod> && !excludes;
+  static constexpr Index max_strips = Tile::capacity / 2 + 1;
+
+  void add_strips() {
+    const TokenSet& keys = keys_;
     if (!has_functor && ranges_.all_see(keys)) {
       std::fill(shared_.top, shared_.top + width_, minus_infinity<T>);
       add_strip(0, keys.size, 0, vectors_, false);
@@ -133,11 +144,6 @@ class Panel {
     }
     flush();
   }
-
- private:
-  static constexpr bool excludes = std::is_same_v<ScoreMod, ExcludedLabels>;
-  static constexpr bool has_functor = !std::is_same_v<ScoreMod, NoScoreMod> && !excludes;
-  static constexpr Index max_strips = Tile::capacity / 2 + 1;
 
   // Keys near a bound: short strips, each for the query vectors that see some of its keys.
   void add_edge(Index from, Index to) {
