@@ -7,7 +7,9 @@
 
 #include <gtest/gtest.h>
 
+#include "heed/approx/monte_carlo_values.hpp"
 #include "heed/exact/attend.hpp"
+#include "heed/exact/key_value_cache.hpp"
 #include "heed/exact/multi_head.hpp"
 #include "support/conformance.hpp"
 #include "support/trees.hpp"
@@ -179,6 +181,36 @@ TEST(TfAttention, TakesATreePerHeadAndChecksAllBeforeItWrites) {
   Matrix<float> out = Matrix<float>::Constant(41, n_heads * 5, 7.0f), lse = Matrix<float>::Constant(41, n_heads, 7.0f);
   EXPECT_THROW(multi_head_attend_into(out, lse, in.q, in.k, in.v, {.n_heads = n_heads}, {}, methods), ShapeError);
   EXPECT_TRUE((out.array() == 7.0f).all() && (lse.array() == 7.0f).all());
+}
+
+TEST(TfAttention, TakesATreePerKeyHead) {
+  const Index n_heads = 6, n_kv_heads = 2, d = 6, d_in = 10;
+  const Matrix<float> q = random_matrix<float>(41, n_heads * d, 1), k = random_matrix<float>(77, n_kv_heads * d, 2),
+                      v = random_matrix<float>(77, n_kv_heads * 5, 3), x = random_matrix<float>(77, d_in, 4),
+                      w_v = random_matrix<float>(d_in, n_kv_heads * 5, 5);
+  const HeadOptions heads{.n_heads = n_heads, .n_kv_heads = n_kv_heads};
+  const std::vector<TfAttention<float>> trees{TfAttention<float>(random_tree<float>(2, d, 1)),
+                                              TfAttention<float>(random_tree<float>(3, d, 2))};
+  std::vector<TfAttention<float>> repeated;
+  for (Index h = 0; h < n_heads; ++h) repeated.push_back(trees[static_cast<std::size_t>(h / 3)]);
+  FlopCounter shared, apart;
+  const auto got = multi_head_attend(q, k, v, heads, {}, trees, {.flops = &shared}),
+             want = multi_head_attend(q, k, v, heads, {}, repeated, {.flops = &apart});
+  EXPECT_SAME_BITS(got.out, want.out);
+  EXPECT_SAME_BITS(got.lse, want.lse);
+  EXPECT_EQ(shared.products(Phase::scores), apart.products(Phase::scores));
+  // Keys are routed once for the heads that share them, and counted for each.
+  for (const FlopCounter* flops : {&shared, &apart})
+    EXPECT_EQ(flops->products(Phase::route), 2.0 * d * 3 * (2 + 3) * (41 + 77));
+  const MonteCarloOptions options{.budget = Budget::column_norm, .fraction = 0.5, .path = ValuePath::sampled};
+  const MonteCarloValues<float> sampled(x, w_v, options);
+  EXPECT_SAME_BITS(multi_head_attend(q, k, sampled, heads, {}, trees).out,
+                   multi_head_attend(q, k, sampled, heads, {}, repeated).out);
+  KeyValueCache<float> cache(d, 5, n_kv_heads);
+  cache.append(k, v);
+  EXPECT_SAME_BITS(attend(q, cache, {}, trees).out, want.out);
+  EXPECT_THROW(attend(q, cache, {}, std::vector<TfAttention<float>>(3, trees[0])), OptionError);
+  EXPECT_THROW(multi_head_attend(q, k, v, heads, {}, std::vector<TfAttention<float>>(3, trees[0])), OptionError);
 }
 
 TEST(TfAttention, AFloatTreeServesSixteenBitTokens) {

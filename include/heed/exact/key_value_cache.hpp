@@ -134,6 +134,7 @@ void attend_into(Out&& out, Lse&& lse, const Q& q, const KeyValueCache<S>& cache
   using Call = detail::HeadCall<SQ, S, typename decltype(to)::Scalar>;
   const Index n_heads = detail::heads_over(q, cache);
   detail::check_options(options, {q.rows(), cache.size(), cache.d(), cache.d_v(), n_heads});
+  detail::check_methods(method, n_heads, cache.n_kv_heads());
   detail::check_head_outputs(to, lse_to, q.rows(), n_heads, cache.d_v());
   if (q.rows() == 0) return;
   detail::attend_packed<Call>(

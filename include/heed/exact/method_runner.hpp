@@ -31,7 +31,7 @@ concept WeighsKeys = requires(const Method& method, std::span<const Call> calls,
   method.add_column_weights(calls, Index(1), options, sums, context);
 };
 
-/// Runs heads through a method, or one method per head.
+/// Runs heads through a method, or through a list of them.
 template <class Method>
 struct MethodRunner {
   using One = MethodOfHead<Method>;
@@ -54,8 +54,8 @@ struct MethodRunner {
   /// Throws where the methods cannot tell what single keys weigh, though others of their kind can.
   void check_key_weights() const {
     if constexpr (requires(const One& one) { one.check_key_weights(); }) {
-      if constexpr (one_per_head<Method>) {
-        for (std::size_t h = 0; h < method.size(); ++h) method[h].check_key_weights();
+      if constexpr (method_list<Method>) {
+        for (std::size_t m = 0; m < method.size(); ++m) method[m].check_key_weights();
       } else {
         method.check_key_weights();
       }
@@ -69,9 +69,10 @@ struct MethodRunner {
   template <class Call, class Visit>
   void visit(std::span<const Call> calls, const AttentionOptions& options, const Context& context,
              const Visit& visit) const {
-    if constexpr (one_per_head<Method>) {
-      for (std::size_t h = 0; h < calls.size(); ++h)
-        method[h].visit_pattern(calls.subspan(h, 1), options, context, visit);
+    if constexpr (method_list<Method>) {
+      for_each_method(method, calls.size(), [&](const One& one, std::size_t first, std::size_t n) {
+        one.visit_pattern(calls.subspan(first, n), options, context, visit);
+      });
     } else {
       method.visit_pattern(calls, options, context, visit);
     }
@@ -79,13 +80,12 @@ struct MethodRunner {
   template <class Call>
   void weigh_keys(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
                   const ColumnSums<typename Call::Sum>& sums, const Context& context) const {
-    if constexpr (one_per_head<Method>) {
-      for (std::size_t h = 0; h < calls.size(); ++h) {
-        const Index offset = static_cast<Index>(h) / heads_per_kv * calls.front().k.rows;
-        method[h].add_column_weights(calls.subspan(h, 1), Index(1), options,
-                                     ColumnSums<typename Call::Sum>{sums.largest + offset, sums.squares + offset},
-                                     context);
-      }
+    if constexpr (method_list<Method>) {
+      for_each_method(method, calls.size(), [&](const One& one, std::size_t first, std::size_t n) {
+        const Index offset = static_cast<Index>(first) / heads_per_kv * calls.front().k.rows;
+        one.add_column_weights(calls.subspan(first, n), static_cast<Index>(n), options,
+                               ColumnSums<typename Call::Sum>{sums.largest + offset, sums.squares + offset}, context);
+      });
     } else {
       method.add_column_weights(calls, heads_per_kv, options, sums, context);
     }

@@ -19,9 +19,9 @@ namespace heed {
 
 namespace detail {
 
-/// True for a list of methods, one per head (a span or vector of them).
+/// True for a list of methods, one per head or one per key/value head (a span or vector of them).
 template <class Method>
-concept one_per_head = requires(const Method& methods) {
+concept method_list = requires(const Method& methods) {
   methods.size();
   methods[0];
 };
@@ -30,7 +30,7 @@ template <class Method>
 struct MethodOf {
   using type = Method;
 };
-template <one_per_head Method>
+template <method_list Method>
 struct MethodOf<Method> {
   using type = std::remove_cvref_t<decltype(std::declval<const Method&>()[0])>;
 };
@@ -60,29 +60,38 @@ inline Index kv_heads_of(const HeadOptions& heads) {
   return n_kv_heads;
 }
 
-/// Runs one method over all heads, or one method per head (a span or vector of n_heads).
+/// Calls visit(method, first call, number of calls) for each method of a list: its n_calls / size() heads stand together and share keys.
+template <method_list Methods, class Visit>
+void for_each_method(const Methods& methods, std::size_t n_calls, const Visit& visit) {
+  const std::size_t each = n_calls / methods.size();
+  for (std::size_t m = 0; m < methods.size(); ++m) visit(methods[m], m * each, each);
+}
+
+/// Runs one method over all heads, or each of a list over its own.
 template <class Method, class Call>
 void attend_all_heads(const Method& method, std::span<const Call> calls, Index heads_per_kv,
                       const AttentionOptions& options, const Context& context) {
   require_method<MethodOfHead<Method>, Call>();
-  if constexpr (one_per_head<Method>) {
+  if constexpr (method_list<Method>) {
     // All of them before the first writes anything: outputs are untouched when a call throws.
-    if constexpr (requires { method[0].check_heads(Index(0), options); }) {
-      for (std::size_t h = 0; h < calls.size(); ++h) method[h].check_heads(calls[h].k.cols, options);
-    }
-    for (std::size_t h = 0; h < calls.size(); ++h)
-      method[h].attend_heads(calls.subspan(h, 1), Index(1), options, context);
+    for_each_method(method, calls.size(), [&](const auto& one, std::size_t first, std::size_t) {
+      if constexpr (requires { one.check_heads(Index(0), options); }) one.check_heads(calls[first].k.cols, options);
+    });
+    for_each_method(method, calls.size(), [&](const auto& one, std::size_t first, std::size_t n) {
+      one.attend_heads(calls.subspan(first, n), static_cast<Index>(n), options, context);
+    });
   } else {
     method.attend_heads(calls, heads_per_kv, options, context);
   }
 }
 
 template <class Method>
-void check_methods(const Method& method, Index n_heads) {
-  if constexpr (one_per_head<Method>) {
-    if (static_cast<Index>(method.size()) != n_heads) {
-      throw OptionError(
-          message("method has ", method.size(), " entries but must be one, or one per head (", n_heads, ")"));
+void check_methods(const Method& method, Index n_heads, Index n_kv_heads) {
+  if constexpr (method_list<Method>) {
+    const auto n = static_cast<Index>(method.size());
+    if (n != n_heads && n != n_kv_heads) {
+      throw OptionError(message("method has ", n, " entries but must be one, one per head (", n_heads,
+                                ") or one per key/value head (", n_kv_heads, ")"));
     }
   }
 }
@@ -105,7 +114,7 @@ PackedHeads check_heads(const Q& q, const K& k, Index v_rows, Index v_cols, cons
   packed.d_v = head_width(v_cols, packed.n_kv_heads, columns, "n_kv_heads");
   check_attention(packed.d, k.rows(), d_k, v_rows, {q.rows(), k.rows(), d_k, packed.d_v, packed.n_heads}, options,
                   rows);
-  check_methods(method, packed.n_heads);
+  check_methods(method, packed.n_heads, packed.n_kv_heads);
   return packed;
 }
 
@@ -186,6 +195,7 @@ void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const 
 /// Shapes  q: n_q x (n_heads * d), k: n_k x (n_kv_heads * d), v: n_k x (n_kv_heads * d_v);
 ///         returns out: n_q x (n_heads * d_v), lse: n_q x n_heads, 0 x 0 for methods without a softmax. Masks with n_heads * n_q
 ///         rows differ between heads.
+/// Method  one for all heads, or a list (vector, span) of one per head or one per key/value head.
 /// Errors  as attend, and OptionError unless n_kv_heads divides n_heads.
 /// Cost    n_heads times one head; keys shared by several heads are read from memory once when decoding.
 /// Threads parallel over heads and queries; per head the same bits as `attend` on its columns.

@@ -26,7 +26,7 @@ struct KeyPlace {
 template <KeyPattern Pattern>
 class QueryCut {
  public:
-  static constexpr Index max_share = 16;  ///< panels of a task
+  static constexpr Index max_share = 26;  ///< panels of a task
   Index share = 1;                        ///< panels of a task at most
   Index n_tasks = 0;                      ///< of one head and chunk
   Index n_chunks = 1;                     ///< chunks of keys
