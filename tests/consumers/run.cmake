@@ -18,7 +18,7 @@ function(step what)
 endfunction()
 
 if(EXISTS "${source}/CMakeLists.txt")
-  if(NAME STREQUAL "find_package")
+  if(NAME MATCHES "^(find_package|pkg_config)$")
     step("installing heed" "${CMAKE_COMMAND}" --install "${HEED_BINARY_DIR}" --prefix "${build}/installed")
     # The installed tree must work wherever it is moved to.
     file(RENAME "${build}/installed" "${build}/a prefix")

@@ -1,0 +1,3 @@
+#include "../main_program.hpp"
+
+int main() { return main_program("pkg_config"); }
