@@ -53,7 +53,8 @@ class LinearAttention {
     if (mask.allowed.given()) refuse("Mask::allowed", "it never sees a pair");
     if (mask.bias.given()) refuse("Mask::bias", "it never sees a pair");
     if (mask.alibi_slope.given()) refuse("Mask::alibi_slope", "it has no scores");
-    if (mask.window_left < n || mask.window_right < n) refuse("Mask::window", "keys are summed and not taken back");
+    if (mask.window_left < n || mask.window_right < n)
+      refuse("Mask::window_left or window_right", "keys are summed and not taken back");
     if (!mask.sequence_offsets.empty()) refuse("Mask::sequence_offsets", "call it for each sequence");
     if (options.softcap || options.sinks.given()) refuse("AttentionOptions::softcap or sinks", "it has no scores");
   }

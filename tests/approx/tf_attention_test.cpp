@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "heed/approx/monte_carlo_values.hpp"
+#include "heed/approx/tc_attention.hpp"
 #include "heed/exact/attend.hpp"
 #include "heed/exact/key_value_cache.hpp"
 #include "heed/exact/multi_head.hpp"
@@ -206,6 +207,12 @@ TEST(TfAttention, TakesATreePerKeyHead) {
   const MonteCarloValues<float> sampled(x, w_v, options);
   EXPECT_SAME_BITS(multi_head_attend(q, k, sampled, heads, {}, trees).out,
                    multi_head_attend(q, k, sampled, heads, {}, repeated).out);
+  // A list of equals is the method itself; TC-attention also says what its keys weigh.
+  const TcAttention<float> path{random_tree<float>(2, d, 3), random_matrix<float>(3, 1, 6).col(0).eval()};
+  EXPECT_SAME_BITS(multi_head_attend(q, k, v, heads, {}, std::vector{trees[0], trees[0]}).out,
+                   multi_head_attend(q, k, v, heads, {}, trees[0]).out);
+  EXPECT_SAME_BITS(multi_head_attend(q, k, sampled, heads, {}, std::vector{path, path}).out,
+                   multi_head_attend(q, k, sampled, heads, {}, path).out);
   KeyValueCache<float> cache(d, 5, n_kv_heads);
   cache.append(k, v);
   EXPECT_SAME_BITS(attend(q, cache, {}, trees).out, want.out);
