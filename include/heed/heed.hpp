@@ -29,7 +29,9 @@
 #include "heed/kernels/isa.hpp"
 #include "heed/kernels/select.hpp"
 
-// exact/ (floor 2): the oracle, the streaming engine, exact attention, decoding
+// engine/ (floor 2) runs kernels over pairs; what is below uses it, users need not name it
+
+// exact/ (floor 3): the doors, the oracle, exact attention, decoding
 #include "heed/exact/attend.hpp"
 #include "heed/exact/attend_over.hpp"
 #include "heed/exact/exact_attention.hpp"
@@ -38,21 +40,21 @@
 #include "heed/exact/multi_head.hpp"
 #include "heed/exact/reference.hpp"
 
-// trees/ (floor 3): trees of hyperplanes that route tokens to leaves
+// trees/ (floor 4): trees of hyperplanes that route tokens to leaves
 #include "heed/trees/decision_tree.hpp"
 #include "heed/trees/fit_tree.hpp"
 #include "heed/trees/leaf_pattern.hpp"
 #include "heed/trees/route.hpp"
 #include "heed/trees/tree_balance.hpp"
 
-// sampling/ (floor 3): which products stand for a row, how many, and how far off they are
+// sampling/ (floor 4): which products stand for a row, how many, and how far off they are
 #include "heed/sampling/alias_table.hpp"
 #include "heed/sampling/error_bounds.hpp"
 #include "heed/sampling/inclusion.hpp"
 #include "heed/sampling/monte_carlo_options.hpp"
 #include "heed/sampling/sample_counts.hpp"
 
-// approx/ (floor 4): methods with a name, and values made during the call, exactly or by Monte Carlo
+// approx/ (floor 5): methods with a name, and values made during the call, exactly or by Monte Carlo
 #include "heed/approx/bigbird_attention.hpp"
 #include "heed/approx/bigbird_tiles.hpp"
 #include "heed/approx/computed_values.hpp"
@@ -64,7 +66,7 @@
 #include "heed/approx/tf_attention.hpp"
 #include "heed/approx/window_attention.hpp"
 
-// io/ (floor 6): .npy and .safetensors; include by name, so that who reads no files does not parse file streams
+// io/ (floor 7): .npy and .safetensors; include by name, so that who reads no files does not parse file streams
 //   #include "heed/io/npy.hpp"
 //   #include "heed/io/safetensors.hpp"
 //   #include "heed/io/tensor.hpp"

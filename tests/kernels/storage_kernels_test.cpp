@@ -8,7 +8,7 @@
 #include <Eigen/Core>
 #include <gtest/gtest.h>
 
-#include "heed/exact/head_call.hpp"
+#include "heed/engine/head_call.hpp"
 #include "heed/kernels/select.hpp"
 #include "heed/kernels/tile_kernels.hpp"
 #include "support/inputs.hpp"

@@ -12,7 +12,7 @@
 #include "heed/core/score_mod.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/exact/engine.hpp"
+#include "heed/engine/softmax_engine.hpp"
 
 namespace heed {
 

@@ -12,9 +12,9 @@
 #include "heed/core/score_mod.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/engine/head_call.hpp"
 #include "heed/exact/attend.hpp"
 #include "heed/exact/attend_over.hpp"
-#include "heed/exact/head_call.hpp"
 #include "heed/exact/method_runner.hpp"
 #include "heed/exact/multi_head.hpp"
 

@@ -10,7 +10,7 @@
 #include "heed/core/context.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/exact/dense_projection.hpp"
+#include "heed/engine/matrix_product.hpp"
 #include "heed/sampling/head_weights.hpp"
 #include "heed/sampling/monte_carlo_options.hpp"
 #include "heed/sampling/row_encoder.hpp"

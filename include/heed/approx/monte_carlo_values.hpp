@@ -14,7 +14,7 @@
 #include "heed/core/options.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/exact/head_call.hpp"
+#include "heed/engine/head_call.hpp"
 #include "heed/exact/importance.hpp"
 #include "heed/sampling/error_bounds.hpp"
 #include "heed/sampling/monte_carlo_options.hpp"

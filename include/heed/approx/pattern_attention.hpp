@@ -8,8 +8,8 @@
 #include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/types.hpp"
+#include "heed/engine/run_pattern.hpp"
 #include "heed/exact/attend_over.hpp"
-#include "heed/exact/run_pattern.hpp"
 
 namespace heed {
 

@@ -9,8 +9,8 @@
 #include "heed/core/vector_view.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/exact/dense_projection.hpp"
-#include "heed/exact/head_call.hpp"
+#include "heed/engine/head_call.hpp"
+#include "heed/engine/matrix_product.hpp"
 
 namespace heed {
 

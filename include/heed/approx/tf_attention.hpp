@@ -14,10 +14,10 @@
 #include "heed/core/score_mod.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/exact/engine.hpp"
-#include "heed/exact/excluded_labels.hpp"
-#include "heed/exact/merged_parts.hpp"
-#include "heed/exact/run_pattern.hpp"
+#include "heed/engine/label_rule.hpp"
+#include "heed/engine/merged_parts.hpp"
+#include "heed/engine/run_pattern.hpp"
+#include "heed/engine/softmax_engine.hpp"
 #include "heed/trees/decision_tree.hpp"
 #include "heed/trees/leaf_overflow.hpp"
 #include "heed/trees/leaf_tiles.hpp"
@@ -136,7 +136,7 @@ class TfAttention {
                   Workspace::Frame& frame, const Visit& visit) const {
     if (!united()) return;
     const detail::NearTiles near = detail::near_tiles(options_.n_sinks, options.mask, n_q, n_k, frame);
-    const detail::ExcludedLabels not_in_leaf{tiles.key_leaf, tiles.first_leaf, tiles.end_leaf};
+    const detail::LabelRule not_in_leaf{tiles.key_leaf, tiles.first_leaf, tiles.end_leaf};
     if (options_.n_sinks > 0) visit(near.sinks, not_in_leaf, options);
     if (options_.window_left) visit(near.behind, not_in_leaf, detail::within_window(options, *options_.window_left));
   }

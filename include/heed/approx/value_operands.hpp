@@ -12,7 +12,7 @@
 #include "heed/core/vector_view.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/exact/dense_projection.hpp"
+#include "heed/engine/matrix_product.hpp"
 
 namespace heed::detail {
 

@@ -9,7 +9,7 @@
 #include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/types.hpp"
-#include "heed/exact/engine.hpp"
+#include "heed/engine/softmax_engine.hpp"
 
 namespace heed {
 

@@ -11,8 +11,8 @@
 #include "heed/core/types.hpp"
 #include "heed/core/values.hpp"
 #include "heed/core/view.hpp"
+#include "heed/engine/head_call.hpp"
 #include "heed/exact/exact_attention.hpp"
-#include "heed/exact/head_call.hpp"
 
 namespace heed {
 

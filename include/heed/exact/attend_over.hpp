@@ -12,9 +12,9 @@
 #include "heed/core/score_mod.hpp"
 #include "heed/core/values.hpp"
 #include "heed/core/view.hpp"
+#include "heed/engine/head_call.hpp"
+#include "heed/engine/run_pattern.hpp"
 #include "heed/exact/attend.hpp"
-#include "heed/exact/head_call.hpp"
-#include "heed/exact/run_pattern.hpp"
 
 namespace heed {
 

@@ -7,8 +7,8 @@
 #include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/types.hpp"
-#include "heed/exact/engine.hpp"
-#include "heed/exact/head_call.hpp"
+#include "heed/engine/head_call.hpp"
+#include "heed/engine/softmax_engine.hpp"
 
 namespace heed {
 

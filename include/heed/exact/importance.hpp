@@ -17,13 +17,13 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/engine/column_panel.hpp"
+#include "heed/engine/count.hpp"
+#include "heed/engine/head_call.hpp"
+#include "heed/engine/softmax_engine.hpp"
 #include "heed/exact/attend.hpp"
 #include "heed/exact/attend_over.hpp"
-#include "heed/exact/column_weights.hpp"
-#include "heed/exact/count.hpp"
-#include "heed/exact/engine.hpp"
 #include "heed/exact/exact_attention.hpp"
-#include "heed/exact/head_call.hpp"
 #include "heed/exact/method_runner.hpp"
 
 namespace heed {

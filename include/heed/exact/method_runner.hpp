@@ -7,9 +7,9 @@
 #include "heed/core/options.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/types.hpp"
-#include "heed/exact/column_weights.hpp"
+#include "heed/engine/column_panel.hpp"
+#include "heed/engine/run_pattern.hpp"
 #include "heed/exact/multi_head.hpp"
-#include "heed/exact/run_pattern.hpp"
 
 namespace heed::detail {
 

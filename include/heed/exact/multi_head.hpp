@@ -11,9 +11,9 @@
 #include "heed/core/result.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/engine/head_call.hpp"
 #include "heed/exact/attend.hpp"
 #include "heed/exact/exact_attention.hpp"
-#include "heed/exact/head_call.hpp"
 
 namespace heed {
 

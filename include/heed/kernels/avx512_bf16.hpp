@@ -1,8 +1,8 @@
 #pragma once
 #include "heed/kernels/avx512.hpp"
+#include "heed/kernels/bf16_kernels.hpp"
 #include "heed/kernels/intrinsics.hpp"
 #include "heed/kernels/isa.hpp"
-#include "heed/kernels/twin_kernels.hpp"
 
 // The bfloat16 dot instruction on top of the AVX-512 instance, whose vector types and exp2 it uses.
 #if HEED_HAS_X86_KERNELS
@@ -23,12 +23,12 @@
 
 namespace heed::detail::avx512_bf16 {
 #define HEED_INLINE [[gnu::always_inline]]
+#include "heed/kernels/bf16_pack_body.inl"
+#include "heed/kernels/bf16_tile_body.inl"
 #include "heed/kernels/simd_avx512_bf16.inl"
-#include "heed/kernels/twin_pack_body.inl"
-#include "heed/kernels/twin_tile_body.inl"
 #undef HEED_INLINE
 
-inline constexpr TwinKernels table = {&transpose, &gather, &pack_values, &all_finite, &clean, &scores, &weigh, &values};
+inline constexpr Bf16Kernels table = {&transpose, &gather, &pack_values, &all_finite, &clean, &scores, &weigh, &values};
 }  // namespace heed::detail::avx512_bf16
 
 #if defined(__clang__)

@@ -4,10 +4,10 @@
 #include "heed/kernels/avx2.hpp"
 #include "heed/kernels/avx512.hpp"
 #include "heed/kernels/avx512_bf16.hpp"
+#include "heed/kernels/bf16_kernels.hpp"
 #include "heed/kernels/isa.hpp"
 #include "heed/kernels/portable.hpp"
 #include "heed/kernels/tile_kernels.hpp"
-#include "heed/kernels/twin_kernels.hpp"
 
 namespace heed::detail {
 
@@ -61,7 +61,7 @@ const RouteKernels<T, S>& route_kernels(Isa isa) {
 }
 
 /// The kernels on bfloat16 operands as they are stored, null where the instruction set has none.
-inline const TwinKernels* twin_kernels(Isa isa) {
+inline const Bf16Kernels* bf16_kernels(Isa isa) {
 #if HEED_HAS_X86_KERNELS
   if (isa == Isa::avx512_bf16) return &avx512_bf16::table;
 #endif

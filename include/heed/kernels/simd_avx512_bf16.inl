@@ -4,7 +4,7 @@
 
 using avx512::Vf;
 using V = Vf::V;
-using Words = __m512i;  // 16 twins
+using Words = __m512i;  // 16 pairs
 constexpr Size lanes = Vf::lanes;
 typedef short Shorts __attribute__((vector_size(64)));
 
@@ -14,38 +14,38 @@ HEED_INLINE inline V dot(Words a, Words b, V sum) {
   return sum;
 }
 
-// Rounded to the nearest bfloat16, ties to even: twins (first[i], second[i]).
+// Rounded to the nearest bfloat16, ties to even: pairs (first[i], second[i]).
 HEED_INLINE inline Words narrow(V first, V second) {
   Shorts halves;  // all of first, then all of second
   __asm__("vcvtne2ps2bf16 {%1, %2, %0|%0, %2, %1}" : "=v"(halves) : "v"(first), "v"(second));
 #if defined(__clang__)
-  const Shorts twins = __builtin_shufflevector(halves, halves, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
+  const Shorts pairs = __builtin_shufflevector(halves, halves, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
                                                8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 #else
   const Shorts order = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                         8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const Shorts twins = __builtin_shuffle(halves, order);
+  const Shorts pairs = __builtin_shuffle(halves, order);
 #endif
-  return reinterpret_cast<Words>(twins);
+  return reinterpret_cast<Words>(pairs);
 }
 
-// One twin, from any address, in all lanes.
+// One pair, from any address, in all lanes.
 HEED_INLINE inline Words set(const Bfloat* p) {
-  int twin;
-  __builtin_memcpy(&twin, p, sizeof twin);
-  return _mm512_set1_epi32(twin);
+  int pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return _mm512_set1_epi32(pair);
 }
-HEED_INLINE inline Words set(const Twin* p) { return set(&p->first); }
+HEED_INLINE inline Words set(const Bf16Pair* p) { return set(&p->first); }
 
 HEED_INLINE inline Words load(const void* p) { return _mm512_loadu_si512(p); }
 HEED_INLINE inline void store_words(void* p, Words x) { _mm512_storeu_si512(p, x); }
 HEED_INLINE inline __mmask16 first_lanes(Size n) {
   return static_cast<__mmask16>(n >= lanes ? 0xffffu : (1u << n) - 1u);
 }
-// The first n of 16 twins.
+// The first n of 16 pairs.
 HEED_INLINE inline void store_words(void* p, Words x, Size n) { _mm512_mask_storeu_epi32(p, first_lanes(n), x); }
 
-// Twins of the first n numbers of a run, at most 32; the rest is 0. Reads nothing behind them.
+// Bf16Pairs of the first n numbers of a run, at most 32; the rest is 0. Reads nothing behind them.
 HEED_INLINE inline Words load_run(const Bfloat* p, Size n) {
   if (n >= 2 * lanes) return load(p);
   Words x = _mm512_maskz_loadu_epi32(first_lanes(n / 2), p);
@@ -53,7 +53,7 @@ HEED_INLINE inline Words load_run(const Bfloat* p, Size n) {
   return x;
 }
 
-// Twins of neighbours in two runs of n numbers, at most 16; the rest is 0. A null run counts as zeros.
+// Bf16Pairs of neighbours in two runs of n numbers, at most 16; the rest is 0. A null run counts as zeros.
 HEED_INLINE inline Words load_half(const Bfloat* p, Size n) {
   __m256i words = _mm256_setzero_si256();
   if (p != nullptr && n >= lanes) {
@@ -67,7 +67,7 @@ HEED_INLINE inline Words load_two(const Bfloat* first, const Bfloat* second, Siz
   return _mm512_or_si512(load_half(first, n), _mm512_slli_epi32(load_half(second, n), 16));
 }
 
-// 16 x 16 twins, rows to columns; permutations only, so every bit stays.
+// 16 x 16 pairs, rows to columns; permutations only, so every bit stays.
 HEED_INLINE inline void transpose_words(Words* x) {
   V rows[lanes];
 #pragma GCC unroll 16

@@ -8,7 +8,7 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/exact/column_weights.hpp"
+#include "heed/engine/column_panel.hpp"
 #include "heed/trees/path_sums.hpp"
 
 namespace heed::detail {

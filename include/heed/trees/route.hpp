@@ -10,7 +10,7 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/exact/head_call.hpp"
+#include "heed/engine/head_call.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed {

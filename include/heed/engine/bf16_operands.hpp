@@ -9,9 +9,9 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/exact/head_call.hpp"
-#include "heed/exact/strip.hpp"
-#include "heed/exact/twin_tile.hpp"
+#include "heed/engine/bf16_tile.hpp"
+#include "heed/engine/head_call.hpp"
+#include "heed/engine/tile_part.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {
@@ -20,47 +20,47 @@ namespace heed::detail {
 /// float. Scores are those of WidenedOperands but for rounding; weights are rounded to bfloat16 before they meet the values,
 /// a relative error of at most 2^-9 each. Same members as WidenedOperands.
 template <class Call>
-class TwinOperands {
+class Bf16Operands {
  public:
   using Sum = float;
-  using Tile = TwinTile;
+  using Tile = Bf16Tile;
   static constexpr Index granule = 2;
   static constexpr bool serves =
       std::is_same_v<typename Call::Query, Eigen::bfloat16> && std::is_same_v<typename Call::Key, Eigen::bfloat16>;
 
-  TwinOperands(Scratch& scratch, Index width, Index d, Isa isa) : twins_(*twin_kernels(isa)), n_twins_((d + 1) / 2) {
-    q_ = scratch.take<Twin>(static_cast<std::size_t>(width * n_twins_));
+  Bf16Operands(Scratch& scratch, Index width, Index d, Isa isa) : kernels_(*bf16_kernels(isa)), n_pairs_((d + 1) / 2) {
+    q_ = scratch.take<Bf16Pair>(static_cast<std::size_t>(width * n_pairs_));
   }
 
   void pack(const ConstView<Eigen::bfloat16>& q, const TokenSet& queries, Index width, float factor) {
     const Bfloat* from = kernel_pointer(q.data) + (queries.list == nullptr ? queries.first * q.row_stride : 0);
-    twins_.transpose(from, q.row_stride, q.col_stride, queries.list, queries.size, q.cols, q_, width);
+    kernels_.transpose(from, q.row_stride, q.col_stride, queries.list, queries.size, q.cols, q_, width);
     if (factor == 1) return;
-    for (Index t = 0; t < n_twins_ * width; ++t) q_[t] = {times(factor, q_[t].first), times(factor, q_[t].second)};
+    for (Index t = 0; t < n_pairs_ * width; ++t) q_[t] = {times(factor, q_[t].first), times(factor, q_[t].second)};
   }
 
-  void scores(const Tile& tile, const Strip& strip, Index width, float* s, float* top, const Ahead*) const {
-    twins_.scores(tile.k(strip.at), tile.k_stride(), strip.n_keys, q_, n_twins_, width, strip.first, strip.count, s,
-                  top);
+  void scores(const Tile& tile, const TilePart& strip, Index width, float* s, float* top, const Ahead*) const {
+    kernels_.scores(tile.k(strip.at), tile.k_stride(), strip.n_keys, q_, n_pairs_, width, strip.first, strip.count, s,
+                    top);
   }
 
-  void weigh(const Strip& strip, Index width, float factor, const float* base, float* s, float* l) const {
-    twins_.weigh(strip.n_keys, width, strip.first, strip.count, factor, base, s, l);
+  void weigh(const TilePart& strip, Index width, float factor, const float* base, float* s, float* l) const {
+    kernels_.weigh(strip.n_keys, width, strip.first, strip.count, factor, base, s, l);
   }
   static float weight(const float* w, Index width, Index j, Index i) {
     const auto bits = std::bit_cast<std::uint32_t>(w[j / granule * width + i]);
     return std::bit_cast<float>(j % granule == 0 ? bits << 16 : bits & 0xffff0000u);
   }
 
-  void values(const Tile& tile, const Strip& strip, Index width, const float* w, const float* correction,
+  void values(const Tile& tile, const TilePart& strip, Index width, const float* w, const float* correction,
               float* out) const {
-    twins_.values(tile.v(strip.at), tile.v_block(), (strip.n_keys + 1) / 2, w, tile.d_v(), width, strip.first,
-                  strip.count, correction, out);
+    kernels_.values(tile.v(strip.at), tile.v_block(), (strip.n_keys + 1) / 2, w, tile.d_v(), width, strip.first,
+                    strip.count, correction, out);
   }
-  void finite_values(Tile& tile, const Strip& strip, Index width, const float* w, const float* correction,
+  void finite_values(Tile& tile, const TilePart& strip, Index width, const float* w, const float* correction,
                      float* out) const {
-    twins_.values(tile.finite_copy(strip.at, strip.n_keys), tile.v_block(), (strip.n_keys + 1) / 2, w, tile.d_v(),
-                  width, strip.first, strip.count, correction, out);
+    kernels_.values(tile.finite_copy(strip.at, strip.n_keys), tile.v_block(), (strip.n_keys + 1) / 2, w, tile.d_v(),
+                    width, strip.first, strip.count, correction, out);
   }
 
  private:
@@ -70,9 +70,9 @@ class TwinOperands {
     return {static_cast<std::uint16_t>((x.bits & 0x7f80u) == 0x7f80u ? 0x7fc0u : 0u)};
   }
 
-  const TwinKernels& twins_;
-  Index n_twins_;
-  Twin* q_;
+  const Bf16Kernels& kernels_;
+  Index n_pairs_;
+  Bf16Pair* q_;
 };
 
 }  // namespace heed::detail

@@ -3,9 +3,9 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/exact/head_call.hpp"
-#include "heed/exact/key_tile.hpp"
-#include "heed/exact/strip.hpp"
+#include "heed/engine/head_call.hpp"
+#include "heed/engine/key_tile.hpp"
+#include "heed/engine/tile_part.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {
@@ -30,23 +30,25 @@ class WidenedOperands {
                        true);
   }
 
-  void scores(const Tile& tile, const Strip& strip, Index width, Sum* s, Sum* top, const Ahead* ahead) const {
+  void scores(const Tile& tile, const TilePart& strip, Index width, Sum* s, Sum* top, const Ahead* ahead) const {
     tiles_.scores(tile.k(strip.at), tile.k_stride(), strip.n_keys, q_, d_, width, strip.first, strip.count, s, top,
                   ahead);
   }
 
   /// Scores to weights, in place, and their sum to l.
-  void weigh(const Strip& strip, Index width, Sum factor, const Sum* base, Sum* s, Sum* l) const {
+  void weigh(const TilePart& strip, Index width, Sum factor, const Sum* base, Sum* s, Sum* l) const {
     tiles_.weigh(strip.n_keys, width, strip.first, strip.count, factor, base, s, l);
   }
   static Sum weight(const Sum* w, Index width, Index j, Index i) { return w[j * width + i]; }
 
-  void values(const Tile& tile, const Strip& strip, Index width, const Sum* w, const Sum* correction, Sum* out) const {
+  void values(const Tile& tile, const TilePart& strip, Index width, const Sum* w, const Sum* correction,
+              Sum* out) const {
     tiles_.values(tile.v(strip.at), tile.v_stride(), tile.v_block(), strip.n_keys, w, tile.d_v(), width, strip.first,
                   strip.count, correction, out);
   }
   /// The same with 0 for NaN and Inf.
-  void finite_values(Tile& tile, const Strip& strip, Index width, const Sum* w, const Sum* correction, Sum* out) const {
+  void finite_values(Tile& tile, const TilePart& strip, Index width, const Sum* w, const Sum* correction,
+                     Sum* out) const {
     tiles_.values(tile.finite_copy(strip.at, strip.n_keys), tile.d_v(), tiles_.rows, strip.n_keys, w, tile.d_v(), width,
                   strip.first, strip.count, correction, out);
   }

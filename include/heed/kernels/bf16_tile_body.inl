@@ -4,15 +4,15 @@
 // Scores of R keys: s[r][i] = k_r . q_i; top[i] = max(top[i], s[.][i]). The maximum waits in memory: the accumulators need
 // the registers.
 template <int U, int R>
-HEED_INLINE inline void score_rows(const Bfloat* k, Size k_stride, const Twin* q, Size n_twins, Size panel, float* s,
-                                   float* top) {
+HEED_INLINE inline void score_rows(const Bfloat* k, Size k_stride, const Bf16Pair* q, Size n_pairs, Size panel,
+                                   float* s, float* top) {
   V sum[R][U];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u) sum[r][u] = Vf::zero();
   }
-  for (Size t = 0; t < n_twins; ++t, q += panel) {
+  for (Size t = 0; t < n_pairs; ++t, q += panel) {
     Words row[U];
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u) row[u] = load(q + u * lanes);
@@ -37,31 +37,31 @@ HEED_INLINE inline void score_rows(const Bfloat* k, Size k_stride, const Twin* q
 }
 
 template <int U>
-HEED_INLINE inline void score_strip(const Bfloat* k, Size k_stride, Size n_keys, const Twin* q, Size n_twins,
+HEED_INLINE inline void score_strip(const Bfloat* k, Size k_stride, Size n_keys, const Bf16Pair* q, Size n_pairs,
                                     Size panel, float* s, float* top) {
   constexpr int R = Vf::rows;
   if (n_keys < R) {
     for (Size j = 0; j < n_keys; ++j)
-      score_rows<U, 1>(k + j * k_stride, k_stride, q, n_twins, panel, s + j * panel, top);
+      score_rows<U, 1>(k + j * k_stride, k_stride, q, n_pairs, panel, s + j * panel, top);
     return;
   }
   for (Size j = 0; j < n_keys; j += R) {
     const Size from = j + R <= n_keys ? j : n_keys - R;  // the last tile overlaps: the same scores, written again
-    score_rows<U, R>(k + from * k_stride, k_stride, q, n_twins, panel, s + from * panel, top);
+    score_rows<U, R>(k + from * k_stride, k_stride, q, n_pairs, panel, s + from * panel, top);
   }
 }
 
-// s[j][i] = k_j . q_i for the keys of a strip; top[i] = max(top[i], s[.][i]). Rows of keys are twins: 2 * n_twins numbers each,
+// s[j][i] = k_j . q_i for the keys of a strip; top[i] = max(top[i], s[.][i]). Rows of keys are pairs: 2 * n_pairs numbers each,
 // k_stride numbers apart, at any address.
-inline void scores(const Bfloat* k, Size k_stride, Size n_keys, const Twin* q, Size n_twins, Size panel, Size first,
+inline void scores(const Bfloat* k, Size k_stride, Size n_keys, const Bf16Pair* q, Size n_pairs, Size panel, Size first,
                    Size count, float* s, float* top) {
   const Size shift = first * lanes;
   if (count == 1) {
-    score_strip<1>(k, k_stride, n_keys, q + shift, n_twins, panel, s + shift, top + shift);
+    score_strip<1>(k, k_stride, n_keys, q + shift, n_pairs, panel, s + shift, top + shift);
   } else if (count == 2) {
-    score_strip<2>(k, k_stride, n_keys, q + shift, n_twins, panel, s + shift, top + shift);
+    score_strip<2>(k, k_stride, n_keys, q + shift, n_pairs, panel, s + shift, top + shift);
   } else {
-    score_strip<3>(k, k_stride, n_keys, q + shift, n_twins, panel, s + shift, top + shift);
+    score_strip<3>(k, k_stride, n_keys, q + shift, n_pairs, panel, s + shift, top + shift);
   }
 }
 
@@ -98,7 +98,7 @@ HEED_INLINE inline void weigh_strip(Size n_keys, Size panel, float c, const floa
   for (int u = 0; u < U; ++u) Vf::store(l + u * lanes, Vf::add(Vf::load(l + u * lanes), sum[u]));
 }
 
-// The weights w_j = 2^(c * (s[j][i] - base[i])), rounded, of keys j and j + 1 as twins in place of row j / 2; l[i] += their sum, keys in
+// The weights w_j = 2^(c * (s[j][i] - base[i])), rounded, of keys j and j + 1 as pairs in place of row j / 2; l[i] += their sum, keys in
 // order, before rounding. With the sum of the rounded weights the error of lse would be 60 to 500 times as large (1e-6 becomes
 // 1e-4 to 1e-3), and that of a bfloat16 out the same within 5%.
 inline void weigh(Size n_keys, Size panel, Size first, Size count, float c, const float* base, float* s, float* l) {
@@ -114,15 +114,15 @@ inline void weigh(Size n_keys, Size panel, Size first, Size count, float c, cons
 
 // out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v[j][c] for R columns of v.
 template <int U, int R>
-HEED_INLINE inline void value_columns(const Twin* v, Size n_twins, const float* w, Size panel, const float* correction,
-                                      float* out) {
+HEED_INLINE inline void value_columns(const Bf16Pair* v, Size n_pairs, const float* w, Size panel,
+                                      const float* correction, float* out) {
   V sum[R][U];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u) sum[r][u] = Vf::zero();
   }
-  for (Size t = 0; t < n_twins; ++t, w += panel, v += Vf::rows) {
+  for (Size t = 0; t < n_pairs; ++t, w += panel, v += Vf::rows) {
     Words weight[U];
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u) weight[u] = load(w + u * lanes);
@@ -137,26 +137,26 @@ HEED_INLINE inline void value_columns(const Twin* v, Size n_twins, const float* 
 }
 
 template <int U>
-HEED_INLINE inline void value_strip(const Twin* v, Size block_stride, Size n_twins, const float* w, Size d_v,
+HEED_INLINE inline void value_strip(const Bf16Pair* v, Size block_stride, Size n_pairs, const float* w, Size d_v,
                                     Size panel, const float* correction, float* out) {
   constexpr int R = Vf::rows;
   Size c = 0;
   for (; c + R <= d_v; c += R, v += block_stride)
-    value_columns<U, R>(v, n_twins, w, panel, correction, out + c * panel);
-  for (; c < d_v; ++c, ++v) value_columns<U, 1>(v, n_twins, w, panel, correction, out + c * panel);
+    value_columns<U, R>(v, n_pairs, w, panel, correction, out + c * panel);
+  for (; c < d_v; ++c, ++v) value_columns<U, 1>(v, n_pairs, w, panel, correction, out + c * panel);
 }
 
-// out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v_jc over twins of keys: weights as `weigh` leaves them, values as `pack_values`
+// out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v_jc over pairs of keys: weights as `weigh` leaves them, values as `pack_values`
 // lays them, from an even key on.
-inline void values(const Twin* v, Size block_stride, Size n_twins, const float* w, Size d_v, Size panel, Size first,
+inline void values(const Bf16Pair* v, Size block_stride, Size n_pairs, const float* w, Size d_v, Size panel, Size first,
                    Size count, const float* correction, float* out) {
   const Size shift = first * lanes;
   if (correction != nullptr) correction += shift;
   if (count == 1) {
-    value_strip<1>(v, block_stride, n_twins, w + shift, d_v, panel, correction, out + shift);
+    value_strip<1>(v, block_stride, n_pairs, w + shift, d_v, panel, correction, out + shift);
   } else if (count == 2) {
-    value_strip<2>(v, block_stride, n_twins, w + shift, d_v, panel, correction, out + shift);
+    value_strip<2>(v, block_stride, n_pairs, w + shift, d_v, panel, correction, out + shift);
   } else {
-    value_strip<3>(v, block_stride, n_twins, w + shift, d_v, panel, correction, out + shift);
+    value_strip<3>(v, block_stride, n_pairs, w + shift, d_v, panel, correction, out + shift);
   }
 }

@@ -9,14 +9,14 @@
 #include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/exact/excluded_labels.hpp"
-#include "heed/exact/head_call.hpp"
-#include "heed/exact/key_tile.hpp"
-#include "heed/exact/pair_tile.hpp"
-#include "heed/exact/query_ranges.hpp"
-#include "heed/exact/score_rule.hpp"
-#include "heed/exact/softmax_state.hpp"
-#include "heed/exact/strip.hpp"
+#include "heed/engine/head_call.hpp"
+#include "heed/engine/key_tile.hpp"
+#include "heed/engine/label_rule.hpp"
+#include "heed/engine/pair_tile.hpp"
+#include "heed/engine/query_ranges.hpp"
+#include "heed/engine/score_rule.hpp"
+#include "heed/engine/softmax_state.hpp"
+#include "heed/engine/tile_part.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {
@@ -42,14 +42,14 @@ struct PanelScratch {
 /// The keys of a tile go in *strips*. Keys every query of the panel sees form one wide strip; keys at the edge of a causal or
 /// windowed range form strips one vector of keys long that only touch the query vectors which see some of them, so that a
 /// diagonal costs little more than its kept half. Then: new maximum, weights, values (`flush`).
-/// `Operands` are how products read queries, keys, values and weights (WidenedOperands, TwinOperands); all else is in their Sum.
+/// `Operands` are how products read queries, keys, values and weights (WidenedOperands, Bf16Operands); all else is in their Sum.
 template <class Operands, class Call, class ScoreMod>
-class Panel {
+class SoftmaxPanel {
  public:
   using T = typename Operands::Sum;
   using Tile = typename Operands::Tile;
 
-  Panel(Scratch& scratch, const PanelScratch<T>& shared, Index d, Index d_v, Isa isa)
+  SoftmaxPanel(Scratch& scratch, const PanelScratch<T>& shared, Index d, Index d_v, Isa isa)
       : tiles_(tile_kernels<T>(isa)),
         isa_(isa),
         shared_(shared),
@@ -114,7 +114,7 @@ class Panel {
   }
 
  private:
-  static constexpr bool excludes = std::is_same_v<ScoreMod, ExcludedLabels>;
+  static constexpr bool excludes = std::is_same_v<ScoreMod, LabelRule>;
   static constexpr bool has_functor = !std::is_same_v<ScoreMod, NoScoreMod> && !excludes;
   static constexpr Index max_strips = Tile::capacity / 2 + 1;
 
@@ -170,7 +170,7 @@ class Panel {
     // The maximum counts only once the scores are final; until then it goes where nobody looks.
     const bool bounded = edge || has_functor;
     std::fill(shared_.base, shared_.base + width_, minus_infinity<T>);
-    Strip strip{at, n, first, count, edge || pairs.some_masked || has_functor || excludes};  // a functor may mask
+    TilePart strip{at, n, first, count, edge || pairs.some_masked || has_functor || excludes};  // a functor may mask
     operands_.scores(*tile_, strip, width_, s, adjusts || bounded || excludes ? shared_.base : shared_.top, ahead_);
     ahead_ = nullptr;  // once
     if (adjusts && adjust(keys, pairs, first, count, s, bounded || excludes ? shared_.base : shared_.top))
@@ -216,7 +216,7 @@ class Panel {
     if (no_values_) {                          // which then only writes
       no_values_ = false;
       correction = nullptr;
-      const Strip& first = strips_[0];
+      const TilePart& first = strips_[0];
       if (first.count < vectors_ || first.partial) {
         state_.clear_out();
         correction = shared_.ones;
@@ -228,7 +228,7 @@ class Panel {
     };
     std::fill(shared_.ones, shared_.ones + width_, T(1));
     for (Index t = 0; t < n_strips_; ++t) {
-      const Strip& strip = strips_[static_cast<std::size_t>(t)];
+      const TilePart& strip = strips_[static_cast<std::size_t>(t)];
       T* w = shared_.s + strip.at * width_;
       if (strip.count < vectors_) correct_now(w);
       operands_.weigh(strip, width_, rule_->softmax_factor, shared_.base, w, state_.l);
@@ -245,7 +245,7 @@ class Panel {
 
   // Value rows of a strip with masked pairs may hold NaN or Inf: 0 has stood in for them, so that every other number keeps its bits;
   // now they reach the queries that give their key a weight.
-  void add_spoiled(const Strip& strip, const T* w) {
+  void add_spoiled(const TilePart& strip, const T* w) {
     for (Index j = strip.at; j < strip.at + strip.n_keys; ++j) {
       for (Index c = 0; c < call_->v.cols; ++c) {
         const T value = tile_->value(j, c);
@@ -275,7 +275,7 @@ class Panel {
   TokenSet set_, keys_;
   bool no_values_ = true;  // state_.out is not yet written
   Index vectors_ = 0, width_ = 0, n_strips_ = 0;
-  std::array<Strip, static_cast<std::size_t>(max_strips)> strips_;
+  std::array<TilePart, static_cast<std::size_t>(max_strips)> strips_;
 };
 
 }  // namespace heed::detail

@@ -8,26 +8,26 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/exact/head_call.hpp"
-#include "heed/exact/key_tile.hpp"
+#include "heed/engine/head_call.hpp"
+#include "heed/engine/key_tile.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {
 
-/// Keys and values of one tile in bfloat16 as the twin kernels read them: rows of keys in place where features come in
+/// Keys and values of one tile in bfloat16 as the pair kernels read them: rows of keys in place where features come in
 /// neighbouring pairs, else copied; values always copied, so that two neighbouring keys lie together. The value column c of keys
 /// j and j + 1, j even, is at v(j)[c / rows * v_block + c % rows]. See KeyTile.
-class TwinTile {
+class Bf16Tile {
  public:
   static constexpr Index capacity = KeyTile<float, float>::capacity;
   static_assert(capacity % 2 == 0);
   const Index rows;  ///< columns of a packed block of values
 
-  TwinTile(Scratch& scratch, Index d, Index d_v, Isa isa)
-      : rows(tile_kernels<float>(isa).rows), twins_(*twin_kernels(isa)), d_v_(d_v) {
-    k_tile_ = scratch.take<Twin>(static_cast<std::size_t>(capacity * ((d + 1) / 2)));
-    v_tile_ = scratch.take<Twin>(static_cast<std::size_t>(n_blocks() * v_block()));
-    clean_ = scratch.take<Twin>(static_cast<std::size_t>(n_blocks() * v_block()));
+  Bf16Tile(Scratch& scratch, Index d, Index d_v, Isa isa)
+      : rows(tile_kernels<float>(isa).rows), kernels_(*bf16_kernels(isa)), d_v_(d_v) {
+    k_tile_ = scratch.take<Bf16Pair>(static_cast<std::size_t>(capacity * ((d + 1) / 2)));
+    v_tile_ = scratch.take<Bf16Pair>(static_cast<std::size_t>(n_blocks() * v_block()));
+    clean_ = scratch.take<Bf16Pair>(static_cast<std::size_t>(n_blocks() * v_block()));
   }
 
   /// `keys`: at most `capacity` of them; visited by `visits` panels: copying pays for several only.
@@ -43,21 +43,21 @@ class TwinTile {
       k_ = k_data;
       k_stride_ = keys_of.row_stride;
     } else {
-      const Index n_twins = (keys_of.cols + 1) / 2;
-      twins_.gather(k_data, keys_of.row_stride, keys_of.col_stride, keys.list, keys.size, keys_of.cols, k_tile_,
-                    n_twins);
+      const Index n_pairs = (keys_of.cols + 1) / 2;
+      kernels_.gather(k_data, keys_of.row_stride, keys_of.col_stride, keys.list, keys.size, keys_of.cols, k_tile_,
+                      n_pairs);
       k_ = reinterpret_cast<const Bfloat*>(k_tile_);
-      k_stride_ = 2 * n_twins;
+      k_stride_ = 2 * n_pairs;
     }
-    twins_.pack_values(v_data, values_of.row_stride, values_of.col_stride, keys.list, keys.size, d_v_, v_tile_,
-                       v_block());
+    kernels_.pack_values(v_data, values_of.row_stride, values_of.col_stride, keys.list, keys.size, d_v_, v_tile_,
+                         v_block());
   }
 
   const Bfloat* k(Index j) const { return k_ + j * k_stride_; }
   Index k_stride() const { return k_stride_; }
   /// Values from key j on; j is even.
-  const Twin* v(Index j) const { return v_tile_ + j / 2 * rows; }
-  /// One twin row more than a block of columns holds: blocks a power of two apart would fall on the same cache lines.
+  const Bf16Pair* v(Index j) const { return v_tile_ + j / 2 * rows; }
+  /// One pair row more than a block of columns holds: blocks a power of two apart would fall on the same cache lines.
   Index v_block() const { return (capacity / 2 + 2) * rows; }
   Index d_v() const { return d_v_; }
 
@@ -69,13 +69,13 @@ class TwinTile {
   }
   /// Value (j, c).
   float value(Index j, Index c) const {
-    const Twin& twin = v(j)[c / rows * v_block() + c % rows];
-    return std::bit_cast<float>(static_cast<std::uint32_t>((j % 2 == 0 ? twin.first : twin.second).bits) << 16);
+    const Bf16Pair& pair = v(j)[c / rows * v_block() + c % rows];
+    return std::bit_cast<float>(static_cast<std::uint32_t>((j % 2 == 0 ? pair.first : pair.second).bits) << 16);
   }
   /// The values of keys [j, j + n), j even, with 0 for NaN and Inf, laid out like v(j). Lives until the next call.
-  const Twin* finite_copy(Index j, Index n) {
+  const Bf16Pair* finite_copy(Index j, Index n) {
     for (Index b = 0; b < n_blocks(); ++b)
-      twins_.clean(v(j) + b * v_block(), (n + 1) / 2 * rows, clean_ + b * v_block());
+      kernels_.clean(v(j) + b * v_block(), (n + 1) / 2 * rows, clean_ + b * v_block());
     return clean_;
   }
 
@@ -83,16 +83,16 @@ class TwinTile {
   Index n_blocks() const { return (d_v_ + rows - 1) / rows; }
   bool finite_rows(Index j, Index n) const {
     for (Index b = 0; b < n_blocks(); ++b) {
-      if (!twins_.all_finite(v(j) + b * v_block(), (n + 1) / 2 * rows)) return false;
+      if (!kernels_.all_finite(v(j) + b * v_block(), (n + 1) / 2 * rows)) return false;
     }
     return true;
   }
 
   enum class Finite { unknown, all, some };
 
-  const TwinKernels& twins_;
+  const Bf16Kernels& kernels_;
   Index d_v_;
-  Twin *k_tile_, *v_tile_, *clean_;
+  Bf16Pair *k_tile_, *v_tile_, *clean_;
   const Bfloat* k_ = nullptr;
   Index k_stride_ = 0, size_ = 0;
   Finite finite_ = Finite::unknown;

@@ -9,10 +9,10 @@
 #include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/exact/head_call.hpp"
-#include "heed/exact/pair_tile.hpp"
-#include "heed/exact/score_rule.hpp"
-#include "heed/exact/softmax_state.hpp"
+#include "heed/engine/head_call.hpp"
+#include "heed/engine/pair_tile.hpp"
+#include "heed/engine/score_rule.hpp"
+#include "heed/engine/softmax_state.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {
@@ -21,12 +21,12 @@ namespace heed::detail {
 /// features, and a key or value row is read from memory once for up to four heads. Each head's arithmetic is the same alone
 /// and in company.
 template <class T, class Call, class ScoreMod>
-class Rows {
+class DecodeRows {
  public:
   static constexpr Index tile_keys = 1024;
   static constexpr Index max_heads = 4;
 
-  Rows(Scratch& frame, Index d, Index d_v, Isa isa)
+  DecodeRows(Scratch& frame, Index d, Index d_v, Isa isa)
       : tiles_(tile_kernels<T>(isa)),
         keys_(storage_kernels<T, KernelScalar<typename Call::Key>>(isa)),
         isa_(isa),

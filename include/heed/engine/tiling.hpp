@@ -3,7 +3,7 @@
 
 #include "heed/core/pattern.hpp"
 #include "heed/core/types.hpp"
-#include "heed/exact/key_tile.hpp"
+#include "heed/engine/key_tile.hpp"
 
 namespace heed::detail {
 
@@ -24,7 +24,7 @@ struct KeyPlace {
 /// panels first (the longest under a causal mask), times a chunk of keys where there is one panel only. Panels and
 /// chunks depend on shapes alone; how many panels share tiles changes no result and so may depend on threads.
 template <KeyPattern Pattern>
-class QueryCut {
+class Tiling {
  public:
   static constexpr Index max_share = 26;  ///< panels of a task
   Index share = 1;                        ///< panels of a task at most
@@ -33,7 +33,7 @@ class QueryCut {
   Index only_group = 0;                   ///< with several chunks: the group with queries
 
   /// `width` queries and `panel_bytes` a panel; `first_task` has room for n_groups + 1 and must live as long.
-  QueryCut(const Pattern& pattern, Index width, Index panel_bytes, Index n_calls, Index threads, Index* first_task)
+  Tiling(const Pattern& pattern, Index width, Index panel_bytes, Index n_calls, Index threads, Index* first_task)
       : pattern_(pattern), width_(width), first_task_(first_task) {
     const Index n_groups = pattern.n_groups();
     Index n_panels = 0, most_panels = 0;

@@ -11,15 +11,15 @@
 #include "heed/core/options.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/exact/count.hpp"
-#include "heed/exact/head_call.hpp"
-#include "heed/exact/panel.hpp"
-#include "heed/exact/query_cut.hpp"
-#include "heed/exact/rows.hpp"
-#include "heed/exact/softmax_state.hpp"
-#include "heed/exact/twin_operands.hpp"
-#include "heed/exact/widened_operands.hpp"
-#include "heed/exact/write_out.hpp"
+#include "heed/engine/bf16_operands.hpp"
+#include "heed/engine/count.hpp"
+#include "heed/engine/decode_rows.hpp"
+#include "heed/engine/head_call.hpp"
+#include "heed/engine/softmax_panel.hpp"
+#include "heed/engine/softmax_state.hpp"
+#include "heed/engine/tiling.hpp"
+#include "heed/engine/widened_operands.hpp"
+#include "heed/engine/write_out.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {
@@ -55,9 +55,9 @@ class Engine {
       run_rows(n_k);
       return;
     }
-    if constexpr (TwinOperands<Call>::serves) {
-      if (twin_kernels(isa_) != nullptr) {
-        run_panels<TwinOperands<Call>>();
+    if constexpr (Bf16Operands<Call>::serves) {
+      if (bf16_kernels(isa_) != nullptr) {
+        run_panels<Bf16Operands<Call>>();
         return;
       }
     }
@@ -65,8 +65,8 @@ class Engine {
   }
 
  private:
-  using Cut = QueryCut<Pattern>;
-  using RowRun = Rows<T, Call, ScoreMod>;
+  using Cut = Tiling<Pattern>;
+  using RowRun = DecodeRows<T, Call, ScoreMod>;
   static constexpr Index row_chunk = 2048;
 
   // One query a head. Task: heads that share keys x chunk of keys.
@@ -97,7 +97,7 @@ class Engine {
       finish(calls_[static_cast<std::size_t>(c)], {0, 1}, states + c * n_chunks, n_chunks);
   }
 
-  // Task: head x a few panels of queries that share tiles of keys x chunk of keys; see QueryCut.
+  // Task: head x a few panels of queries that share tiles of keys x chunk of keys; see Tiling.
   template <class Operands>
   void run_panels() {
     const Index n_calls = static_cast<Index>(calls_.size());
@@ -132,7 +132,7 @@ class Engine {
     }
     typename Operands::Tile tile;
     PanelScratch<T> shared;
-    std::array<std::optional<Panel<Operands, Call, ScoreMod>>, static_cast<std::size_t>(Cut::max_share)> panels;
+    std::array<std::optional<SoftmaxPanel<Operands, Call, ScoreMod>>, static_cast<std::size_t>(Cut::max_share)> panels;
   };
 
   // Each panel computes on one tile while its part of what comes next is on the way: the next tile, or behind the last one the

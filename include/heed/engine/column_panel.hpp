@@ -13,9 +13,9 @@
 #include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/exact/head_call.hpp"
-#include "heed/exact/pair_tile.hpp"
-#include "heed/exact/score_rule.hpp"
+#include "heed/engine/head_call.hpp"
+#include "heed/engine/pair_tile.hpp"
+#include "heed/engine/score_rule.hpp"
 #include "heed/kernels/select.hpp"
 #include "heed/kernels/select_project.hpp"
 

@@ -6,7 +6,7 @@ namespace heed::detail {
 
 /// The pairs of a pattern without those where first[i] <= label[j] < end[i]: what one part of a union leaves to another, said so
 /// that the kernels decide many pairs at once. Labels are whole numbers below 2^24, exact in every scalar.
-struct ExcludedLabels {
+struct LabelRule {
   const Index* label = nullptr;  // n_k
   const Index* first = nullptr;  // n_q
   const Index* end = nullptr;    // n_q
@@ -21,6 +21,6 @@ struct ExcludedLabels {
 };
 
 /// Which pairs it leaves, as a rule.
-inline const ExcludedLabels& pair_rule(const ExcludedLabels& mod) { return mod; }
+inline const LabelRule& pair_rule(const LabelRule& mod) { return mod; }
 
 }  // namespace heed::detail

@@ -13,9 +13,9 @@
 #include "heed/core/per_head.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/exact/count.hpp"
-#include "heed/exact/engine.hpp"
-#include "heed/exact/merged_parts.hpp"
+#include "heed/engine/count.hpp"
+#include "heed/engine/merged_parts.hpp"
+#include "heed/engine/softmax_engine.hpp"
 
 namespace heed::detail {
 

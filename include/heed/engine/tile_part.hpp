@@ -4,7 +4,7 @@
 namespace heed::detail {
 
 /// A run of keys of one tile against some vectors of a panel of queries.
-struct Strip {
+struct TilePart {
   Index at;      ///< first key of the tile, and first row of scores
   Index n_keys;  ///< keys
   Index first;   ///< first query vector it touches
