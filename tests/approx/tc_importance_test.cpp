@@ -112,9 +112,10 @@ TEST(TcImportance, OfHeadsThatShareKeysIsOverAllOfThem) {
       calls.push_back({view_of(q).columns(h * d, d), view_of(k).columns(h / 2 * d, d), {}, {}, nullptr, 1, h});
     Workspace workspace;
     Vector<double> top(2 * n_k), sum(2 * n_k);
-    heed::detail::key_importance(std::span<const Call>(calls), Index(2), causal,
-                                 heed::detail::MethodRunner<std::remove_cvref_t<decltype(method)>>{method}, {},
-                                 workspace, heed::detail::ColumnSums<double>{top.data(), sum.data()});
+    Workspace::Frame frame(workspace);
+    const heed::detail::MethodRun<std::remove_cvref_t<decltype(method)>> run(method, frame);
+    heed::detail::key_importance(std::span<const Call>(calls), Index(2), causal, run, {.workspace = &workspace},
+                                 heed::detail::ColumnSums<double>{top.data(), sum.data()});
     const auto plan = MonteCarloValues<double>(x, w).plan(q, k, causal, method, {}, {.n_heads = 4, .n_kv_heads = 2});
     for (Index kv = 0; kv < 2; ++kv) {
       Matrix<double> both(2 * n_q, n_k);

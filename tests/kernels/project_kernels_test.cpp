@@ -165,7 +165,7 @@ TEST(ProjectKernels, FoldTakesColumnMaximaAndSquaresAndPassesOverNan) {
     for (T& weight : weights) weight = std::min(T(1), std::abs(weight));
     weights[5] = nan_of<T>();
     std::vector<T> top(static_cast<std::size_t>(n_keys * kernels.lanes), T(0)), squares = top;
-    kernels.fold(n_keys, panel, weights.data(), top.data(), squares.data());
+    kernels.fold(n_keys, panel, panel / kernels.lanes, weights.data(), top.data(), squares.data());
     for (Index j = 0; j < n_keys; ++j) {
       double largest = 0, square = 0, got_largest = 0, got_square = 0;
       for (Index i = 0; i < panel; ++i) {

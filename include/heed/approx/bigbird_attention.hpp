@@ -1,18 +1,13 @@
 #pragma once
-#include <algorithm>
-#include <cstddef>
-#include <cstdint>
-#include <optional>
 #include <span>
 
 #include "heed/approx/bigbird_tiles.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/errors.hpp"
 #include "heed/core/options.hpp"
-#include "heed/core/score_mod.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/engine/softmax_engine.hpp"
+#include "heed/engine/pairs.hpp"
 
 namespace heed {
 
@@ -45,26 +40,14 @@ class BigBirdAttention {
 
   const BigBirdOptions& options() const { return options_; }
 
-  /// The method interface: see ExactAttention.
+  /// See core/method.hpp.
   template <class Call>
-  void attend_heads(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
-                    const Context& context) const {
-    if (calls.empty()) return;
-    std::optional<Workspace> own;
-    Context inner = context;
-    inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
-    Workspace::Frame frame(*inner.workspace);
-    const detail::TileList tiles =
-        detail::bigbird_tiles(options_, options.mask, calls.front().q.rows, calls.front().k.rows, frame);
-    detail::run_engine(tiles, calls, heads_per_kv, options, NoScoreMod{}, inner);
-  }
-  template <class Call, class Visit>
-  void visit_pattern(std::span<const Call> calls, const AttentionOptions& options, const Context& context,
-                     const Visit& visit) const {
-    if (calls.empty()) return;
-    Workspace::Frame frame(*context.workspace);
-    visit(calls, detail::bigbird_tiles(options_, options.mask, calls.front().q.rows, calls.front().k.rows, frame),
-          NoScoreMod{}, options);
+  detail::Pairs pairs(std::span<const Call> calls, Index, const AttentionOptions& options, const Context&,
+                      Workspace::Frame& frame) const {
+    detail::Pairs pairs(frame);
+    pairs.add_part(pairs.add_group(0, static_cast<Index>(calls.size())),
+                   detail::bigbird_tiles(options_, options.mask, calls.front().q.rows, calls.front().k.rows, frame));
+    return pairs;
   }
 
  private:

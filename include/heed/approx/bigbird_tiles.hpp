@@ -61,7 +61,7 @@ inline TileList bigbird_tiles(const BigBirdOptions& options, const Mask& mask, I
   const OwnKeys own(mask, n_q, n_k);
   const bool causal = mask.causal != Causal::none;
   const Index n_sequences = query_blocks(mask, n_q, std::max<Index>(1, n_q), nullptr);
-  Index* start = frame.take<Index>(static_cast<std::size_t>(n_sequences + 1));
+  Index* start = frame.take<Index>(n_sequences + 1);
   query_blocks(mask, n_q, std::max<Index>(1, n_q), start);
 
   Index n_groups = 0;
@@ -69,10 +69,10 @@ inline TileList bigbird_tiles(const BigBirdOptions& options, const Mask& mask, I
     for (Index i = start[s]; i < start[s + 1]; ++n_groups) i = diagonal_block(own.of(i), i, start[s + 1], size).end;
   }
   const Index most = 2 * options.n_near + 1 + options.n_random + 1;  // runs: global, near, and single ones
-  TokenSet* queries = frame.take<TokenSet>(static_cast<std::size_t>(n_groups));
-  TokenSet* segments = frame.take<TokenSet>(static_cast<std::size_t>(n_groups * most));
-  Index* first_segment = frame.take<Index>(static_cast<std::size_t>(n_groups + 1));
-  bool* marked = frame.take<bool>(static_cast<std::size_t>(n_k / size + 1));
+  TokenSet* queries = frame.take<TokenSet>(n_groups);
+  TokenSet* segments = frame.take<TokenSet>(n_groups * most);
+  Index* first_segment = frame.take<Index>(n_groups + 1);
+  bool* marked = frame.take<bool>(n_k / size + 1);
 
   Index group = 0, at = 0;
   for (Index s = 0; s < n_sequences; ++s) {

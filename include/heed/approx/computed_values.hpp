@@ -15,13 +15,13 @@
 #include "heed/engine/head_call.hpp"
 #include "heed/exact/attend.hpp"
 #include "heed/exact/attend_over.hpp"
-#include "heed/exact/method_runner.hpp"
 #include "heed/exact/multi_head.hpp"
+#include "heed/exact/run_method.hpp"
 
 namespace heed {
 
 /// A value source whose rows are made during the call: n_keys() rows of width() entries over all key heads, row j belonging to key j.
-/// `attend_heads` is given the calls without values, and runs them through `runner` once it has made some.
+/// `attend_heads` is given the calls without values, and runs them through `run` once it has made some.
 template <class V>
 concept ComputedValues = requires(const V& values) {
   typename V::Scalar;
@@ -66,7 +66,11 @@ void attend_into(Out&& out, LseSpan<Accumulator<detail::OperandScalar<Q>>> lse, 
   detail::require_method<Method, Call>();
   Call call{view_of(q), view_of(k), {}, to, lse.data(), lse.stride()};
   detail::check_head(call, v.n_keys(), v.width(), lse, options, "x");
-  v.attend_heads(std::span<Call>(&call, 1), Index(1), options, detail::MethodRunner<Method>{method}, context);
+  detail::check_heads_of(method, call.k.cols, options);
+  const detail::WithWorkspace inner(context);
+  Workspace::Frame frame(inner.workspace());
+  detail::MethodRun<Method> run(method, frame);
+  v.attend_heads(std::span<Call>(&call, 1), Index(1), options, run, inner.context());
 }
 
 /// attend with values made during the call.
@@ -83,7 +87,7 @@ auto attend(const Q& q, const K& k, const V& v, const AttentionOptions& options 
 }
 
 /// attend_over with values made during the call.
-template <KeyPattern Pattern, class Q, class K, ComputedValues Values, class ScoreMod = NoScoreMod>
+template <PairPattern Pattern, class Q, class K, ComputedValues Values, class ScoreMod = NoScoreMod>
 auto attend_over(const Pattern& pattern, const Q& q, const K& k, const Values& values,
                  const AttentionOptions& options = {}, const Context& context = {}, const ScoreMod& score_mod = {})
     -> AttentionResult<detail::OperandScalar<Q>> {
@@ -95,12 +99,15 @@ auto attend_over(const Pattern& pattern, const Q& q, const K& k, const Values& v
   detail::check_attention(call.q.cols, call.k.rows, call.k.cols, values.n_keys(),
                           {call.q.rows, call.k.rows, call.k.cols, values.width()}, options, "x");
   detail::check_pattern(pattern, call.q.rows, call.k.rows);
-  result.out.setZero(call.q.rows, values.width());
-  result.lse.setConstant(call.q.rows, detail::minus_infinity<Accumulator<S>>);
+  result.out.resize(call.q.rows, values.width());
+  result.lse.resize(call.q.rows);
   call.out = output_view_of(result.out);
   call.lse = result.lse.data();
-  values.attend_heads(std::span<Call>(&call, 1), Index(1), options,
-                      detail::PatternRunner<Pattern, ScoreMod>{pattern, score_mod}, context);
+  const detail::OverPattern<Pattern, ScoreMod> method{pattern, score_mod};
+  const detail::WithWorkspace inner(context);
+  Workspace::Frame frame(inner.workspace());
+  detail::MethodRun<detail::OverPattern<Pattern, ScoreMod>> run(method, frame);
+  values.attend_heads(std::span<Call>(&call, 1), Index(1), options, run, inner.context());
   return result;
 }
 
@@ -120,11 +127,13 @@ void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const 
   const detail::PackedHeads packed =
       detail::check_heads(q, k, v.n_keys(), v.width(), heads, options, method, "x", "w_v");
   detail::check_head_outputs(to, lse_to, q.rows(), packed.n_heads, packed.d_v);
+  detail::check_heads_of(method, packed.d, options);
   if (q.rows() == 0) return;
   const detail::WithWorkspace inner(context);
   Workspace::Frame frame(inner.workspace());
   const auto calls = detail::calls_without_values<Call>(frame, q, k, packed, to, lse_to);
-  v.attend_heads(calls, packed.per_kv(), options, detail::MethodRunner<Method>{method}, inner.context());
+  detail::MethodRun<Method> run(method, frame);
+  v.attend_heads(calls, packed.per_kv(), options, run, inner.context());
 }
 
 /// multi_head_attend with values made during the call.

@@ -66,9 +66,9 @@ class ValueEncoding {
         : panel(scratch, d_in, isa), encoder(scratch, d_in, d_v, isa) {
       row = static_cast<std::size_t>((d_in + 15) / 16 * 16);
       rows = scratch.take<T>(static_cast<std::size_t>(block_tokens) * row);
-      groups = scratch.take<T>(static_cast<std::size_t>(block_tokens * d_in));
-      value = scratch.take<T>(static_cast<std::size_t>(block_tokens * d_v));
-      list = scratch.take<Index>(static_cast<std::size_t>(block_tokens));
+      groups = scratch.take<T>(block_tokens * d_in);
+      value = scratch.take<T>(block_tokens * d_v);
+      list = scratch.take<Index>(block_tokens);
     }
     DensePanel<S> panel;
     RowEncoder<T> encoder;
@@ -83,7 +83,7 @@ class ValueEncoding {
     const auto n_kv = static_cast<std::size_t>(plan_.n_kv);
     heads_ = frame_.template take<HeadWeights<T>>(n_kv);
     dense_ = frame_.template take<PackedWeights<S>>(n_kv);
-    base_ = frame_.template take<T>(static_cast<std::size_t>(plan_.n_sequences * w_.cols));
+    base_ = frame_.template take<T>(plan_.n_sequences * w_.cols);
     bias_ = take_bias<T>(frame_, options_.bias, w_.cols);
     const auto d_in = static_cast<std::size_t>(x_.cols);
     double* share = frame_.template take<double>(d_in * static_cast<std::size_t>(threads_));
@@ -113,7 +113,7 @@ class ValueEncoding {
       if (exact_[kv] != 0 || !std::equal(plan_.counts, plan_.counts + plan_.n_k, plan_.counts + kv * plan_.n_k)) return;
     }
     const Index lanes = tile_kernels<T>(isa_).lanes, size = (plan_.d_in + lanes - 1) / lanes * lanes;
-    shared_norms_ = frame_.template take<T>(static_cast<std::size_t>(size));
+    shared_norms_ = frame_.template take<T>(size);
     for (Index k = 0; k < size; ++k) {
       T square = 0;
       for (Index kv = 0; kv < plan_.n_kv; ++kv) square += heads_[kv].norms[k] * heads_[kv].norms[k];

@@ -114,15 +114,18 @@ class MonteCarloValues : public detail::ValueOperands<S> {
     SamplePlan<S> plan;
     with_calls(q, k, options, method, context, heads, [&](auto calls, Index heads_per_kv, const Context& inner) {
       Workspace::Frame frame(*inner.workspace);
+      detail::MethodRun<Method> run(method, frame);
+      detail::check_weights<typename decltype(calls)::value_type>(run, options_.budget);
+      if (options_.budget != Budget::constant) run.prepare(calls, heads_per_kv, options, inner);
       detail::SamplePlanner<S> planner(x_, w_, options_, *inner.workspace, detail::thread_count(inner.threads));
-      const auto made = planner.plan(frame, calls, heads_per_kv, options, detail::MethodRunner<Method>{method}, inner);
+      const auto made = planner.plan(frame, calls, heads_per_kv, options, run, inner);
       plan.d_in = x_.cols;
       plan.counts.resize(x_.rows, made.n_kv);
       plan.importance.resize(x_.rows, made.n_kv);
       plan.kept.resize(x_.rows, made.n_kv);
       plan.exact.resize(made.n_kv);
       plan.x_norm.resize(x_.rows);
-      const bool never = never_pays(calls, heads_per_kv, options, detail::MethodRunner<Method>{method});
+      const bool never = never_pays(calls, heads_per_kv, options, run);
       for (Index kv = 0; kv < made.n_kv; ++kv) {
         plan.exact(kv) = never || multiplies(made, kv, detail::real_keys(options.mask, x_.rows)) ? 1 : 0;
         for (Index j = 0; j < x_.rows; ++j) {
@@ -144,21 +147,24 @@ class MonteCarloValues : public detail::ValueOperands<S> {
                        const Method& method = {}, const Context& context = {}, const HeadOptions& heads = {}) const {
     S* rows = this->rows_of(std::forward<Out>(out));
     with_calls(q, k, options, method, context, heads, [&](auto calls, Index heads_per_kv, const Context& inner) {
-      make_rows(calls, heads_per_kv, options, detail::MethodRunner<Method>{method}, inner, rows);
+      Workspace::Frame frame(*inner.workspace);
+      detail::MethodRun<Method> run(method, frame);
+      make_rows(calls, heads_per_kv, options, run, inner, rows, prepares(calls, heads_per_kv, options, run, inner));
     });
   }
 
   /// Makes the rows and runs the calls.
-  template <class Call, class Runner>
-  void attend_heads(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, const Runner& runner,
+  template <class Call, class Run>
+  void attend_heads(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, Run& run,
                     const Context& context) const {
     if (calls.empty() || calls.front().q.rows == 0) return;
-    const detail::WithWorkspace inner(context);
-    Workspace::Frame frame(inner.workspace());
-    S* rows = frame.take<S>(static_cast<std::size_t>(x_.rows * w_.cols));
-    make_rows(std::span<const Call>(calls), heads_per_kv, options, runner, inner.context(), rows);
+    const std::span<const Call> given(calls);
+    const bool samples = prepares(given, heads_per_kv, options, run, context);
+    Workspace::Frame frame(*context.workspace);
+    S* rows = frame.take<S>(x_.rows * w_.cols);
+    make_rows(given, heads_per_kv, options, run, context, rows, samples);
     this->give_rows(calls, heads_per_kv, rows);
-    runner.run(std::span<const Call>(calls), heads_per_kv, options, inner.context());
+    run.run(given, heads_per_kv, options, context);
   }
 
  private:
@@ -180,30 +186,37 @@ class MonteCarloValues : public detail::ValueOperands<S> {
     work(calls, packed.per_kv(), inner.context());
   }
 
-  template <class Call, class Runner>
-  void make_rows(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const Runner& runner,
-                 const Context& context, S* rows) const {
+  // Makes the pairs that the importance and the values are computed over, where some head may be sampled; returns whether.
+  template <class Call, class Run>
+  bool prepares(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, Run& run,
+                const Context& context) const {
+    detail::check_weights<Call>(run, options_.budget);
+    if (x_.rows == 0 || never_pays(calls, heads_per_kv, options, run)) return false;
+    if (options_.budget != Budget::constant) run.prepare(calls, heads_per_kv, options, context);
+    return true;
+  }
+
+  template <class Call, class Run>
+  void make_rows(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const Run& run,
+                 const Context& context, S* rows, bool samples) const {
+    if (x_.rows == 0) return;
     const Index n_kv = static_cast<Index>(calls.size()) / heads_per_kv;
     const Index n_real = detail::real_keys(options.mask, x_.rows);
-    if (x_.rows == 0) return;
-    detail::check_weights<Call>(runner, options_.budget);
-    if (!never_pays(calls, heads_per_kv, options, runner) &&
-        sample_rows(calls, heads_per_kv, options, runner, context, n_real, rows))
-      return;
+    if (samples && sample_rows(calls, heads_per_kv, options, run, context, n_real, rows)) return;
     this->multiply_rows(options_.bias, n_real, context, rows);
     if (context.flops != nullptr) context.flops->add_value_rows(0, static_cast<double>(n_real * n_kv));
   }
 
   // Makes a plan, and the rows if it samples any head; else returns false.
-  template <class Call, class Runner>
-  bool sample_rows(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
-                   const Runner& runner, const Context& context, Index n_real, S* rows) const {
+  template <class Call, class Run>
+  bool sample_rows(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const Run& run,
+                   const Context& context, Index n_real, S* rows) const {
     Workspace::Frame frame(*context.workspace);
     const int threads = detail::projection_threads(
         context.threads, static_cast<double>(x_.rows) * static_cast<double>(x_.cols) * static_cast<double>(w_.cols));
     detail::SamplePlanner<S> planner(x_, w_, options_, *context.workspace, threads);
-    const auto plan = planner.plan(frame, calls, heads_per_kv, options, runner, context);
-    unsigned char* exact = frame.take<unsigned char>(static_cast<std::size_t>(plan.n_kv));
+    const auto plan = planner.plan(frame, calls, heads_per_kv, options, run, context);
+    unsigned char* exact = frame.take<unsigned char>(plan.n_kv);
     for (Index kv = 0; kv < plan.n_kv; ++kv) exact[kv] = multiplies(plan, kv, n_real) ? 1 : 0;
     if (std::all_of(exact, exact + plan.n_kv, [](unsigned char one) { return one != 0; })) return false;
     detail::ValueEncoding<S>(x_, w_, options_, plan, exact, n_real, rows, *context.workspace, threads).run();
@@ -212,14 +225,13 @@ class MonteCarloValues : public detail::ValueOperands<S> {
   }
 
   // True where no head can gain by sampling, whatever its plan, the passes that find the importance included where their length is known.
-  template <class Call, class Runner>
-  bool never_pays(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
-                  const Runner&) const {
+  template <class Call, class Run>
+  bool never_pays(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const Run&) const {
     if (x_.cols == 0) return true;
     const Index n_kv = static_cast<Index>(calls.size()) / heads_per_kv;
     detail::SamplingWork work{x_.cols, w_.cols / n_kv, n_kv, detail::real_keys(options.mask, x_.rows)};
     const Call& one = calls.front();
-    if (Runner::sees_all_keys() && options_.budget != Budget::constant) {
+    if (Run::sees_all_keys() && options_.budget != Budget::constant) {
       const detail::KeyBounds bounds(options.mask, one.q.rows, one.k.rows);
       for (Index i = 0; i < one.q.rows; ++i) work.weighing += static_cast<double>(bounds.of(i).high - bounds.of(i).low);
       work.weighing *= 2.0 * static_cast<double>(heads_per_kv * one.k.cols);  // two passes over the scores

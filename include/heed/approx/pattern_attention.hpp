@@ -6,9 +6,10 @@
 #include "heed/core/context.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/pattern.hpp"
-#include "heed/core/score_mod.hpp"
 #include "heed/core/types.hpp"
-#include "heed/engine/run_pattern.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/engine/pairs.hpp"
+#include "heed/engine/pattern_pairs.hpp"
 #include "heed/exact/attend_over.hpp"
 
 namespace heed {
@@ -29,33 +30,18 @@ class PatternAttention {
 
   explicit PatternAttention(PatternFor pattern_for) : pattern_for_(std::move(pattern_for)) {}
 
-  /// The method interface: see ExactAttention.
+  /// See core/method.hpp.
   template <class Call>
-  void attend_heads(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
-                    const Context& context) const {
-    if (calls.empty()) return;
+  detail::Pairs pairs(std::span<const Call> calls, Index, const AttentionOptions&, const Context&,
+                      Workspace::Frame& frame) const {
     const Index n_q = calls.front().q.rows, n_k = calls.front().k.rows;
-    const auto pattern = pattern_for_(n_q, n_k);
-    static_assert(PairPattern<std::remove_cv_t<decltype(pattern)>>,
+    detail::Pairs pairs(frame);
+    const auto& pattern = pairs.keep(pattern_for_(n_q, n_k));
+    static_assert(PairPattern<std::remove_cvref_t<decltype(pattern)>>,
                   "heed: pattern_for(n_q, n_k) must return a KeyPattern or a PatternUnion (core/pattern.hpp)");
     detail::check_pattern(pattern, n_q, n_k);
-    for (const Call& call : calls) {  // queries in no group are written by nobody else
-      for (Index i = 0; i < n_q; ++i) {
-        for (Index c = 0; c < call.out.cols; ++c) call.out(i, c) = static_cast<typename Call::Out>(0.0f);
-        if (call.lse != nullptr) call.lse[i * call.lse_stride] = detail::minus_infinity<typename Call::Sum>;
-      }
-    }
-    detail::run_pattern(pattern, calls, heads_per_kv, options, NoScoreMod{}, context);
-  }
-
-  template <class Call, class Visit>
-  void visit_pattern(std::span<const Call> calls, const AttentionOptions& options, const Context& context,
-                     const Visit& visit) const {
-    if (calls.empty()) return;
-    const Index n_q = calls.front().q.rows;
-    const auto pattern = pattern_for_(n_q, calls.front().k.rows);
-    detail::visit_parts(pattern, detail::NoPair{}, n_q, NoScoreMod{}, *context.workspace,
-                        [&](const auto& part, const auto& mod) { visit(calls, part, mod, options); });
+    detail::add_pattern(pairs, pattern, n_q, static_cast<Index>(calls.size()));
+    return pairs;
   }
 
  private:

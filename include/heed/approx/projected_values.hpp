@@ -58,17 +58,17 @@ class ProjectedValues : public detail::ValueOperands<S> {
   }
 
   /// Makes the rows and runs the calls, or the other way round.
-  template <class Call, class Runner>
-  void attend_heads(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, const Runner& runner,
+  template <class Call, class Run>
+  void attend_heads(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, const Run& run,
                     const Context& context) const {
     if (calls.empty() || calls.front().q.rows == 0) return;
     const detail::WithWorkspace inner(context);
     // With a bias it must be known which rows saw a key: their weights add up to 1.
-    const bool possible = !options_.bias.given() || (Runner::has_softmax() && !options.sinks.given());
+    const bool possible = !options_.bias.given() || (Run::has_softmax() && !options.sinks.given());
     if (possible && attends_first(calls.front().q.rows, static_cast<Index>(calls.size()), heads_per_kv)) {
-      attend_then_project(calls, heads_per_kv, options, runner, inner.context());
+      attend_then_project(calls, heads_per_kv, options, run, inner.context());
     } else {
-      project_then_attend(calls, heads_per_kv, options, runner, inner.context());
+      project_then_attend(calls, heads_per_kv, options, run, inner.context());
     }
   }
 
@@ -87,37 +87,37 @@ class ProjectedValues : public detail::ValueOperands<S> {
     return heads * queries * (keys * d_in + d_in * d_v) < heads * queries * keys * d_v + kv_heads * keys * d_in * d_v;
   }
 
-  template <class Call, class Runner>
-  void project_then_attend(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options,
-                           const Runner& runner, const Context& context) const {
+  template <class Call, class Run>
+  void project_then_attend(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, const Run& run,
+                           const Context& context) const {
     Workspace::Frame frame(*context.workspace);
     const Index n_k = x_.rows, columns = w_.cols, n_real = detail::real_keys(options.mask, n_k);
-    S* rows = frame.take<S>(static_cast<std::size_t>(n_k * columns));
+    S* rows = frame.take<S>(n_k * columns);
     this->multiply_rows(options_.bias, n_real, context, rows);
     const Index n_key_heads = static_cast<Index>(calls.size()) / heads_per_kv;
     if (context.flops != nullptr) context.flops->add_value_rows(0, static_cast<double>(n_real * n_key_heads));
     this->give_rows(calls, heads_per_kv, rows);
-    runner.run(std::span<const Call>(calls), heads_per_kv, options, context);
+    run.run(std::span<const Call>(calls), heads_per_kv, options, context);
   }
 
-  template <class Call, class Runner>
-  void attend_then_project(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options,
-                           const Runner& runner, const Context& context) const {
+  template <class Call, class Run>
+  void attend_then_project(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, const Run& run,
+                           const Context& context) const {
     using Wide = detail::HeadCall<typename Call::Query, typename Call::Key, T>;
     Workspace::Frame frame(*context.workspace);
     const Index n_q = calls.front().q.rows, d_in = x_.cols, n_calls = static_cast<Index>(calls.size());
     const Index d_v = w_.cols * heads_per_kv / n_calls;
-    T* means = frame.take<T>(static_cast<std::size_t>(n_calls * n_q * d_in));
-    T* lse = frame.take<T>(static_cast<std::size_t>(n_calls * n_q));
+    T* means = frame.take<T>(n_calls * n_q * d_in);
+    T* lse = frame.take<T>(n_calls * n_q);
     std::fill(means, means + n_calls * n_q * d_in, T(0));
     std::fill(lse, lse + n_calls * n_q, detail::minus_infinity<T>);  // of queries in no group
-    Wide* wide = frame.take<Wide>(calls.size());
+    Wide* wide = frame.take<Wide>(n_calls);
     for (Index c = 0; c < n_calls; ++c) {
       const Call& call = calls[static_cast<std::size_t>(c)];
       new (wide + c)
           Wide{call.q, call.k, x_, {means + c * n_q * d_in, n_q, d_in, d_in, 1}, lse + c * n_q, 1, call.head};
     }
-    runner.run(std::span<const Wide>(wide, calls.size()), heads_per_kv, options, context);
+    run.run(std::span<const Wide>(wide, calls.size()), heads_per_kv, options, context);
     const double products = static_cast<double>(n_calls * n_q) * static_cast<double>(d_in) * static_cast<double>(d_v);
     const int threads = detail::projection_threads(context.threads, products);
     const T* bias = detail::take_bias<T>(frame, options_.bias, w_.cols);

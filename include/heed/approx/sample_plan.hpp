@@ -22,18 +22,16 @@
 
 namespace heed::detail {
 
-/// True where the weights that runner's method gives single keys can be found.
-template <class Runner, class Call>
-inline constexpr bool has_weights =
-    Runner::template weighs_keys<Call>() ||
-    Runner::template has_pattern<HeadCall<typename Call::Query, typename Call::Key, typename Call::Sum>>();
+/// True where the weights that a method gives single keys can be found.
+template <class Run, class Call>
+inline constexpr bool has_weights = Run::template weighs_keys<Call>() || Run::template names_pairs<Call>();
 
 /// Throws where a budget needs weights and there are none.
-template <class Call, class Runner>
-void check_weights(const Runner& runner, Budget budget) {
+template <class Call, class Run>
+void check_weights(const Run& run, Budget budget) {
   if (budget == Budget::constant) return;
-  if constexpr (has_weights<Runner, Call>) {
-    runner.check_key_weights();
+  if constexpr (has_weights<Run, Call>) {
+    run.check_key_weights();
   } else {
     throw OptionError(
         "heed: MonteCarloOptions::budget must be Budget::constant for a method that neither has a softmax over a "
@@ -52,10 +50,10 @@ class SamplePlanner {
                 int threads)
       : x_(x), w_(w), options_(options), workspace_(workspace), threads_(threads), isa_(active_isa()) {}
 
-  template <class Call, class Runner>
+  template <class Call, class Run>
   PlanArrays<T> plan(Workspace::Frame& frame, std::span<const Call> calls, Index heads_per_kv,
-                     const AttentionOptions& options, const Runner& runner, const Context& context) {
-    check_weights<Call>(runner, options_.budget);
+                     const AttentionOptions& options, const Run& run, const Context& context) {
+    check_weights<Call>(run, options_.budget);
     const Index n_q = calls.front().q.rows;
     PlanArrays<T> plan;
     plan.n_k = x_.rows;
@@ -80,8 +78,8 @@ class SamplePlanner {
         mark_kept_keys(DensePattern{n_q, plan.n_k}, options.mask, n_q, plan.n_k, calls[c].head,
                        plan.kept + static_cast<Index>(c) / heads_per_kv * plan.n_k);
       }
-    } else if constexpr (has_weights<Runner, Call>) {
-      key_importance(calls, heads_per_kv, options, runner, context, workspace_, ColumnSums<T>{plan.largest, plan.norm});
+    } else if constexpr (has_weights<Run, Call>) {
+      key_importance(calls, heads_per_kv, options, run, context, ColumnSums<T>{plan.largest, plan.norm});
       for (std::size_t j = 0; j < n_all; ++j) plan.kept[j] = plan.largest[j] > 0 ? 1 : 0;
     }
     measure_rows(frame, plan);
@@ -112,15 +110,15 @@ class SamplePlanner {
   // Norms of kept rows, after the mean row was taken off where asked for. Rows that are not finite stay out of the mean: they are
   // multiplied exactly and spoil nobody.
   void measure_rows(Workspace::Frame& frame, PlanArrays<T>& plan) {
-    plan.means = options_.centred ? frame.take<T>(static_cast<std::size_t>(plan.n_sequences * plan.d_in)) : nullptr;
+    plan.means = options_.centred ? frame.take<T>(plan.n_sequences * plan.d_in) : nullptr;
     std::fill(plan.x_norm, plan.x_norm + plan.n_k, T(0));
     row_norms(plan, nullptr);
     if (!options_.centred) return;
     Workspace::Frame inside(workspace_);
-    Index* n_tokens = inside.take<Index>(static_cast<std::size_t>(plan.n_sequences));
+    Index* n_tokens = inside.take<Index>(plan.n_sequences);
     std::fill(n_tokens, n_tokens + plan.n_sequences, Index(0));
     std::fill(plan.means, plan.means + plan.n_sequences * plan.d_in, T(0));
-    T* room = inside.take<T>(static_cast<std::size_t>(plan.d_in));
+    T* room = inside.take<T>(plan.d_in);
     const TokenRows<S> rows(x_, isa_);
     for (Index j = 0; j < plan.n_k; ++j) {
       if (!is_finite(plan.x_norm[j]) || !kept_somewhere(plan, j)) continue;
@@ -138,7 +136,7 @@ class SamplePlanner {
   void row_norms(PlanArrays<T>& plan, const T* means) {
     Workspace::Frame inside(workspace_);
     constexpr Index chunk = 64;
-    T* room = inside.take<T>(static_cast<std::size_t>(plan.d_in * threads_));
+    T* room = inside.take<T>(plan.d_in * threads_);
     const TokenRows<S> rows(x_, isa_);
     parallel_tasks((plan.n_k + chunk - 1) / chunk, threads_, [&](int thread) {
       return [&, own = room + thread * plan.d_in](Index task) {
@@ -154,7 +152,7 @@ class SamplePlanner {
 
   void count(PlanArrays<T>& plan) {
     Workspace::Frame inside(workspace_);
-    double* weights = inside.take<double>(static_cast<std::size_t>(plan.n_k));
+    double* weights = inside.take<double>(plan.n_k);
     for (Index kv = 0; kv < plan.n_kv; ++kv) {
       for (Index first = 0, last = 0; first < plan.n_k; first = last) {  // a sequence at a time
         while (last < plan.n_k && plan.sequence[last] == plan.sequence[first]) ++last;
@@ -205,14 +203,14 @@ class SamplePlanner {
   void count_above_floor(PlanArrays<T>& plan, Index kv, Index first, Index last, double total) {
     Workspace::Frame inside(workspace_);
     const Index offset = kv * plan.n_k, d_v = w_.cols / plan.n_kv, n = last - first;
-    T* weights = inside.take<T>(static_cast<std::size_t>(n));
+    T* weights = inside.take<T>(n);
     for (Index j = first; j < last; ++j) {
       const bool usable = plan.kept[offset + j] != 0 && is_finite(plan.x_norm[j]) && is_finite(plan.norm[offset + j]);
       weights[j - first] = usable ? plan.norm[offset + j] : T(0);
     }
     const auto padded = static_cast<std::size_t>((plan.d_in + 15) / 16 * 16);
     T* norms = inside.take<T>(padded);
-    T* row = inside.take<T>(static_cast<std::size_t>(d_v));
+    T* row = inside.take<T>(d_v);
     std::fill(norms, norms + padded, T(0));
     const TokenRows<S> weight_rows(w_.columns(kv * d_v, d_v), isa_), rows(x_, isa_);
     const ProjectKernels<T>& kernels = project_kernels<T>(isa_);

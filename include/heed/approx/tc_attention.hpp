@@ -13,11 +13,11 @@
 #include "heed/core/errors.hpp"
 #include "heed/core/floating.hpp"
 #include "heed/core/key_bounds.hpp"
+#include "heed/core/method.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/engine/column_panel.hpp"
 #include "heed/trees/decision_tree.hpp"
 #include "heed/trees/leaf_lists.hpp"
 #include "heed/trees/path_importance.hpp"
@@ -106,7 +106,7 @@ class TcAttention {
     if (one.q.rows == 0) return;
     const detail::WithWorkspace own(context);
     const Context& inner = own.context();
-    detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, inner, own.workspace(),
+    detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, inner, nullptr,
                                [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
                                  const detail::LevelWeights<Sum> levels = level_weights(call.k.cols, options);
                                  if (options.mask.causal != Causal::none) {
@@ -129,7 +129,7 @@ class TcAttention {
     check_heads(one.k.cols, options);
     const Index n_k = one.k.rows;
     detail::visit_routed_heads(
-        tree_, calls, heads_per_kv, options.mask, context, *context.workspace,
+        tree_, calls, heads_per_kv, options.mask, context, nullptr,
         [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
           const Index offset = (&call - calls.data()) / heads_per_kv * n_k;
           detail::add_path_columns(call.q, call.k, query_leaf, keys.leaf_of(), tree_.height(),
@@ -169,9 +169,9 @@ class TcAttention {
     Workspace::Frame frame(*context.workspace);
     const Index n_leaves = tree_.n_leaves(), height = tree_.height(), d_v = call.v.cols;
     const Sums sums = Sums::take(frame, height, d_v, key_width(call.k.cols));
-    Sum* table = frame.template take<Sum>(static_cast<std::size_t>(n_leaves * d_v));
-    bool* ready = frame.template take<bool>(static_cast<std::size_t>(n_leaves));
-    Sum* weights = frame.template take<Sum>(static_cast<std::size_t>(height + 1));
+    Sum* table = frame.template take<Sum>(n_leaves * d_v);
+    bool* ready = frame.template take<bool>(n_leaves);
+    Sum* weights = frame.template take<Sum>(height + 1);
     const detail::OwnKeys own(mask, call.q.rows, call.k.rows);
     for (Index first = 0, end = 0; first < call.q.rows; first = end) {
       const KeyRangeOf range = own.of(first);
@@ -255,8 +255,8 @@ class TcAttention {
   };
   CausalState take_causal(detail::Scratch& scratch, Index width, Index d) const {
     const Sums sums = Sums::take(scratch, tree_.height(), width, key_width(d));
-    Sum* weights = scratch.take<Sum>(static_cast<std::size_t>(tree_.height() + 1));
-    return {sums, weights, scratch.take<Sum>(static_cast<std::size_t>(width))};
+    Sum* weights = scratch.take<Sum>(tree_.height() + 1);
+    return {sums, weights, scratch.take<Sum>(width)};
   }
 
   // Additions of rows count one each, weights times rows two.

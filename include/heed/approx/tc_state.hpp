@@ -38,8 +38,8 @@ class TcState {
     method_.check_heads(d_, causal);
     Workspace::Frame frame(memory_);  // the memory stays when the frame goes: nothing else takes from it
     sums_ = Sums::take(frame, method_.tree().height(), d_v, method_.options().by_query ? d_ : 0);
-    weights_ = frame.template take<Sum>(static_cast<std::size_t>(method_.tree().height() + 1));
-    row_ = frame.template take<Sum>(static_cast<std::size_t>(d_v));
+    weights_ = frame.template take<Sum>(method_.tree().height() + 1);
+    row_ = frame.template take<Sum>(d_v);
     sums_.clear();
   }
 

@@ -10,14 +10,11 @@
 #include "heed/core/errors.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/pattern.hpp"
-#include "heed/core/per_head.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/engine/label_rule.hpp"
-#include "heed/engine/merged_parts.hpp"
-#include "heed/engine/run_pattern.hpp"
-#include "heed/engine/softmax_engine.hpp"
+#include "heed/engine/pairs.hpp"
+#include "heed/engine/run_pairs.hpp"
 #include "heed/trees/decision_tree.hpp"
 #include "heed/trees/leaf_overflow.hpp"
 #include "heed/trees/leaf_tiles.hpp"
@@ -70,25 +67,32 @@ class TfAttention {
   /// Throws what attend_heads would throw for heads of width d.
   void check_heads(Index d, const AttentionOptions& options) const { detail::check_tree(tree_, d, options.mask); }
 
-  /// The method interface: see ExactAttention.
-  template <class Call>
-    requires std::is_same_v<typename Call::Sum, Accumulator<S>>
+  /// See core/method.hpp. False with TfOptions::leaf_cap: a centroid is no key.
+  bool names_pairs() const { return !options_.leaf_cap.has_value(); }
+
+  /// See core/method.hpp.
+  template <detail::SummedIn<Accumulator<S>> Call>
+  detail::Pairs pairs(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
+                      const Context& context, Workspace::Frame& frame) const {
+    if (tree_.height() == 0) return detail::every_pair(calls, options.mask, frame);  // unions add nothing
+    detail::Pairs pairs(frame);
+    detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, context, &frame,
+                               [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
+                                 add_head(pairs, &call - calls.data(), call, query_leaf, keys, call.k.rows, options);
+                               });
+    return pairs;
+  }
+
+  /// See core/method.hpp: with leaf_cap.
+  template <detail::SummedIn<Accumulator<S>> Call>
   void attend_heads(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
                     const Context& context) const {
-    if (calls.empty()) return;
-    check_heads(calls.front().k.cols, options);
-    if (tree_.height() == 0 && !options_.leaf_cap) {  // every pair is in the leaf; unions add nothing
-      const DensePattern dense{calls.front().q.rows, calls.front().k.rows};
-      detail::run_engine(dense, calls, heads_per_kv, options, NoScoreMod{}, context);
-      return;
-    }
-    std::optional<Workspace> own;
-    Context inner = context;
-    inner.workspace = context.workspace != nullptr ? context.workspace : &own.emplace();
-    detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, inner, *inner.workspace,
+    detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, context, nullptr,
                                [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
-                                 attend_head(call, query_leaf, keys, options, inner);
+                                 attend_capped(call, query_leaf, keys, options, context);
                                });
+    if (context.flops != nullptr)
+      detail::count_tokens(*context.flops, options.mask, calls.front().k.rows, static_cast<Index>(calls.size()));
   }
 
   /// Errors  OptionError with TfOptions::leaf_cap: a centroid has no single key.
@@ -98,83 +102,55 @@ class TfAttention {
                                       " must be absent where the weights of single keys are asked for"));
   }
 
-  /// Errors  as check_key_weights.
-  template <class Call, class Visit>
-  void visit_pattern(std::span<const Call> calls, const AttentionOptions& options, const Context& context,
-                     const Visit& visit) const {
-    if (calls.empty()) return;
-    check_key_weights();
-    const Index n_q = calls.front().q.rows, n_k = calls.front().k.rows;
-    if (tree_.height() == 0) {
-      visit(calls, DensePattern{n_q, n_k}, NoScoreMod{}, options);
-      return;
-    }
-    detail::visit_routed_heads(
-        tree_, calls, Index(1), options.mask, context, *context.workspace,
-        [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
-          Workspace::Frame frame(*context.workspace);
-          const detail::LeafTiles tiles =
-              detail::leaf_tiles(query_leaf, n_q, n_k, keys, tree_.height(), options.mask, call.head, n_k, frame);
-          const auto visit_part = [&](const auto& part, const auto& mod, const AttentionOptions& part_options) {
-            visit(std::span<const Call>(&call, 1), part, mod, part_options);
-          };
-          visit_part(tiles, NoScoreMod{}, options);
-          visit_near(tiles, n_q, n_k, options, frame, visit_part);
-        });
-  }
-
  private:
   static void refuse(const char* name, Index value, Index least) {
     throw OptionError(detail::message("TfOptions::", name, " = ", value, " must be >= ", least));
   }
 
-  bool united() const { return options_.window_left.has_value() || options_.n_sinks > 0; }
-
-  // Calls visit(pattern, score_mod, options) for what is united with the leaves: its pairs that are in none.
-  template <class Visit>
-  void visit_near(const detail::LeafTiles& tiles, Index n_q, Index n_k, const AttentionOptions& options,
-                  Workspace::Frame& frame, const Visit& visit) const {
-    if (!united()) return;
-    const detail::NearTiles near = detail::near_tiles(options_.n_sinks, options.mask, n_q, n_k, frame);
-    const detail::LabelRule not_in_leaf{tiles.key_leaf, tiles.first_leaf, tiles.end_leaf};
-    if (options_.n_sinks > 0) visit(near.sinks, not_in_leaf, options);
-    if (options_.window_left) visit(near.behind, not_in_leaf, detail::within_window(options, *options_.window_left));
+  // The pairs of one head: its leaves, at most `cap` keys of each, and what is united with them, without the pairs in a leaf.
+  template <class Call>
+  detail::LeafTiles add_head(detail::Pairs& pairs, Index number, const Call& call, const Index* query_leaf,
+                             const detail::LeafLists& keys, Index cap, const AttentionOptions& options) const {
+    const Index n_q = call.q.rows, n_k = call.k.rows;
+    const detail::LeafTiles tiles =
+        detail::leaf_tiles(query_leaf, n_q, n_k, keys, tree_.height(), options.mask, call.head, cap, pairs.frame());
+    detail::PairsGroup& group = pairs.add_group(number, 1);
+    pairs.add_part(group, tiles.tiles);
+    if (!options_.window_left && options_.n_sinks == 0) return tiles;
+    const detail::NearTiles near = detail::near_tiles(options_.n_sinks, options.mask, n_q, n_k, pairs.frame());
+    const detail::PairRule in_no_leaf{tiles.key_leaf, tiles.first_leaf, tiles.end_leaf};
+    if (options_.n_sinks > 0) pairs.add_part(group, near.sinks, in_no_leaf);
+    if (options_.window_left) {
+      detail::PairsPart& window = pairs.add_part(group, near.behind, in_no_leaf);
+      window.window_left = *options_.window_left;
+      window.window_right = 0;
+    }
+    return tiles;
   }
 
   template <class Call>
-  void attend_head(const Call& call, const Index* query_leaf, const detail::LeafLists& keys,
-                   const AttentionOptions& options, const Context& context) const {
-    const Index n_q = call.q.rows, n_k = call.k.rows;
-    const Index cap = options_.leaf_cap.value_or(n_k);
+  void attend_capped(const Call& call, const Index* query_leaf, const detail::LeafLists& keys,
+                     const AttentionOptions& options, const Context& context) const {
+    const Index cap = *options_.leaf_cap;
     Workspace::Frame frame(*context.workspace);
-    const detail::LeafTiles tiles =
-        detail::leaf_tiles(query_leaf, n_q, n_k, keys, tree_.height(), options.mask, call.head, cap, frame);
+    detail::Pairs pairs(frame);
+    const detail::LeafTiles tiles = add_head(pairs, 0, call, query_leaf, keys, cap, options);
+    const std::span<const Call> one(&call, 1);
     bool overflows = false;
-    for (Index l = 0; options_.leaf_cap && l < keys.n_leaves(); ++l) overflows = overflows || keys.size(l) > cap;
-    if (!united() && !overflows) {
-      detail::run_engine(tiles, std::span<const Call>(&call, 1), Index(1), options, NoScoreMod{}, context);
+    for (Index l = 0; l < keys.n_leaves(); ++l) overflows = overflows || keys.size(l) > cap;
+    if (!overflows && pairs.groups()->is_one_part()) {
+      detail::run_part(*pairs.groups()->parts, one, Index(1), options, NoScoreMod{}, context);
       return;
     }
-    const int threads = detail::thread_count(context.threads);
-    detail::MergedParts<Call> parts(call, frame, threads);
-    FlopCounter flops;
-    Context inner = context;
-    if (context.flops != nullptr) inner.flops = &flops;
-    AttentionOptions without_sinks = options;
-    without_sinks.sinks = PerHead();
-    detail::run_part(tiles, parts, without_sinks, NoScoreMod{}, inner);
-    if (overflows) {
-      const double pairs =
-          static_cast<double>(detail::add_overflow(parts.next(), tiles, keys, cap, options, frame, threads));
-      flops.add_products(Phase::far_field, 2.0 * pairs * static_cast<double>(call.k.cols + call.v.cols));
-      flops.add_exponentials(pairs);
-    }
-    visit_near(tiles, n_q, n_k, without_sinks, frame,
-               [&](const auto& part, const auto& mod, const AttentionOptions& part_options) {
-                 detail::run_part(part, parts, part_options, mod, inner);
-               });
-    parts.finish(options.sinks);
-    if (context.flops != nullptr) detail::add_parts(*context.flops, flops, options.mask, n_k);
+    detail::run_merged(
+        *pairs.groups(), one, options, NoScoreMod{}, context, [&](auto& parts, const AttentionOptions& without_sinks) {
+          if (!overflows) return;
+          const double n = static_cast<double>(detail::add_overflow(parts.next(), tiles, keys, cap, without_sinks,
+                                                                    frame, detail::thread_count(context.threads)));
+          if (context.flops == nullptr) return;
+          context.flops->add_products(Phase::far_field, 2.0 * n * static_cast<double>(call.k.cols + call.v.cols));
+          context.flops->add_exponentials(n);
+        });
   }
 
   DecisionTree<S> tree_;

@@ -35,8 +35,8 @@ class ThresholdCounts {
     const Index lanes = kernels_.lanes, part = ((d_in_ + 7) / 8 + lanes - 1) / lanes * lanes;
     const Index n_parts = (d_in_ + part - 1) / part;
     padded_ = (d_in_ + lanes - 1) / lanes * lanes;
-    some_ = frame.take<T>(static_cast<std::size_t>(n_ * part));
-    room_ = frame.take<T>(static_cast<std::size_t>(2 * padded_ * threads_));
+    some_ = frame.take<T>(n_ * part);
+    room_ = frame.take<T>(2 * padded_ * threads_);
     double all = 0;
     T largest = 0;
     for (Index j = 0; j < n_; ++j) {

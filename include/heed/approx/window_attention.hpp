@@ -1,15 +1,12 @@
 #pragma once
-#include <algorithm>
 #include <span>
 
 #include "heed/core/context.hpp"
 #include "heed/core/errors.hpp"
-#include "heed/core/mask.hpp"
 #include "heed/core/options.hpp"
-#include "heed/core/pattern.hpp"
-#include "heed/core/score_mod.hpp"
 #include "heed/core/types.hpp"
-#include "heed/engine/softmax_engine.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/engine/pairs.hpp"
 
 namespace heed {
 
@@ -33,28 +30,14 @@ class WindowAttention {
   Index left() const { return left_; }
   Index right() const { return right_; }
 
-  /// The method interface: see ExactAttention.
+  /// See core/method.hpp.
   template <class Call>
-  void attend_heads(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
-                    const Context& context) const {
-    if (calls.empty()) return;
-    detail::run_engine(DensePattern{calls.front().q.rows, calls.front().k.rows}, calls, heads_per_kv, narrowed(options),
-                       NoScoreMod{}, context);
-  }
-  template <class Call, class Visit>
-  void visit_pattern(std::span<const Call> calls, const AttentionOptions& options, const Context&,
-                     const Visit& visit) const {
-    if (calls.empty()) return;
-    visit(calls, DensePattern{calls.front().q.rows, calls.front().k.rows}, NoScoreMod{}, narrowed(options));
+  detail::Pairs pairs(std::span<const Call> calls, Index, const AttentionOptions& options, const Context&,
+                      Workspace::Frame& frame) const {
+    return detail::every_pair(calls, options.mask, frame, left_, right_);
   }
 
  private:
-  AttentionOptions narrowed(AttentionOptions options) const {
-    options.mask.window_left = std::min(options.mask.window_left, left_);
-    options.mask.window_right = std::min(options.mask.window_right, right_);
-    return options;
-  }
-
   Index left_;
   Index right_;
 };

@@ -9,13 +9,7 @@
 
 namespace heed::detail {
 
-/// Tokens of a set below `position`.
-inline Index tokens_below(const TokenSet& tokens, Index position) {
-  if (tokens.list == nullptr) return std::clamp(position - tokens.first, Index(0), tokens.size);
-  return std::lower_bound(tokens.list, tokens.list + tokens.size, position) - tokens.list;
-}
-
-/// Which keys all parts of a mask together leave one query of one head: for who decides pair by pair.
+/// Which keys all parts of a mask together leave one query of one head: for code that decides pair by pair.
 class KeptKeys {
  public:
   KeptKeys(const Mask& mask, Index n_q, Index n_k, Index head) : mask_(mask), bounds_(mask, n_q, n_k) {

@@ -31,14 +31,18 @@ class KeyBounds {
     whole_ = sequence({0, n_q, 0, n_k});
   }
 
-  KeyRange of(Index i) const {
-    if (mask_.sequence_offsets.empty()) return range(whole_, i);
-    const std::span<const Index> q_offsets = mask_.sequence_offsets;
-    const std::span<const Index> k_offsets =
-        mask_.key_sequence_offsets.empty() ? q_offsets : mask_.key_sequence_offsets;
-    const auto after = std::upper_bound(q_offsets.begin(), q_offsets.end(), i);
-    const std::size_t b = static_cast<std::size_t>(after - q_offsets.begin()) - 1;
-    return range(sequence({q_offsets[b], q_offsets[b + 1], k_offsets[b], k_offsets[b + 1]}), i);
+  KeyRange of(Index i) const { return range(mask_.sequence_offsets.empty() ? whole_ : sequence_of(i), i); }
+
+  /// Calls visit(position, range) for each of `queries`: consecutive ones look up their sequence once.
+  template <class Queries, class Visit>
+  void visit(const Queries& queries, const Visit& visit) const {
+    Sequence own = whole_;
+    if (!mask_.sequence_offsets.empty()) own.q_last = own.q_first;  // none yet
+    for (Index t = 0; t < queries.size; ++t) {
+      const Index i = queries[t];
+      if (i < own.q_first || i >= own.q_last) own = sequence_of(i);
+      visit(t, range(own, i));
+    }
   }
 
   /// True when every query sees every key.
@@ -53,6 +57,15 @@ class KeyBounds {
     Index shift = 0;   // from a query to the key on its aligned diagonal
     Index k_real = 0;  // end of the keys that are no padding
   };
+
+  Sequence sequence_of(Index i) const {
+    const std::span<const Index> q_offsets = mask_.sequence_offsets;
+    const std::span<const Index> k_offsets =
+        mask_.key_sequence_offsets.empty() ? q_offsets : mask_.key_sequence_offsets;
+    const auto after = std::upper_bound(q_offsets.begin(), q_offsets.end(), i);
+    const std::size_t b = static_cast<std::size_t>(after - q_offsets.begin()) - 1;
+    return sequence({q_offsets[b], q_offsets[b + 1], k_offsets[b], k_offsets[b + 1]});
+  }
 
   Sequence sequence(Sequence s) const {
     s.shift = s.k_first - s.q_first;

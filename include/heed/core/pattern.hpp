@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <concepts>
 
 #include "heed/core/types.hpp"
@@ -44,6 +45,13 @@ template <class A, class B>
 PatternUnion(A, B) -> PatternUnion<A, B>;
 
 namespace detail {
+
+/// Tokens of a set below `position`.
+inline Index tokens_below(const TokenSet& tokens, Index position) {
+  if (tokens.list == nullptr) return std::clamp(position - tokens.first, Index(0), tokens.size);
+  return std::lower_bound(tokens.list, tokens.list + tokens.size, position) - tokens.list;
+}
+
 template <class P>
 inline constexpr bool is_union = false;
 template <class A, class B>

@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <new>
@@ -35,8 +36,8 @@ class Workspace {
     }
     /// `count` entries aligned to 64 bytes, not initialised.
     template <class T>
-    T* take(std::size_t count) {
-      return reinterpret_cast<T*>(workspace_.take_bytes(count * sizeof(T)));
+    T* take(Index count) {
+      return reinterpret_cast<T*>(workspace_.take_bytes(static_cast<std::size_t>(count) * sizeof(T)));
     }
 
    private:
@@ -47,6 +48,7 @@ class Workspace {
 
  private:
   static constexpr std::size_t alignment = 64;
+  static constexpr std::size_t least_block = 4096, most_spare = 65536;
   struct Free {
     void operator()(std::byte* p) const { ::operator delete (p, std::align_val_t{alignment}); }
   };
@@ -62,8 +64,11 @@ class Workspace {
       used_ = 0;
     }
     if (block_ == blocks_.size()) {
-      auto* fresh = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{alignment}));
-      blocks_.push_back({std::unique_ptr<std::byte, Free>(fresh), bytes});
+      // Blocks grow with what is held, up to a point: a small call allocates once or twice, a large one little more than it takes.
+      const std::size_t size = std::max(bytes, std::clamp(this->bytes(), least_block, most_spare));
+      blocks_.reserve(blocks_.size() + 1);
+      auto* fresh = static_cast<std::byte*>(::operator new (size, std::align_val_t{alignment}));
+      blocks_.push_back({std::unique_ptr<std::byte, Free>(fresh), size});
     }
     std::byte* start = blocks_[block_].data.get() + used_;
     used_ += bytes;
@@ -83,10 +88,24 @@ class Scratch {
   explicit Scratch(std::byte* block = nullptr) : block_(block) {}
 
   template <class T>
-  T* take(std::size_t count) {
+  T* take(Index count) {
     T* start = block_ == nullptr ? nullptr : reinterpret_cast<T*>(block_ + used_);
-    used_ += (count * sizeof(T) + 63) / 64 * 64;
+    used_ += (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
     return start;
+  }
+  /// `count` objects, each made by make_one(scratch) with what it takes for itself.
+  template <class MakeOne>
+  auto* make(Index count, const MakeOne& make_one) {
+    using Object = decltype(make_one(*this));
+    Object* objects = take<Object>(count);
+    for (Index i = 0; i < count; ++i) {
+      if (block_ == nullptr) {
+        make_one(*this);
+      } else {
+        new (objects + i) Object(make_one(*this));
+      }
+    }
+    return objects;
   }
   std::size_t used() const { return used_; }
 

@@ -29,7 +29,7 @@ class Bf16Operands {
       std::is_same_v<typename Call::Query, Eigen::bfloat16> && std::is_same_v<typename Call::Key, Eigen::bfloat16>;
 
   Bf16Operands(Scratch& scratch, Index width, Index d, Isa isa) : kernels_(*bf16_kernels(isa)), n_pairs_((d + 1) / 2) {
-    q_ = scratch.take<Bf16Pair>(static_cast<std::size_t>(width * n_pairs_));
+    q_ = scratch.take<Bf16Pair>(width * n_pairs_);
   }
 
   void pack(const ConstView<Eigen::bfloat16>& q, const TokenSet& queries, Index width, float factor) {

@@ -19,18 +19,17 @@ namespace heed::detail {
 /// j and j + 1, j even, is at v(j)[c / rows * v_block + c % rows]. See KeyTile.
 class Bf16Tile {
  public:
-  static constexpr Index capacity = KeyTile<float, float>::capacity;
-  static_assert(capacity % 2 == 0);
   const Index rows;  ///< columns of a packed block of values
 
-  Bf16Tile(Scratch& scratch, Index d, Index d_v, Isa isa)
-      : rows(tile_kernels<float>(isa).rows), kernels_(*bf16_kernels(isa)), d_v_(d_v) {
-    k_tile_ = scratch.take<Bf16Pair>(static_cast<std::size_t>(capacity * ((d + 1) / 2)));
-    v_tile_ = scratch.take<Bf16Pair>(static_cast<std::size_t>(n_blocks() * v_block()));
-    clean_ = scratch.take<Bf16Pair>(static_cast<std::size_t>(n_blocks() * v_block()));
+  /// `keys`: of the largest tile to come.
+  Bf16Tile(Scratch& scratch, Index keys, Index d, Index d_v, Isa isa)
+      : rows(tile_kernels<float>(isa).rows), capacity_(keys + keys % 2), kernels_(*bf16_kernels(isa)), d_v_(d_v) {
+    k_tile_ = scratch.take<Bf16Pair>(capacity_ * ((d + 1) / 2));
+    v_tile_ = scratch.take<Bf16Pair>(n_blocks() * v_block());
+    clean_ = scratch.take<Bf16Pair>(n_blocks() * v_block());
   }
 
-  /// `keys`: at most `capacity` of them; visited by `visits` panels: copying pays for several only.
+  /// `keys` are visited by `visits` panels: copying pays for several only.
   void load(const ConstView<Eigen::bfloat16>& keys_of, const ConstView<Eigen::bfloat16>& values_of,
             const TokenSet& keys, Index visits) {
     size_ = keys.size;
@@ -58,7 +57,7 @@ class Bf16Tile {
   /// Values from key j on; j is even.
   const Bf16Pair* v(Index j) const { return v_tile_ + j / 2 * rows; }
   /// One pair row more than a block of columns holds: blocks a power of two apart would fall on the same cache lines.
-  Index v_block() const { return (capacity / 2 + 2) * rows; }
+  Index v_block() const { return (capacity_ / 2 + 2) * rows; }
   Index d_v() const { return d_v_; }
 
   /// True when the values of keys [j, j + n), and of the neighbour of an odd last one, hold no NaN or Inf; j is even. The whole
@@ -90,6 +89,7 @@ class Bf16Tile {
 
   enum class Finite { unknown, all, some };
 
+  Index capacity_;
   const Bf16Kernels& kernels_;
   Index d_v_;
   Bf16Pair *k_tile_, *v_tile_, *clean_;

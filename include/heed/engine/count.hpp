@@ -1,72 +1,61 @@
 #pragma once
 #include <algorithm>
-#include <type_traits>
 
-#include "heed/core/floating.hpp"
 #include "heed/core/flops.hpp"
-#include "heed/core/key_bounds.hpp"
+#include "heed/core/kept_keys.hpp"
 #include "heed/core/mask.hpp"
-#include "heed/core/pattern.hpp"
+#include "heed/core/options.hpp"
+#include "heed/core/tile_list.hpp"
 #include "heed/core/types.hpp"
+#include "heed/engine/pair_rule.hpp"
 
 namespace heed::detail {
 
-/// The rule of a pattern that has all pairs of its tiles.
-struct EveryPair {
-  constexpr bool operator()(Index, Index) const { return true; }
-};
-
-/// Pairs of `pattern` that the mask and `rule` keep for one head.
-template <KeyPattern Pattern, class Rule = EveryPair>
-double kept_pairs(const Pattern& pattern, const Mask& mask, Index n_q, Index n_k, Index head, const Rule& rule = {}) {
-  constexpr bool every_pair = std::is_same_v<Rule, EveryPair>;
-  const KeyBounds bounds(mask, n_q, n_k);
-  const Index bias_row = mask.bias.rows() > n_q ? head * n_q : 0;
-  const Index allowed_row = mask.allowed.rows() > n_q ? head * n_q : 0;
+/// Pairs of `tiles` that the mask and the rule keep for one head.
+inline double kept_pairs(const TileList& tiles, const PairRule& rule, const Mask& mask, Index n_q, Index n_k,
+                         Index head) {
+  const KeptKeys kept(mask, n_q, n_k, head);
   double pairs = 0.0;
-  for (Index g = 0; g < pattern.n_groups(); ++g) {
-    const TokenSet queries = pattern.queries(g);
+  for (Index g = 0; g < tiles.n_groups(); ++g) {
+    const TokenSet queries = tiles.queries(g);
     for (Index t = 0; t < queries.size; ++t) {
       const Index i = queries[t];
-      const KeyRange range = bounds.of(i);
-      for (Index segment = 0; segment < pattern.n_segments(g); ++segment) {
-        const TokenSet keys = pattern.keys(g, segment);
-        const auto offset = [&](Index key) {
-          if (keys.list == nullptr) return std::clamp(key - keys.first, Index(0), keys.size);
-          return static_cast<Index>(std::lower_bound(keys.list, keys.list + keys.size, key) - keys.list);
-        };
-        const Index from = offset(range.low), to = offset(range.high);
-        if (every_pair && !mask.bias.given() && !mask.allowed.given()) {
+      const KeyRange range = kept.bounds().of(i);
+      for (Index segment = 0; segment < tiles.n_segments(g); ++segment) {
+        const TokenSet keys = tiles.keys(g, segment);
+        const Index from = tokens_below(keys, range.low), to = tokens_below(keys, range.high);
+        if (rule.every_pair() && !kept.has_pairs()) {
           pairs += static_cast<double>(std::max(to - from, Index(0)));
           continue;
         }
-        for (Index j = from; j < to; ++j) {
-          const bool forbidden = mask.allowed.given() && mask.allowed.at(allowed_row + i, keys[j]) == 0.0;
-          const bool infinite = mask.bias.given() && is_minus_infinity(mask.bias.at(bias_row + i, keys[j]));
-          pairs += forbidden || infinite || !rule(i, keys[j]) ? 0.0 : 1.0;
-        }
+        for (Index j = from; j < to; ++j) pairs += kept.pair(i, keys[j]) && rule(i, keys[j]) ? 1.0 : 0.0;
       }
     }
   }
   return pairs;
 }
 
-/// Adds what softmax attention over `pattern` spends on heads first_head .. first_head + n_heads - 1.
-template <KeyPattern Pattern, class Rule = EveryPair>
-void count_attention(FlopCounter& flops, const Pattern& pattern, const Mask& mask, Index n_q, Index n_k, Index d,
-                     Index d_v, Index first_head, Index n_heads, const Rule& rule = {}) {
+/// The same for heads first_head .. first_head + n_heads - 1 together.
+inline double kept_pairs(const TileList& tiles, const PairRule& rule, const Mask& mask, Index n_q, Index n_k,
+                         Index first_head, Index n_heads) {
   const bool alike = mask.bias.rows() <= n_q && mask.allowed.rows() <= n_q;
+  if (alike) return static_cast<double>(n_heads) * kept_pairs(tiles, rule, mask, n_q, n_k, first_head);
   double pairs = 0.0;
-  if (alike) {
-    pairs = static_cast<double>(n_heads) * kept_pairs(pattern, mask, n_q, n_k, first_head, rule);
-  } else {
-    for (Index h = first_head; h < first_head + n_heads; ++h) pairs += kept_pairs(pattern, mask, n_q, n_k, h, rule);
-  }
+  for (Index h = first_head; h < first_head + n_heads; ++h) pairs += kept_pairs(tiles, rule, mask, n_q, n_k, h);
+  return pairs;
+}
+
+/// Counts what softmax attention spends on `pairs` pairs.
+inline void count_attention(FlopCounter& flops, double pairs, Index d, Index d_v) {
   flops.add_products(Phase::scores, 2.0 * pairs * static_cast<double>(d));
   flops.add_products(Phase::values, 2.0 * pairs * static_cast<double>(d_v));
   flops.add_exponentials(pairs);
-  const double real = static_cast<double>(std::min(mask.n_real_keys, n_k));
-  flops.add_tokens(real * static_cast<double>(n_heads), static_cast<double>(n_k * n_heads));
+}
+
+/// Counts the key positions of `n_heads` heads.
+inline void count_tokens(FlopCounter& flops, const Mask& mask, Index n_k, Index n_heads) {
+  const double heads = static_cast<double>(n_heads);
+  flops.add_tokens(heads * static_cast<double>(std::min(mask.n_real_keys, n_k)), heads * static_cast<double>(n_k));
 }
 
 }  // namespace heed::detail

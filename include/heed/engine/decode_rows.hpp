@@ -10,6 +10,7 @@
 #include "heed/core/score_mod.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/head_call.hpp"
+#include "heed/engine/pair_rule.hpp"
 #include "heed/engine/pair_tile.hpp"
 #include "heed/engine/score_rule.hpp"
 #include "heed/engine/softmax_state.hpp"
@@ -23,53 +24,62 @@ namespace heed::detail {
 template <class T, class Call, class ScoreMod>
 class DecodeRows {
  public:
-  static constexpr Index tile_keys = 1024;
   static constexpr Index max_heads = 4;
 
-  DecodeRows(Scratch& frame, Index d, Index d_v, Isa isa)
+  /// `n_keys`: of the longest run to come.
+  DecodeRows(Scratch& frame, Index n_keys, Index d, Index d_v, Isa isa)
       : tiles_(tile_kernels<T>(isa)),
         keys_(storage_kernels<T, KernelScalar<typename Call::Key>>(isa)),
         isa_(isa),
+        tile_keys_(std::min(largest_tile, padded(n_keys))),
         d_padded_(padded(d)),
         v_padded_(padded(d_v)),
-        pair_room_(frame, tile_keys, 1, tiles_.lanes) {
-    q_ = frame.take<T>(static_cast<std::size_t>(max_heads * d_padded_));
-    s_ = frame.take<T>(static_cast<std::size_t>(max_heads * tile_keys));
-    out_ = frame.take<T>(static_cast<std::size_t>(max_heads * v_padded_));
-    k_tile_ = frame.take<T>(static_cast<std::size_t>(tile_keys * d));
-    v_tile_ = frame.take<T>(static_cast<std::size_t>(tile_keys * d_v));
-    scratch_ = frame.take<T>(static_cast<std::size_t>(tile_keys * tiles_.lanes));
+        pair_room_(frame, tile_keys_, 1, tiles_.lanes) {
+    q_ = frame.take<T>(max_heads * d_padded_);
+    s_ = frame.take<T>(max_heads * tile_keys_);
+    out_ = frame.take<T>(max_heads * v_padded_);
+    k_tile_ = frame.take<T>(tile_keys_ * d);
+    v_tile_ = frame.take<T>(tile_keys_ * d_v);
+    scratch_ = frame.take<T>(tile_keys_ * tiles_.lanes);
+    kept_ = frame.take<unsigned char>(tile_keys_);
   }
 
   /// Adds keys [from, to) of query 0 of each of `calls` to `states` (width 1). The calls share k and v.
   void run(std::span<const Call> calls, Index from, Index to, const KeyBounds& bounds, const AttentionOptions& options,
-           const ScoreMod& mod, std::span<SoftmaxState<T>> states) {
+           const PairRule& pair_rule, const ScoreMod& mod, std::span<SoftmaxState<T>> states) {
     const Call& shared = calls.front();
     const KeyRange range = bounds.of(0);
+    const bool by_pair = has_functor || !pair_rule.every_pair();
+    const bool masked = by_pair || options.mask.allowed.given() || options.mask.bias.given();
     const Index d = shared.k.cols, d_v = shared.v.cols, n_heads = static_cast<Index>(calls.size());
     std::fill(q_, q_ + n_heads * d_padded_, T(0));
     std::fill(out_, out_ + n_heads * v_padded_, T(0));
     for (Index h = 0; h < n_heads; ++h) {
       const Call& call = calls[static_cast<std::size_t>(h)];
-      const ScoreRule<T> rule(options, d, call.head, has_functor);
+      const ScoreRule<T> rule(options, d, call.head, by_pair);
       for (Index c = 0; c < d; ++c) q_[h * d_padded_ + c] = static_cast<T>(call.q(0, c)) * rule.query_factor;
       states[static_cast<std::size_t>(h)].clear();
       states[static_cast<std::size_t>(h)].factor = rule.softmax_factor;
     }
     to = std::min(to, range.high);
-    for (Index at = std::max(from, range.low); at < to; at += tile_keys) {
-      const Index n = std::min(tile_keys, to - at);
+    for (Index at = std::max(from, range.low); at < to; at += tile_keys_) {
+      const Index n = std::min(tile_keys_, to - at);
       scores(shared.k, at, n, n_heads);
       T correction[max_heads];
+      std::fill_n(kept_, masked ? n : 0, static_cast<unsigned char>(0));
       for (Index h = 0; h < n_heads; ++h) {
         const Call& call = calls[static_cast<std::size_t>(h)];
-        const ScoreRule<T> rule(options, d, call.head, has_functor);
+        const ScoreRule<T> rule(options, d, call.head, by_pair);
         SoftmaxState<T>& state = states[static_cast<std::size_t>(h)];
-        T* s = s_ + h * tile_keys;
-        if (rule.adjusts_all || options.mask.allowed.given()) adjust(call, rule, options, range, mod, at, n, s);
+        T* s = s_ + h * tile_keys_;
+        if (rule.adjusts_all || options.mask.allowed.given())
+          adjust(call, rule, options, range, pair_rule, mod, at, n, s);
+        for (Index j = 0; masked && j < n; ++j) {
+          if (!is_minus_infinity(s[j])) kept_[j] = static_cast<unsigned char>(kept_[j] | 1u << h);
+        }
         correction[h] = advance(n, s, state);
       }
-      values(shared.v, at, n, n_heads, correction, options.mask.allowed.given() || options.mask.bias.given());
+      values(shared.v, at, n, n_heads, correction, masked);
     }
     for (Index h = 0; h < n_heads; ++h) std::copy_n(out_ + h * v_padded_, d_v, states[static_cast<std::size_t>(h)].out);
   }
@@ -82,16 +92,16 @@ class DecodeRows {
   void scores(const ConstView<typename Call::Key>& k, Index at, Index n, Index n_heads) {
     const auto* data = kernel_pointer(k.data) + at * k.row_stride;
     if (k.col_stride == 1) {
-      keys_.row_scores(data, k.row_stride, n, q_, d_padded_, n_heads, k.cols, s_, tile_keys);
+      keys_.row_scores(data, k.row_stride, n, q_, d_padded_, n_heads, k.cols, s_, tile_keys_);
     } else {
       keys_.gather(data, k.row_stride, k.col_stride, nullptr, n, k.cols, k_tile_, k.cols);
-      storage_kernels<T, T>(isa_).row_scores(k_tile_, k.cols, n, q_, d_padded_, n_heads, k.cols, s_, tile_keys);
+      storage_kernels<T, T>(isa_).row_scores(k_tile_, k.cols, n, q_, d_padded_, n_heads, k.cols, s_, tile_keys_);
     }
   }
 
   // The row as a panel of one vector whose first lane is the query.
   void adjust(const Call& call, const ScoreRule<T>& rule, const AttentionOptions& options, const KeyRange& range,
-              const ScoreMod& mod, Index at, Index n, T* s) {
+              const PairRule& pair_rule, const ScoreMod& mod, Index at, Index n, T* s) {
     const PairTile<T> pairs(options.mask, call.q.rows, call.head, isa_);
     const Index lanes = tiles_.lanes;
     const PairCensus census = pairs.census({0, 1}, {at, n}, lanes, pair_room_);
@@ -99,7 +109,7 @@ class DecodeRows {
       std::fill(s, s + n, minus_infinity<T>);
       return;
     }
-    T query_position[max_lanes] = {}, key_position[tile_keys];
+    T query_position[max_lanes] = {}, key_position[largest_tile];
     query_position[0] = static_cast<T>(range.diagonal);
     for (Index j = 0; j < n; ++j) {
       key_position[j] = static_cast<T>(at + j);
@@ -110,8 +120,11 @@ class DecodeRows {
                  ignored);
     for (Index j = 0; j < n; ++j) {
       s[j] = scratch_[j * lanes];
-      if constexpr (has_functor) {
-        if (!is_minus_infinity(s[j])) s[j] = static_cast<T>(mod(s[j], Index(0), at + j));
+      if (is_minus_infinity(s[j]) && !pairs.keeps(0, at + j)) continue;
+      if (!pair_rule(0, at + j)) {
+        s[j] = minus_infinity<T>;
+      } else if constexpr (has_functor) {
+        s[j] = static_cast<T>(mod(s[j], Index(0), at + j));
       }
     }
   }
@@ -126,45 +139,62 @@ class DecodeRows {
     return correction;
   }
 
-  // With masks present, keys that weigh 0 for every head are skipped rather than multiplied: NaN in a masked row goes nowhere.
+  // With masks present, keys that no head keeps are skipped rather than multiplied: NaN in a masked row goes nowhere. What some heads
+  // keep and others do not, each multiplies by itself.
   void values(const ConstView<typename Call::Key>& v, Index at, Index n, Index n_heads, const T* correction,
               bool masked) {
     if (v.col_stride != 1) {
       keys_.gather(kernel_pointer(v.data) + at * v.row_stride, v.row_stride, v.col_stride, nullptr, n, v.cols, v_tile_,
                    v.cols);
     }
-    T factor[max_heads];
+    T factor[max_heads];  // of what is there: applied once
     std::copy_n(correction, n_heads, factor);
-    for (Index j = 0, end = 0;; j = end) {
-      while (masked && j < n && unused(j, n_heads)) ++j;
-      end = masked ? j : n;
-      while (masked && end < n && !unused(end, n_heads)) ++end;
-      if (v.col_stride == 1) {
-        keys_.row_values(kernel_pointer(v.data) + (at + j) * v.row_stride, v.row_stride, end - j, s_ + j, tile_keys,
-                         n_heads, v.cols, factor, out_, v_padded_);
-      } else {
-        storage_kernels<T, T>(isa_).row_values(v_tile_ + j * v.cols, v.cols, end - j, s_ + j, tile_keys, n_heads,
-                                               v.cols, factor, out_, v_padded_);
-      }
+    const auto correct_now = [&] {
+      if (factor[0] != 1 || !std::equal(factor, factor + n_heads - 1, factor + 1))
+        add_values(v, at, 0, 0, 0, n_heads, factor);
       std::fill_n(factor, n_heads, T(1));
-      if (end >= n) break;
+    };
+    const unsigned all = (1u << n_heads) - 1u;
+    for (Index j = 0, end = 0; j < n; j = end) {
+      const unsigned heads = masked ? kept_[j] : all;
+      end = masked ? j : n;
+      while (end < n && kept_[end] == heads) ++end;
+      if (heads == all) {
+        add_values(v, at, j, end, 0, n_heads, factor);
+        std::fill_n(factor, n_heads, T(1));
+        continue;
+      }
+      if (heads != 0) correct_now();
+      for (Index h = 0; h < n_heads; ++h) {
+        if ((heads >> h & 1u) != 0) add_values(v, at, j, end, h, 1, factor);
+      }
+    }
+    correct_now();
+  }
+
+  // out of heads [h, h + n_heads) = factor * out + the weights of keys [from, end) of the tile times their values.
+  void add_values(const ConstView<typename Call::Key>& v, Index at, Index from, Index end, Index h, Index n_heads,
+                  const T* factor) {
+    const T* w = s_ + h * tile_keys_ + from;
+    T* out = out_ + h * v_padded_;
+    if (v.col_stride == 1) {
+      keys_.row_values(kernel_pointer(v.data) + (at + from) * v.row_stride, v.row_stride, end - from, w, tile_keys_,
+                       n_heads, v.cols, factor, out, v_padded_);
+    } else {
+      storage_kernels<T, T>(isa_).row_values(v_tile_ + from * v.cols, v.cols, end - from, w, tile_keys_, n_heads,
+                                             v.cols, factor, out, v_padded_);
     }
   }
 
-  bool unused(Index j, Index n_heads) const {
-    for (Index h = 0; h < n_heads; ++h) {
-      if (!(s_[h * tile_keys + j] == 0)) return false;
-    }
-    return true;
-  }
-
+  static constexpr Index largest_tile = 1024;
   static constexpr Index max_lanes = 16;
   const TileKernels<T>& tiles_;
   const StorageKernels<T, KernelScalar<typename Call::Key>>& keys_;
   Isa isa_;
-  Index d_padded_, v_padded_;
+  Index tile_keys_, d_padded_, v_padded_;
   PairRoom<T> pair_room_;
   T *q_, *s_, *out_, *k_tile_, *v_tile_, *scratch_;
+  unsigned char* kept_;  // of each key of the tile: a bit for each head that keeps it
 };
 
 }  // namespace heed::detail

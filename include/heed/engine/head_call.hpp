@@ -1,4 +1,6 @@
 #pragma once
+#include <type_traits>
+
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/kernels/scalars.hpp"
@@ -21,6 +23,10 @@ struct HeadCall {
   Index lse_stride = 1;
   Index head = 0;  // names its entry of per-head options and its rows of per-head pair masks
 };
+
+/// Calls whose sums are kept in T.
+template <class Call, class T>
+concept SummedIn = std::is_same_v<typename Call::Sum, T>;
 
 /// Storage scalars as the kernels name them.
 template <class S>

@@ -17,19 +17,19 @@ namespace heed::detail {
 template <class T, class S>
 class KeyTile {
  public:
-  static constexpr Index capacity = 128;
-
-  KeyTile(Scratch& scratch, Index d, Index d_v, Isa isa)
-      : tiles_(tile_kernels<T>(isa)),
+  /// `keys`: of the largest tile to come.
+  KeyTile(Scratch& scratch, Index keys, Index d, Index d_v, Isa isa)
+      : capacity_(keys),
+        tiles_(tile_kernels<T>(isa)),
         storage_(storage_kernels<T, KernelScalar<S>>(isa)),
         same_(storage_kernels<T, T>(isa)),
         rows_(tiles_.rows) {
-    k_tile_ = scratch.take<T>(static_cast<std::size_t>(capacity * d));
-    v_tile_ = scratch.take<T>(static_cast<std::size_t>((d_v + rows_ - 1) / rows_ * block_stride()));
-    v_rows_ = scratch.take<T>(static_cast<std::size_t>(capacity * d_v));
+    k_tile_ = scratch.take<T>(capacity_ * d);
+    v_tile_ = scratch.take<T>((d_v + rows_ - 1) / rows_ * block_stride());
+    v_rows_ = scratch.take<T>(capacity_ * d_v);
   }
 
-  /// `keys`: at most `capacity` of them, visited by `visits` panels: copying pays for several only.
+  /// `keys` are visited by `visits` panels: copying pays for several only.
   void load(const ConstView<S>& keys_of, const ConstView<S>& values_of, const TokenSet& keys, Index visits) {
     size_ = keys.size;
     d_v_ = values_of.cols;
@@ -90,7 +90,7 @@ class KeyTile {
   // Offset of value column c from v(j).
   Index column(Index c) const { return c / rows_ * v_block_ + c % rows_; }
   // One vector more than a block of columns holds: blocks a power of two apart would fall on the same cache lines.
-  Index block_stride() const { return capacity * rows_ + 16; }
+  Index block_stride() const { return capacity_ * rows_ + 16; }
 
   bool finite_rows(Index j, Index n) const {
     if (v_stride_ != rows_) return tiles_.all_finite(v(j), v_stride_, n, d_v_);
@@ -104,6 +104,7 @@ class KeyTile {
 
   enum class Finite { unknown, all, some };
 
+  Index capacity_;
   const TileKernels<T>& tiles_;
   const StorageKernels<T, KernelScalar<S>>& storage_;
   const StorageKernels<T, T>& same_;

@@ -29,7 +29,7 @@ class PackedWeights {
   const T* column(Index c) const { return packed_ + c / rows_ * block_stride(); }
 
   void pack(Workspace::Frame& frame, int threads) {
-    packed_ = frame.take<T>(static_cast<std::size_t>(n_blocks() * block_stride()));
+    packed_ = frame.take<T>(n_blocks() * block_stride());
     const auto each = static_cast<std::size_t>(w_.cols * chunk + 16);
     T* rows = frame.take<T>(each * static_cast<std::size_t>(threads));
     parallel_tasks((w_.rows + chunk - 1) / chunk, threads, [&](int thread) {
@@ -70,10 +70,10 @@ class DensePanel {
 
   DensePanel(Scratch& scratch, Index d_in, Isa isa)
       : tiles_(tile_kernels<T>(isa)), isa_(isa), d_in_(d_in), width_(tiles_.lanes * tiles_.vectors) {
-    x_ = scratch.take<T>(static_cast<std::size_t>(width_ * d_in));
-    out_ = scratch.take<T>(static_cast<std::size_t>(width_ * columns()));
-    rows_ = scratch.take<T>(static_cast<std::size_t>(width_ * columns()));
-    ones_ = scratch.take<T>(static_cast<std::size_t>(width_));
+    x_ = scratch.take<T>(width_ * d_in);
+    out_ = scratch.take<T>(width_ * columns());
+    rows_ = scratch.take<T>(width_ * columns());
+    ones_ = scratch.take<T>(width_);
   }
 
   /// Tokens of a panel.
@@ -135,7 +135,7 @@ class DensePanel {
 template <class T>
 T* take_bias(Workspace::Frame& frame, const PairView& bias, Index columns) {
   if (!bias.given()) return nullptr;
-  T* values = frame.take<T>(static_cast<std::size_t>(columns));
+  T* values = frame.take<T>(columns);
   for (Index c = 0; c < columns; ++c) values[c] = static_cast<T>(bias.rows() == 1 ? bias.at(0, c) : bias.at(c, 0));
   return values;
 }

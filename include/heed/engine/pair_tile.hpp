@@ -25,8 +25,8 @@ template <class T>
 struct PairRoom {
   static constexpr Index block = 32;  ///< keys whose bias is loaded at a time: it stays in the nearest cache
   PairRoom(Scratch& scratch, Index keys, Index vectors, Index lanes) {
-    for (T** tile : {&added, &rows}) *tile = scratch.take<T>(static_cast<std::size_t>(block * vectors * lanes));
-    allowed = scratch.take<std::uint16_t>(static_cast<std::size_t>(keys * vectors));
+    for (T** tile : {&added, &rows}) *tile = scratch.take<T>(std::min(block, keys) * vectors * lanes);
+    allowed = scratch.take<std::uint16_t>(keys * vectors);
   }
   T *added, *rows;  // rows: a bias on its way to T
   std::uint16_t* allowed;
@@ -40,6 +40,12 @@ class PairTile {
       : bias_(mask.bias), allowed_(mask.allowed), tiles_(tile_kernels<T>(isa)), isa_(isa) {
     bias_row_ = bias_.rows() > n_q ? head * n_q : 0;
     allowed_row_ = allowed_.rows() > n_q ? head * n_q : 0;
+  }
+
+  /// True when query i may see key j as far as these two say.
+  bool keeps(Index i, Index j) const {
+    if (allowed_.given() && allowed_.at(allowed_row_ + i, j) == 0.0) return false;
+    return !bias_.given() || !is_minus_infinity(bias_.at(bias_row_ + i, j));
   }
 
   /// Reads the boolean mask into `room`, for a panel of `panel` lanes, and of the bias whether it masks all.

@@ -38,11 +38,15 @@ class QueryRanges {
       std::fill(diagonal_, diagonal_ + width, T(0));
       return;
     }
-    for (Index i = 0; i < width; ++i) {
-      const KeyRange range = bounds.of(queries[std::min(i, queries.size - 1)]);
+    bounds.visit(queries, [&](Index i, const KeyRange& range) {
       low_[i] = range.low;
       high_[i] = range.high;
       diagonal_[i] = static_cast<T>(range.diagonal);
+    });
+    for (Index i = queries.size; i < width; ++i) {
+      low_[i] = low_[queries.size - 1];
+      high_[i] = high_[queries.size - 1];
+      diagonal_[i] = diagonal_[queries.size - 1];
     }
     ends_ = {*std::min_element(low_, low_ + width), *std::max_element(low_, low_ + width),
              *std::min_element(high_, high_ + width), *std::max_element(high_, high_ + width)};

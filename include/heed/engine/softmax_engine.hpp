@@ -1,8 +1,6 @@
 #pragma once
 #include <algorithm>
-#include <array>
 #include <new>
-#include <optional>
 #include <span>
 #include <type_traits>
 
@@ -10,13 +8,16 @@
 #include "heed/core/key_bounds.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/pattern.hpp"
+#include "heed/core/tile_list.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/bf16_operands.hpp"
 #include "heed/engine/count.hpp"
 #include "heed/engine/decode_rows.hpp"
 #include "heed/engine/head_call.hpp"
+#include "heed/engine/pairs.hpp"
 #include "heed/engine/softmax_panel.hpp"
 #include "heed/engine/softmax_state.hpp"
+#include "heed/engine/tasks.hpp"
 #include "heed/engine/tiling.hpp"
 #include "heed/engine/widened_operands.hpp"
 #include "heed/engine/write_out.hpp"
@@ -24,18 +25,19 @@
 
 namespace heed::detail {
 
-/// The streaming engine: softmax attention of all heads over the pairs of one pattern. Work is cut into panels of queries and,
+/// The streaming engine: softmax attention of some heads over the pairs of one part. Work is cut into panels of queries and,
 /// where queries are few, chunks of keys merged in order; both depend on shapes alone, never on threads or on which heads
 /// are computed together, so results are the same bits however the call is split.
-template <class Call, KeyPattern Pattern, class ScoreMod>
-class Engine {
+template <class Call, class ScoreMod>
+class SoftmaxEngine {
  public:
   using T = typename Call::Sum;
 
   /// `calls` share all shapes; `heads_per_kv` consecutive calls share keys and values. All checks have passed.
-  Engine(const Pattern& pattern, std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
-         const ScoreMod& mod, Workspace& workspace, int threads)
-      : pattern_(pattern),
+  SoftmaxEngine(const PairsPart& part, std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
+                const ScoreMod& mod, Workspace& workspace, int threads)
+      : tiles_(part.tiles),
+        rule_(part.rule),
         calls_(calls),
         heads_per_kv_(heads_per_kv),
         options_(options),
@@ -50,8 +52,8 @@ class Engine {
   void run() {
     const Index n_q = calls_.front().q.rows, n_k = calls_.front().k.rows;
     if (n_q == 0) return;
-    if (n_q == 1 && pattern_.n_groups() == 1 && pattern_.n_segments(0) == 1 && pattern_.keys(0, 0).list == nullptr &&
-        pattern_.keys(0, 0).size == n_k) {
+    if (n_q == 1 && tiles_.n_groups() == 1 && tiles_.n_segments(0) == 1 && tiles_.keys(0, 0).list == nullptr &&
+        tiles_.keys(0, 0).size == n_k) {
       run_rows(n_k);
       return;
     }
@@ -65,37 +67,46 @@ class Engine {
   }
 
  private:
-  using Cut = Tiling<Pattern>;
-  using RowRun = DecodeRows<T, Call, ScoreMod>;
   static constexpr Index row_chunk = 2048;
 
   // One query a head. Task: heads that share keys x chunk of keys.
   void run_rows(Index n_k) {
+    using RowRun = DecodeRows<T, Call, ScoreMod>;
     const Index n_calls = static_cast<Index>(calls_.size()), n_chunks = chunks_of(n_k, row_chunk);
     const bool apart = options_.mask.bias.rows() > 1 || options_.mask.allowed.rows() > 1;  // heads mask different keys
     const Index together = apart ? 1 : std::min(heads_per_kv_, RowRun::max_heads);
     const Index parts = (heads_per_kv_ + together - 1) / together, n_groups = n_calls / heads_per_kv_ * parts;
-    Scratch measure;
-    RowRun(measure, d_, d_v_, isa_);
-    std::byte* memory = frame_.template take<std::byte>(measure.used() * static_cast<std::size_t>(threads_));
     SoftmaxState<T>* states = take_states(n_calls * n_chunks, 1);
-    parallel_tasks(n_groups * n_chunks, threads_, [&](int thread) {
-      Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
-      return [this, rows = RowRun(scratch, d_, d_v_, isa_), n_chunks, n_k, together, parts,
-              states](Index task) mutable {
-        const Index group = task / n_chunks, chunk = task % n_chunks;
-        const Index first = group / parts * heads_per_kv_ + group % parts * together;
-        const Index n = std::min(together, group / parts * heads_per_kv_ + heads_per_kv_ - first);
-        SoftmaxState<T> mine[RowRun::max_heads];
-        for (Index h = 0; h < n; ++h) mine[h] = states[(first + h) * n_chunks + chunk];
-        rows.run(calls_.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)), chunk * row_chunk,
-                 std::min(n_k, (chunk + 1) * row_chunk), bounds_, options_, mod_, {mine, static_cast<std::size_t>(n)});
-        for (Index h = 0; h < n; ++h) states[(first + h) * n_chunks + chunk] = mine[h];
-      };
-    });
+    for_each_task(
+        n_groups * n_chunks, threads_, frame_,
+        [&](Scratch& scratch) { return RowRun(scratch, std::min(n_k, row_chunk), d_, d_v_, isa_); },
+        [&](RowRun& rows, Index task) {
+          const Index group = task / n_chunks, chunk = task % n_chunks;
+          const Index first = group / parts * heads_per_kv_ + group % parts * together;
+          const Index n = std::min(together, group / parts * heads_per_kv_ + heads_per_kv_ - first);
+          SoftmaxState<T> mine[RowRun::max_heads];
+          for (Index h = 0; h < n; ++h) mine[h] = states[(first + h) * n_chunks + chunk];
+          rows.run(calls_.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)), chunk * row_chunk,
+                   std::min(n_k, (chunk + 1) * row_chunk), bounds_, options_, rule_, mod_,
+                   {mine, static_cast<std::size_t>(n)});
+          for (Index h = 0; h < n; ++h) states[(first + h) * n_chunks + chunk] = mine[h];
+        });
     for (Index c = 0; c < n_calls; ++c)
       finish(calls_[static_cast<std::size_t>(c)], {0, 1}, states + c * n_chunks, n_chunks);
   }
+
+  // What one thread owns: a tile of keys and the panels that visit it.
+  template <class Operands>
+  struct Worker {
+    using Panel = SoftmaxPanel<Operands, Call, ScoreMod>;
+    Worker(Scratch& scratch, Index share, Index keys, Index d, Index d_v, Isa isa)
+        : tile(scratch, keys, d, d_v, isa),
+          room(scratch, keys, tile_kernels<T>(isa).vectors, tile_kernels<T>(isa).lanes),
+          panels(scratch.make(share, [&](Scratch& own) { return Panel(own, room, d, d_v, isa); })) {}
+    typename Operands::Tile tile;
+    SoftmaxRoom<T> room;
+    Panel* panels;
+  };
 
   // Task: head x a few panels of queries that share tiles of keys x chunk of keys; see Tiling.
   template <class Operands>
@@ -103,53 +114,37 @@ class Engine {
     const Index n_calls = static_cast<Index>(calls_.size());
     const TileKernels<T>& kernels = tile_kernels<T>(isa_);
     const Index width = kernels.lanes * kernels.vectors, panel_bytes = width * (d_ + d_v_) * Index(sizeof(T));
-    Index* first_task = frame_.template take<Index>(static_cast<std::size_t>(pattern_.n_groups() + 1));
-    const Cut cut(pattern_, width, panel_bytes, n_calls, threads_, first_task);
-    SoftmaxState<T>* states = cut.n_chunks > 1 ? take_states(n_calls * cut.n_chunks, width) : nullptr;
-    const Index n_tasks = n_calls * cut.n_tasks * cut.n_chunks;
-    Scratch measure;
-    Worker<Operands>(measure, cut.share, width, d_, d_v_, isa_);
-    std::byte* memory = frame_.template take<std::byte>(measure.used() * static_cast<std::size_t>(threads_));
-    parallel_tasks(n_tasks, threads_, [&](int thread) {
-      Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
-      return [=, this, worker = Worker<Operands>(scratch, cut.share, width, d_, d_v_, isa_)](Index task) mutable {
-        const Index later = task + threads_;  // likely this thread's next: a guess, and only caches are touched on it
-        visit(worker, cut, cut.visit_of(task), later < n_tasks ? cut.visit_of(later) : Visit{}, states);
-      };
-    });
-    for (Index c = 0; cut.n_chunks > 1 && c < n_calls; ++c) {
-      finish(calls_[static_cast<std::size_t>(c)], pattern_.queries(cut.only_group), states + c * cut.n_chunks,
-             cut.n_chunks);
+    const Tiling tiling(tiles_, width, panel_bytes, n_calls, threads_, frame_);
+    SoftmaxState<T>* states = tiling.n_chunks > 1 ? take_states(n_calls * tiling.n_chunks, width) : nullptr;
+    const Index n_tasks = n_calls * tiling.n_tasks * tiling.n_chunks, keys = tile_size(tiles_);
+    for_each_task(
+        n_tasks, threads_, frame_,
+        [&](Scratch& scratch) { return Worker<Operands>(scratch, tiling.share, keys, d_, d_v_, isa_); },
+        [&](Worker<Operands>& worker, Index task) {
+          const Index later = task + threads_;  // likely this thread's next: a guess, and only caches are touched on it
+          visit(worker, tiling, tiling.visit_of(task), later < n_tasks ? tiling.visit_of(later) : Visit{}, states);
+        });
+    for (Index c = 0; tiling.n_chunks > 1 && c < n_calls; ++c) {
+      finish(calls_[static_cast<std::size_t>(c)], tiles_.queries(tiling.only_group), states + c * tiling.n_chunks,
+             tiling.n_chunks);
     }
   }
-
-  // What one thread owns: a tile of keys and the panels that visit it.
-  template <class Operands>
-  struct Worker {
-    Worker(Scratch& scratch, Index share, Index width, Index d, Index d_v, Isa isa)
-        : tile(scratch, d, d_v, isa), shared(scratch, width / tile_kernels<T>(isa).lanes, tile_kernels<T>(isa).lanes) {
-      for (Index p = 0; p < share; ++p) panels[static_cast<std::size_t>(p)].emplace(scratch, shared, d, d_v, isa);
-    }
-    typename Operands::Tile tile;
-    PanelScratch<T> shared;
-    std::array<std::optional<SoftmaxPanel<Operands, Call, ScoreMod>>, static_cast<std::size_t>(Cut::max_share)> panels;
-  };
 
   // Each panel computes on one tile while its part of what comes next is on the way: the next tile, or behind the last one the
   // next visit's queries and first tile and the rows this one will write.
   template <class Operands>
-  void visit(Worker<Operands>& worker, const Cut& cut, const Visit& now, const Visit& next, SoftmaxState<T>* partials) {
+  void visit(Worker<Operands>& worker, const Tiling& tiling, const Visit& now, const Visit& next,
+             SoftmaxState<T>* partials) {
     const Call& call = calls_[static_cast<std::size_t>(now.call)];
     Index low = call.k.rows, high = 0;
     for (Index p = 0; p < now.n; ++p) {
-      auto& panel = *worker.panels[static_cast<std::size_t>(p)];
-      panel.begin(call, cut.queries(now, p, 1), bounds_, options_, mod_);
-      low = std::min(low, panel.low());
-      high = std::max(high, panel.high());
+      worker.panels[p].begin(call, tiling.queries(now, p, 1), bounds_, options_, rule_, mod_);
+      low = std::min(low, worker.panels[p].low());
+      high = std::max(high, worker.panels[p].high());
     }
     KeyPlace place;
-    for (TokenSet keys = cut.next_tile(now, low, high, place); keys.size > 0;) {
-      const TokenSet following = cut.next_tile(now, low, high, place);
+    for (TokenSet keys = tiling.next_tile(now, low, high, place); keys.size > 0;) {
+      const TokenSet following = tiling.next_tile(now, low, high, place);
       worker.tile.load(call.k, call.v, keys, now.n);
       for (Index p = 0; p < now.n; ++p) {
         Ahead ahead;
@@ -157,20 +152,19 @@ class Engine {
           fetch(ahead, call.k, following, p, now.n);
           fetch(ahead, call.v, following, p, now.n);
         } else {
-          fetch(ahead, call.out, cut.queries(now, p, 1), 0, 1);
-          if (next.n > 0) fetch_visit(ahead, cut, next, p, now.n);
+          fetch(ahead, call.out, tiling.queries(now, p, 1), 0, 1);
+          if (next.n > 0) fetch_visit(ahead, tiling, next, p, now.n);
         }
         const bool last = p + 1 == now.n;  // what the mask says is read panel by panel
-        if (!last || following.size > 0)
-          worker.panels[static_cast<std::size_t>(last ? 0 : p + 1)]->fetch_pairs(last ? following : keys, ahead);
-        worker.panels[static_cast<std::size_t>(p)]->add_keys(worker.tile, keys, ahead);
+        if (!last || following.size > 0) worker.panels[last ? 0 : p + 1].fetch_pairs(last ? following : keys, ahead);
+        worker.panels[p].add_keys(worker.tile, keys, ahead);
       }
       keys = following;
     }
     for (Index p = 0; p < now.n; ++p) {
-      auto& panel = *worker.panels[static_cast<std::size_t>(p)];
+      auto& panel = worker.panels[p];
       if (partials != nullptr) {
-        partials[now.call * cut.n_chunks + now.chunk].copy(panel.state());
+        partials[now.call * tiling.n_chunks + now.chunk].copy(panel.state());
       } else {
         write_out(call, panel.queries(), panel.state(), options_.sinks, isa_);
       }
@@ -178,12 +172,12 @@ class Engine {
   }
 
   // Adds part `part` of `parts` of what a visit reads first.
-  void fetch_visit(Ahead& ahead, const Cut& cut, const Visit& visit, Index part, Index parts) const {
+  void fetch_visit(Ahead& ahead, const Tiling& tiling, const Visit& visit, Index part, Index parts) const {
     const Call& call = calls_[static_cast<std::size_t>(visit.call)];
-    const TokenSet queries = cut.queries(visit, 0, visit.n);
+    const TokenSet queries = tiling.queries(visit, 0, visit.n);
     fetch(ahead, call.q, queries, part, parts);
     KeyPlace place;
-    const TokenSet keys = cut.next_tile(visit, bounds_.of(queries[0]).low, call.k.rows, place);
+    const TokenSet keys = tiling.next_tile(visit, bounds_.of(queries[0]).low, call.k.rows, place);
     fetch(ahead, call.k, keys, part, parts);
     fetch(ahead, call.v, keys, part, parts);
   }
@@ -206,10 +200,10 @@ class Engine {
   }
 
   SoftmaxState<T>* take_states(Index count, Index width) {
-    SoftmaxState<T>* states = frame_.template take<SoftmaxState<T>>(static_cast<std::size_t>(count));
+    SoftmaxState<T>* states = frame_.template take<SoftmaxState<T>>(count);
     Scratch measure;
     SoftmaxState<T>(measure, width, d_v_);
-    std::byte* memory = frame_.template take<std::byte>(measure.used() * static_cast<std::size_t>(count));
+    std::byte* memory = frame_.template take<std::byte>(static_cast<Index>(measure.used()) * count);
     for (Index s = 0; s < count; ++s) {
       Scratch scratch(memory + measure.used() * static_cast<std::size_t>(s));
       new (states + s) SoftmaxState<T>(scratch, width, d_v_);
@@ -223,7 +217,8 @@ class Engine {
     write_out(call, queries, states[0], options_.sinks, isa_);
   }
 
-  const Pattern& pattern_;
+  const TileList& tiles_;
+  const PairRule& rule_;
   std::span<const Call> calls_;
   Index heads_per_kv_;
   const AttentionOptions& options_;
@@ -235,36 +230,34 @@ class Engine {
   Index d_, d_v_;
 };
 
-/// Pairs in the tiles of a pattern, whatever masks say.
-template <KeyPattern Pattern>
-double tile_pairs(const Pattern& pattern) {
+/// Pairs in tiles, whatever masks say.
+inline double tile_pairs(const TileList& tiles) {
   double pairs = 0;
-  for (Index g = 0; g < pattern.n_groups(); ++g) {
+  for (Index g = 0; g < tiles.n_groups(); ++g) {
     Index n_keys = 0;
-    for (Index s = 0; s < pattern.n_segments(g); ++s) n_keys += pattern.keys(g, s).size;
-    pairs += static_cast<double>(pattern.queries(g).size) * static_cast<double>(n_keys);
+    for (Index s = 0; s < tiles.n_segments(g); ++s) n_keys += tiles.keys(g, s).size;
+    pairs += static_cast<double>(tiles.queries(g).size) * static_cast<double>(n_keys);
   }
   return pairs;
 }
 
-/// Runs the engine on checked calls and counts its work. `rule` is for counting: which pairs `mod` leaves.
-template <class Call, KeyPattern Pattern, class ScoreMod, class Rule = EveryPair>
-void run_engine(const Pattern& pattern, std::span<const Call> calls, Index heads_per_kv,
-                const AttentionOptions& options, const ScoreMod& mod, const Context& context, const Rule& rule = {}) {
+/// Runs the engine on checked calls over one part, and counts its pairs. The context brings a workspace.
+template <class Call, class ScoreMod>
+void run_part(const PairsPart& part, std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& given,
+              const ScoreMod& mod, const Context& context) {
   if (calls.empty()) return;
-  std::optional<Workspace> own;
-  Workspace& workspace = context.workspace != nullptr ? *context.workspace : own.emplace();
   const Call& one = calls.front();
-  // A thread is worth waking for about ten microseconds of arithmetic: small calls run on fewer than they may.
-  constexpr double least_work = 5e5;
+  const AttentionOptions options = options_of(part, given);
+  constexpr double least_work = 5e5;  // ten microseconds of arithmetic: small calls run on fewer threads than they may
   const double work =
-      static_cast<double>(calls.size()) * tile_pairs(pattern) * static_cast<double>(one.k.cols + one.v.cols);
-  const int threads =
-      static_cast<int>(std::clamp(work / least_work, 1.0, static_cast<double>(thread_count(context.threads))));
-  Engine<Call, Pattern, ScoreMod>(pattern, calls, heads_per_kv, options, mod, workspace, threads).run();
+      static_cast<double>(calls.size()) * tile_pairs(part.tiles) * static_cast<double>(one.k.cols + one.v.cols);
+  const int threads = threads_for(work, least_work, thread_count(context.threads));
+  SoftmaxEngine<Call, ScoreMod>(part, calls, heads_per_kv, options, mod, *context.workspace, threads).run();
   if (context.flops != nullptr) {
-    count_attention(*context.flops, pattern, options.mask, one.q.rows, one.k.rows, one.k.cols, one.v.cols, one.head,
-                    static_cast<Index>(calls.size()), rule);
+    count_attention(*context.flops,
+                    kept_pairs(part.tiles, part.rule, options.mask, one.q.rows, one.k.rows, one.head,
+                               static_cast<Index>(calls.size())),
+                    one.k.cols, one.v.cols);
   }
 }
 

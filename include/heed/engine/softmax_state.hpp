@@ -21,9 +21,9 @@ struct SoftmaxState {
 
   SoftmaxState() = default;
   SoftmaxState(Scratch& frame, Index panel_width, Index value_width) : width(panel_width), d_v(value_width) {
-    m = frame.take<T>(static_cast<std::size_t>(width));
-    l = frame.take<T>(static_cast<std::size_t>(width));
-    out = frame.take<T>(static_cast<std::size_t>(width * d_v));
+    m = frame.take<T>(width);
+    l = frame.take<T>(width);
+    out = frame.take<T>(width * d_v);
   }
 
   void clear() const {

@@ -2,8 +2,9 @@
 #include <algorithm>
 
 #include "heed/core/pattern.hpp"
+#include "heed/core/tile_list.hpp"
 #include "heed/core/types.hpp"
-#include "heed/engine/key_tile.hpp"
+#include "heed/core/workspace.hpp"
 
 namespace heed::detail {
 
@@ -20,10 +21,19 @@ struct KeyPlace {
   Index segment = 0, at = 0;
 };
 
-/// Cuts the queries of a pattern into panels, and the panels of a group into tasks: a few panels that share tiles of keys, last
+constexpr Index largest_tile = 128;  ///< keys of a tile at most
+
+/// Keys of the largest tile that `tiles` need.
+inline Index tile_size(const TileList& tiles) {
+  Index most = 1;
+  for (Index s = 0; most < largest_tile && s < tiles.first_segment[tiles.groups]; ++s)
+    most = std::max(most, tiles.segments[s].size);
+  return std::min(most, largest_tile);
+}
+
+/// Forward: all keys of a panel of queries. Cuts the queries of a pattern into panels, and the panels of a group into tasks: a few panels that share tiles of keys, last
 /// panels first (the longest under a causal mask), times a chunk of keys where there is one panel only. Panels and
 /// chunks depend on shapes alone; how many panels share tiles changes no result and so may depend on threads.
-template <KeyPattern Pattern>
 class Tiling {
  public:
   static constexpr Index max_share = 26;  ///< panels of a task
@@ -32,10 +42,12 @@ class Tiling {
   Index n_chunks = 1;                     ///< chunks of keys
   Index only_group = 0;                   ///< with several chunks: the group with queries
 
-  /// `width` queries and `panel_bytes` a panel; `first_task` has room for n_groups + 1 and must live as long.
-  Tiling(const Pattern& pattern, Index width, Index panel_bytes, Index n_calls, Index threads, Index* first_task)
-      : pattern_(pattern), width_(width), first_task_(first_task) {
+  /// `width` queries and `panel_bytes` a panel.
+  Tiling(const TileList& pattern, Index width, Index panel_bytes, Index n_calls, Index threads, Workspace::Frame& frame)
+      : pattern_(pattern), width_(width) {
     const Index n_groups = pattern.n_groups();
+    Index* first_task = frame.take<Index>(n_groups + 1);
+    first_task_ = first_task;
     Index n_panels = 0, most_panels = 0;
     for (Index g = 0; g < n_groups; ++g) {
       n_panels += panels_of(g);
@@ -84,7 +96,7 @@ class Tiling {
       const Index begin = visit.chunk * chunk_keys,
                   end = n_chunks > 1 ? std::min(keys.size, begin + chunk_keys) : keys.size;
       for (place.at = std::max(place.at, begin); place.at < end;) {
-        TokenSet tile = keys.part(place.at, std::min(KeyTile<float, float>::capacity, end - place.at));
+        TokenSet tile = keys.part(place.at, std::min(largest_tile, end - place.at));
         place.at += tile.size;
         if (tile[tile.size - 1] < low || tile[0] >= high) continue;
         if (tile.list != nullptr) {  // keys that nobody sees are not worth gathering; pairs of keys stay together
@@ -103,9 +115,41 @@ class Tiling {
 
   Index panels_of(Index group) const { return (pattern_.queries(group).size + width_ - 1) / width_; }
 
-  const Pattern& pattern_;
+  const TileList& pattern_;
   Index width_;
   const Index* first_task_;  // of each group
+};
+
+/// Backwards: all panels of queries of a tile of keys. Cuts keys into chunks, a task each; where the pattern lists tokens, all keys are
+/// one chunk. Chunks depend on shapes alone.
+class KeyTiling {
+ public:
+  KeyTiling(const TileList& pattern, Index n_k) : pattern_(pattern), n_k_(n_k) {
+    const bool listed = pattern.n_segments(0) > 0 && pattern.keys(0, 0).list != nullptr;
+    chunk_ = listed ? std::max<Index>(n_k, 1) : 4 * largest_tile;
+    n_chunks = (n_k + chunk_ - 1) / chunk_;
+  }
+
+  Index n_chunks;
+
+  /// Calls visit(queries of a group, tile of its keys) for every tile in a chunk.
+  template <class Visit>
+  void visit_tiles(Index chunk, const Visit& visit) const {
+    const Index from = chunk * chunk_, to = std::min(n_k_, from + chunk_);
+    for (Index g = 0; g < pattern_.n_groups(); ++g) {
+      const TokenSet queries = pattern_.queries(g);
+      for (Index s = 0; s < pattern_.n_segments(g) && queries.size > 0; ++s) {
+        const TokenSet all = pattern_.keys(g, s);
+        const Index end = tokens_below(all, to);
+        for (Index at = tokens_below(all, from); at < end; at += largest_tile)
+          visit(queries, all.part(at, std::min(largest_tile, end - at)));
+      }
+    }
+  }
+
+ private:
+  const TileList& pattern_;
+  Index n_k_, chunk_;
 };
 
 }  // namespace heed::detail

@@ -21,7 +21,7 @@ class WidenedOperands {
 
   WidenedOperands(Scratch& scratch, Index width, Index d, Isa isa)
       : tiles_(tile_kernels<Sum>(isa)), queries_(storage_kernels<Sum, KernelScalar<typename Call::Query>>(isa)), d_(d) {
-    q_ = scratch.take<Sum>(static_cast<std::size_t>(width * d));
+    q_ = scratch.take<Sum>(width * d);
   }
 
   void pack(const ConstView<typename Call::Query>& q, const TokenSet& queries, Index width, Sum factor) {

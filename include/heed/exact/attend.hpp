@@ -6,6 +6,7 @@
 
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
+#include "heed/core/method.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/result.hpp"
 #include "heed/core/types.hpp"
@@ -13,6 +14,7 @@
 #include "heed/core/view.hpp"
 #include "heed/engine/head_call.hpp"
 #include "heed/exact/exact_attention.hpp"
+#include "heed/exact/run_method.hpp"
 
 namespace heed {
 
@@ -71,11 +73,20 @@ void check_head(const Call& call, Index v_rows, Index v_cols, const LseSpan<type
 template <class Method, class Call>
 void require_method() {
   static_assert(
-      requires(const Method& m, std::span<const Call> calls) {
-        m.attend_heads(calls, Index(1), AttentionOptions{}, Context{});
-      },
+      AttentionMethod<Method, Call>,
       "heed: the method does not run on these operands: its scalar must be that of q, k and v (see README, table of "
       "methods)");
+}
+
+/// Runs one method over all heads, or each of a list over its own.
+template <class Method, class Call>
+void attend_all_heads(const Method& method, std::span<const Call> calls, Index heads_per_kv,
+                      const AttentionOptions& options, const Context& context) {
+  require_method<MethodOfHead<Method>, Call>();
+  check_heads_of(method, calls.front().k.cols, options);  // of all, before the first writes anything
+  const WithWorkspace inner(context);
+  Workspace::Frame frame(inner.workspace());
+  MethodRun<Method>(method, frame).run(calls, heads_per_kv, options, inner.context());
 }
 
 }  // namespace detail
@@ -94,10 +105,9 @@ void attend_into(Out&& out, LseSpan<Accumulator<detail::OperandScalar<Q>>> lse, 
   using S = detail::OperandScalar<Q>;
   auto to = detail::output_of<S>(std::forward<Out>(out));
   using Call = detail::HeadCall<S, S, typename decltype(to)::Scalar>;
-  detail::require_method<Method, Call>();
   Call call{view_of(q), view_of(k), rows, to, lse.data(), lse.stride()};
   detail::check_head(call, call.v.rows, call.v.cols, lse, options);
-  method.attend_heads(std::span<const Call>(&call, 1), Index(1), options, context);
+  detail::attend_all_heads(method, std::span<const Call>(&call, 1), Index(1), options, context);
 }
 
 /// Attention of one head: out_i = sum_j softmax_j(scale * q_i . k_j) v_j over the pairs `options.mask` keeps, or whatever

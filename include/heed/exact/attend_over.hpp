@@ -5,7 +5,6 @@
 
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
-#include "heed/core/floating.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/result.hpp"
@@ -13,7 +12,8 @@
 #include "heed/core/values.hpp"
 #include "heed/core/view.hpp"
 #include "heed/engine/head_call.hpp"
-#include "heed/engine/run_pattern.hpp"
+#include "heed/engine/pairs.hpp"
+#include "heed/engine/pattern_pairs.hpp"
 #include "heed/exact/attend.hpp"
 
 namespace heed {
@@ -49,6 +49,24 @@ void check_pattern(const Pattern& pattern, Index n_q, Index n_k) {
   }
 }
 
+/// A pattern given with a call, as a method.
+template <PairPattern Pattern, class ScoreMod>
+struct OverPattern {
+  static constexpr bool has_softmax = true;
+  static constexpr bool sees_all_keys = std::is_same_v<Pattern, DensePattern>;
+
+  const Pattern& pattern;
+  const ScoreMod& score_mod;
+
+  template <class Call>
+  Pairs pairs(std::span<const Call> calls, Index, const AttentionOptions&, const Context&,
+              Workspace::Frame& frame) const {
+    Pairs pairs(frame);
+    add_pattern(pairs, pattern, calls.front().q.rows, static_cast<Index>(calls.size()));
+    return pairs;
+  }
+};
+
 }  // namespace detail
 
 /// Softmax attention over the pairs of `pattern`, a KeyPattern or a PatternUnion, that `options.mask` keeps:
@@ -74,11 +92,12 @@ auto attend_over(const Pattern& pattern, const Q& q, const K& k, const Values& v
   detail::check_attention(call.q.cols, call.k.rows, call.k.cols, v.rows,
                           {call.q.rows, call.k.rows, call.k.cols, v.cols}, options);
   detail::check_pattern(pattern, call.q.rows, call.k.rows);
-  result.out.setZero(call.q.rows, v.cols);
-  result.lse.setConstant(call.q.rows, detail::minus_infinity<Accumulator<S>>);
+  result.out.resize(call.q.rows, v.cols);
+  result.lse.resize(call.q.rows);
   call.out = output_view_of(result.out);
   call.lse = result.lse.data();
-  detail::run_pattern(pattern, std::span<const Call>(&call, 1), Index(1), options, score_mod, context);
+  detail::attend_all_heads(detail::OverPattern<Pattern, ScoreMod>{pattern, score_mod}, std::span<const Call>(&call, 1),
+                           Index(1), options, context);
   return result;
 }
 

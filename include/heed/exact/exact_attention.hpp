@@ -1,14 +1,12 @@
 #pragma once
 #include <span>
-#include <type_traits>
 
 #include "heed/core/context.hpp"
 #include "heed/core/options.hpp"
-#include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/types.hpp"
-#include "heed/engine/head_call.hpp"
-#include "heed/engine/softmax_engine.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/engine/pairs.hpp"
 
 namespace heed {
 
@@ -29,21 +27,11 @@ struct ExactAttention {
 
   [[no_unique_address]] ScoreMod score_mod{};
 
-  /// The method interface: computes `calls` (heads of one shape, `heads_per_kv` consecutive ones sharing keys and values).
+  /// See core/method.hpp: every pair.
   template <class Call>
-  void attend_heads(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
-                    const Context& context) const {
-    if (calls.empty()) return;
-    detail::run_engine(DensePattern{calls.front().q.rows, calls.front().k.rows}, calls, heads_per_kv, options,
-                       score_mod, context);
-  }
-
-  /// Names the pairs: visit(calls, pattern, score_mod, options). Any method with a softmax over the pairs of a pattern offers this, and
-  /// everything that asks which keys matter (key_importance, MonteCarloValues) runs over it.
-  template <class Call, class Visit>
-  void visit_pattern(std::span<const Call> calls, const AttentionOptions& options, const Context&,
-                     const Visit& visit) const {
-    if (!calls.empty()) visit(calls, DensePattern{calls.front().q.rows, calls.front().k.rows}, score_mod, options);
+  detail::Pairs pairs(std::span<const Call> calls, Index, const AttentionOptions& options, const Context&,
+                      Workspace::Frame& frame) const {
+    return detail::every_pair(calls, options.mask, frame);
   }
 };
 

@@ -11,6 +11,7 @@
 #include "heed/core/context.hpp"
 #include "heed/core/floating.hpp"
 #include "heed/core/flops.hpp"
+#include "heed/core/method.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
@@ -20,11 +21,11 @@
 #include "heed/engine/column_panel.hpp"
 #include "heed/engine/count.hpp"
 #include "heed/engine/head_call.hpp"
-#include "heed/engine/softmax_engine.hpp"
+#include "heed/engine/pairs.hpp"
 #include "heed/exact/attend.hpp"
 #include "heed/exact/attend_over.hpp"
 #include "heed/exact/exact_attention.hpp"
-#include "heed/exact/method_runner.hpp"
+#include "heed/exact/run_method.hpp"
 
 namespace heed {
 
@@ -39,19 +40,18 @@ struct KeyImportance {
 namespace detail {
 
 /// Adds the columns of softmax weights: one pass for lse, one for columns, no n x n buffer. Counts its products as Phase::route (they
-/// choose what is computed), 4 d and two exponentials per kept pair.
-template <class Call, class Runner>
+/// choose what is computed), 4 d and two exponentials per kept pair. `run` has been prepared; the context brings a workspace.
+template <class Call, class Run>
 void add_softmax_columns(std::span<const Call> given, Index heads_per_kv, const AttentionOptions& options,
-                         const Runner& runner, const Context& context, Workspace& workspace,
-                         const ColumnSums<typename Call::Sum>& sums) {
+                         const Run& run, const Context& context, const ColumnSums<typename Call::Sum>& sums) {
   using T = typename Call::Sum;
   using Bare = HeadCall<typename Call::Query, typename Call::Key, T>;
   const Index n_q = given.front().q.rows, n_k = given.front().k.rows, n_calls = static_cast<Index>(given.size());
   const int threads = thread_count(context.threads);
-  Workspace::Frame frame(workspace);
-  T* lse = frame.take<T>(static_cast<std::size_t>(n_calls * n_q));
+  Workspace::Frame frame(*context.workspace);
+  T* lse = frame.take<T>(n_calls * n_q);
   std::fill(lse, lse + n_calls * n_q, minus_infinity<T>);
-  Bare* calls = frame.take<Bare>(given.size());
+  Bare* calls = frame.take<Bare>(n_calls);
   for (Index c = 0; c < n_calls; ++c) {
     const Call& call = given[static_cast<std::size_t>(c)];
     // No columns: the engine computes scores and lse only.
@@ -64,56 +64,54 @@ void add_softmax_columns(std::span<const Call> given, Index heads_per_kv, const 
                          call.head};
   }
   const std::span<const Bare> bare(calls, given.size());
-  FlopCounter work;  // of the method: what it spends on choosing pairs counts, what it spends on pairs is counted below
-  const Context inner{
-      .flops = context.flops == nullptr ? nullptr : &work, .workspace = &workspace, .threads = context.threads};
-  runner.run(bare, heads_per_kv, options, inner);
-  runner.visit(bare, options, inner,
-               [&](std::span<const Bare> some, const auto& pattern, const auto& mod, const AttentionOptions& masks) {
-                 const Index first = some.data() - calls;
-                 add_column_weights(
-                     pattern, some, masks, mod, [&](Index c) { return (first + c) / heads_per_kv; }, sums, workspace,
-                     threads);
-                 if (context.flops == nullptr) return;
-                 double pairs = 0;
-                 for (const Bare& call : some)
-                   pairs += kept_pairs(pattern, masks.mask, n_q, n_k, call.head, pair_rule(mod));
-                 context.flops->add_products(Phase::route, 4.0 * pairs * static_cast<double>(some.front().k.cols));
-                 context.flops->add_exponentials(2.0 * pairs);
-               });
-  if (context.flops != nullptr) context.flops->add_products(Phase::route, work.products(Phase::route));
+  run.run(bare, heads_per_kv, options, {.workspace = context.workspace, .threads = context.threads});
+  run.visit_parts(bare, [&](const PairsPart& part, std::span<const Bare> some, Index first, const auto& mod) {
+    const AttentionOptions masks = options_of(part, options);
+    add_column_weights(part, some, first, heads_per_kv, masks, mod, sums, *context.workspace, threads);
+    if (context.flops == nullptr) return;
+    const double pairs =
+        kept_pairs(part.tiles, part.rule, masks.mask, n_q, n_k, some.front().head, static_cast<Index>(some.size()));
+    context.flops->add_products(Phase::route, 4.0 * pairs * static_cast<double>(some.front().k.cols));
+    context.flops->add_exponentials(2.0 * pairs);
+  });
 }
 
-/// largest[kv * n_k + j] and norm[kv * n_k + j] for calls that need no values, by whichever way their method has.
-template <class Call, class Runner>
-void key_importance(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
-                    const Runner& runner, const Context& context, Workspace& workspace,
-                    const ColumnSums<typename Call::Sum>& sums) {
+/// largest[kv * n_k + j] and norm[kv * n_k + j] for calls that need no values, by whichever way their method has. `run` has been
+/// prepared; the context brings a workspace.
+template <class Call, class Run>
+void key_importance(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const Run& run,
+                    const Context& context, const ColumnSums<typename Call::Sum>& sums) {
   using T = typename Call::Sum;
   const Index n_sums = static_cast<Index>(calls.size()) / heads_per_kv * calls.front().k.rows;
   std::fill_n(sums.largest, n_sums, T(0));
   std::fill_n(sums.squares, n_sums, T(0));
-  if constexpr (Runner::template weighs_keys<Call>()) {
-    runner.weigh_keys(calls, heads_per_kv, options, sums,
-                      {.flops = context.flops, .workspace = &workspace, .threads = context.threads});
+  if constexpr (Run::template weighs_keys<Call>()) {
+    run.add_column_weights(calls, heads_per_kv, options, sums, context);
   } else {
-    add_softmax_columns(calls, heads_per_kv, options, runner, context, workspace, sums);
+    run.check_key_weights();
+    add_softmax_columns(calls, heads_per_kv, options, run, context, sums);
   }
   for (Index j = 0; j < n_sums; ++j) sums.squares[j] = std::sqrt(sums.squares[j]);
 }
 
-template <class S, class Q, class K, class Runner>
+template <class S, class Q, class K, class Method>
 KeyImportance<Accumulator<S>> importance_of(const Q& q, const K& k, const AttentionOptions& options,
-                                            const Runner& runner, const Context& context) {
+                                            const Method& method, const Context& context) {
   using T = Accumulator<S>;
   using Call = HeadCall<S, S, T>;
   const Call call{view_of(q), view_of(k), {}, {}};
+  const std::span<const Call> calls(&call, 1);
   check_attention(call.q.cols, call.k.rows, call.k.cols, call.k.rows, {call.q.rows, call.k.rows, call.k.cols, 0},
                   options);
+  check_heads_of(method, call.k.cols, options);
   KeyImportance<T> result{Vector<T>::Zero(call.k.rows), Vector<T>::Zero(call.k.rows)};
   if (call.q.rows == 0 || call.k.rows == 0) return result;
   const WithWorkspace inner(context);
-  key_importance(std::span<const Call>(&call, 1), Index(1), options, runner, context, inner.workspace(),
+  Workspace::Frame frame(inner.workspace());
+  MethodRun<Method> run(method, frame);
+  run.check_key_weights();
+  run.prepare(calls, Index(1), options, inner.context());
+  key_importance(calls, Index(1), options, run, inner.context(),
                  ColumnSums<T>{result.largest.data(), result.norm.data()});
   return result;
 }
@@ -126,8 +124,7 @@ KeyImportance<Accumulator<S>> importance_of(const Q& q, const K& k, const Attent
 ///
 /// Shapes  q: n_q x d, k: n_k x d, any TokenMatrix; returns two vectors of n_k.
 /// Empty   0 for keys no query sees; a query without keys gives no weight, and neither does one whose row holds NaN.
-/// Errors  as attend. The method must have a softmax over a pattern of pairs (detail::HasPattern) or weigh keys itself
-///         (detail::WeighsKeys), or this does not compile.
+/// Errors  as attend. The method must have a softmax over pairs that it names or weigh keys itself (core/method.hpp), or this does not compile.
 /// Cost    two passes over the kept pairs, 4 d flops and two exponentials each; no n x n buffer, memory O(n_q + n_k). TcAttention: one pass
 ///         over tokens, O((n_q + n_k) h) beside routing.
 /// Threads the same bits for any context.threads.
@@ -137,13 +134,12 @@ auto key_importance(const Q& q, const K& k, const AttentionOptions& options = {}
                     const Context& context = {}) -> KeyImportance<Accumulator<detail::OperandScalar<Q>>> {
   detail::require_operands<Q, K, K>();
   using S = detail::OperandScalar<Q>;
-  using Runner = detail::MethodRunner<Method>;
   using Call = detail::HeadCall<S, S, Accumulator<S>>;
   static_assert(
-      Runner::template has_pattern<Call>() || Runner::template weighs_keys<Call>(),
-      "heed: importance needs a method with a softmax over a pattern of pairs (visit_pattern), or one that weighs "
-      "keys itself (add_column_weights)");
-  return detail::importance_of<S>(q, k, options, Runner{method}, context);
+      detail::NamesPairs<Method, Call> || detail::WeighsKeys<Method, Call>,
+      "heed: importance needs a method with a softmax over pairs that it names (pairs), or one that weighs keys "
+      "itself (add_column_weights): see core/method.hpp");
+  return detail::importance_of<S>(q, k, options, method, context);
 }
 
 /// The same over the pairs of a pattern.
@@ -154,7 +150,7 @@ auto key_importance_over(const Pattern& pattern, const Q& q, const K& k, const A
   detail::require_operands<Q, K, K>();
   detail::check_pattern(pattern, q.rows(), k.rows());
   return detail::importance_of<detail::OperandScalar<Q>>(
-      q, k, options, detail::PatternRunner<Pattern, ScoreMod>{pattern, score_mod}, context);
+      q, k, options, detail::OverPattern<Pattern, ScoreMod>{pattern, score_mod}, context);
 }
 
 }  // namespace heed

@@ -19,31 +19,6 @@ namespace heed {
 
 namespace detail {
 
-/// True for a list of methods, one per head or one per key/value head (a span or vector of them).
-template <class Method>
-concept method_list = requires(const Method& methods) {
-  methods.size();
-  methods[0];
-};
-
-template <class Method>
-struct MethodOf {
-  using type = Method;
-};
-template <method_list Method>
-struct MethodOf<Method> {
-  using type = std::remove_cvref_t<decltype(std::declval<const Method&>()[0])>;
-};
-/// The method, or the type of those in a list.
-template <class Method>
-using MethodOfHead = typename MethodOf<Method>::type;
-
-/// True for a method, or a list of methods, that returns a log-sum-exp.
-template <class Method>
-constexpr bool returns_lse() {
-  return MethodOfHead<Method>::has_softmax;
-}
-
 /// Width of one head in packed rows.
 inline Index head_width(Index cols, Index n_heads, const char* name, const char* heads) {
   if (cols % n_heads != 0)
@@ -58,31 +33,6 @@ inline Index kv_heads_of(const HeadOptions& heads) {
     throw OptionError(message("HeadOptions::n_kv_heads = ", n_kv_heads, " must divide n_heads = ", heads.n_heads));
   }
   return n_kv_heads;
-}
-
-/// Calls visit(method, first call, number of calls) for each method of a list: its n_calls / size() heads stand together and share keys.
-template <method_list Methods, class Visit>
-void for_each_method(const Methods& methods, std::size_t n_calls, const Visit& visit) {
-  const std::size_t each = n_calls / methods.size();
-  for (std::size_t m = 0; m < methods.size(); ++m) visit(methods[m], m * each, each);
-}
-
-/// Runs one method over all heads, or each of a list over its own.
-template <class Method, class Call>
-void attend_all_heads(const Method& method, std::span<const Call> calls, Index heads_per_kv,
-                      const AttentionOptions& options, const Context& context) {
-  require_method<MethodOfHead<Method>, Call>();
-  if constexpr (method_list<Method>) {
-    // All of them before the first writes anything: outputs are untouched when a call throws.
-    for_each_method(method, calls.size(), [&](const auto& one, std::size_t first, std::size_t) {
-      if constexpr (requires { one.check_heads(Index(0), options); }) one.check_heads(calls[first].k.cols, options);
-    });
-    for_each_method(method, calls.size(), [&](const auto& one, std::size_t first, std::size_t n) {
-      one.attend_heads(calls.subspan(first, n), static_cast<Index>(n), options, context);
-    });
-  } else {
-    method.attend_heads(calls, heads_per_kv, options, context);
-  }
 }
 
 template <class Method>
@@ -135,7 +85,7 @@ template <class Call, class KeyOf, class ValueOf>
 std::span<Call> packed_calls(Workspace::Frame& frame, const ConstView<typename Call::Query>& q, const KeyOf& key_of,
                              const ValueOf& value_of, const View<typename Call::Out>& out,
                              const View<typename Call::Sum>& lse, Index n_heads, Index heads_per_kv) {
-  Call* calls = frame.take<Call>(static_cast<std::size_t>(n_heads));
+  Call* calls = frame.take<Call>(n_heads);
   const Index d = q.cols / n_heads, d_v = out.cols / n_heads;
   for (Index h = 0; h < n_heads; ++h) {
     new (calls + h) Call{q.columns(h * d, d),

@@ -177,11 +177,11 @@ Size list_above(Size n, const typename X::Scalar* size, typename X::Scalar floor
 // top[j][lane] = max(top, w[j][i]) and squares[j][lane] += w[j][i]^2 over the queries i of that lane. A weight that is NaN counts as
 // 0: its query's whole answer is NaN, whatever the key's importance.
 template <class X>
-void fold(Size n_keys, Size panel, const typename X::Scalar* weights, typename X::Scalar* top,
+void fold(Size n_keys, Size panel, Size count, const typename X::Scalar* weights, typename X::Scalar* top,
           typename X::Scalar* squares) {
   for (Size j = 0; j < n_keys; ++j, weights += panel, top += X::lanes, squares += X::lanes) {
     typename X::V best = X::load(top), sum = X::load(squares);
-    for (Size i = 0; i < panel; i += X::lanes) {
+    for (Size i = 0; i < count * X::lanes; i += X::lanes) {
       const typename X::V given = X::load(weights + i);
       const typename X::V weight = X::select(X::less(given, X::set(2)), given, X::zero());
       best = X::max(best, weight);

@@ -17,7 +17,7 @@ struct ProjectKernels {
   T (*square)(Size n, const T* x, const T* mean);
   Size (*count_above)(Size n, const T* size, T floor);
   Size (*list_above)(Size n, const T* size, T floor, Size first, std::int32_t* list);
-  void (*fold)(Size n_keys, Size panel, const T* weights, T* top, T* squares);
+  void (*fold)(Size n_keys, Size panel, Size count, const T* weights, T* top, T* squares);
   void (*finish_row)(Size n, const T* sum, T factor, const T* base, T* to);
   void (*multiply)(Size n, T factor, T* x);
   void (*interleave)(Size n, const T* const* rows, Size n_rows, T* to, Size stride);

@@ -33,10 +33,9 @@ struct HeadWeights {
     d_in = n_rows;
     d_v = n_columns;
     padded = (d_v + lanes - 1) / lanes * lanes;
-    rows = memory.template take<T>(static_cast<std::size_t>(d_in * padded));
-    norms = memory.template take<T>(static_cast<std::size_t>((d_in + lanes - 1) / lanes * lanes));
-    if (estimator == Estimator::with_replacement)
-      cells = memory.template take<AliasCell>(static_cast<std::size_t>(d_in));
+    rows = memory.template take<T>(d_in * padded);
+    norms = memory.template take<T>((d_in + lanes - 1) / lanes * lanes);
+    if (estimator == Estimator::with_replacement) cells = memory.template take<AliasCell>(d_in);
   }
 
   /// `share` and `order` are scratch of d_in entries.

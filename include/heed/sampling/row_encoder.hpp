@@ -53,7 +53,7 @@ class RowEncoder {
     row_ = (d_in + lanes - 1) / lanes * lanes;
     padded_ = (d_v + lanes - 1) / lanes * lanes;
     const auto row = static_cast<std::size_t>(row_), block = static_cast<std::size_t>(block_tokens);
-    sums_ = scratch.take<T>(static_cast<std::size_t>(batch * padded_));
+    sums_ = scratch.take<T>(batch * padded_);
     y_ = scratch.take<T>(block * row);
     chosen_y_ = scratch.take<const T*>(block);
     factor_ = scratch.take<T>(block);

@@ -148,7 +148,7 @@ class DecisionTree {
     detail::Router<Sum> router = this->router();
     // In the frame planes begin at cache lines, which a tree that may be copied cannot promise: a sixth of the time of many tokens.
     if (keys.rows > 2 * padded_.rows()) {
-      Sum* aligned = frame.take<Sum>(static_cast<std::size_t>(padded_.size()));
+      Sum* aligned = frame.take<Sum>(padded_.size());
       std::copy_n(padded_.data(), padded_.size(), aligned);
       router.planes = aligned;
     }

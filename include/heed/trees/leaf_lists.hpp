@@ -16,8 +16,8 @@ class LeafLists {
   LeafLists() = default;
   LeafLists(const Index* leaf_of, Index n_tokens, Index n_leaves, Workspace::Frame& frame)
       : leaf_of_(leaf_of), n_leaves_(n_leaves) {
-    start_ = frame.take<Index>(static_cast<std::size_t>(n_leaves + 2));
-    tokens_ = frame.take<Index>(static_cast<std::size_t>(n_tokens));
+    start_ = frame.take<Index>(n_leaves + 2);
+    tokens_ = frame.take<Index>(n_tokens);
     // Counts stand two entries ahead of their leaf, so that filling leaves each start where it belongs.
     std::fill_n(start_, n_leaves + 2, Index(0));
     for (Index t = 0; t < n_tokens; ++t) {

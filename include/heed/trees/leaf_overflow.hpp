@@ -19,8 +19,7 @@ namespace heed::detail {
 /// Running sums over some keys of one leaf, to stand for them as one key.
 template <class T>
 struct KeySums {
-  KeySums(Scratch& scratch, Index d, Index d_v)
-      : k(scratch.take<T>(static_cast<std::size_t>(d))), v(scratch.take<T>(static_cast<std::size_t>(d_v))) {}
+  KeySums(Scratch& scratch, Index d, Index d_v) : k(scratch.take<T>(d)), v(scratch.take<T>(d_v)) {}
 
   template <class Call>
   void clear(const Call& call) {

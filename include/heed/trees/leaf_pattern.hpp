@@ -47,8 +47,8 @@ class LeafPattern {
     const bool medians = tree.bias_rule() == TreeBiases::key_medians;
     const bool* counts = medians ? detail::seen_keys(mask, n_q, n_k, n_real, 0, frame) : nullptr;
     const detail::Router<T> router = tree.router_for(keys, n_real, counts, frame, 1);
-    Index* key_leaf = frame.take<Index>(static_cast<std::size_t>(n_real));
-    Index* query_leaf = frame.take<Index>(static_cast<std::size_t>(n_q));
+    Index* key_leaf = frame.take<Index>(n_real);
+    Index* query_leaf = frame.take<Index>(n_q);
     const detail::RouteJob<T, Token> jobs[] = {{&router, keys, n_real, TokenRole::key, key_leaf},
                                                {&router, queries, n_q, TokenRole::query, query_leaf}};
     detail::route_all(std::span<const detail::RouteJob<T, Token>>(jobs), frame, 1);

@@ -89,7 +89,7 @@ static_assert(KeyPattern<LeafTiles>);
 /// capped. Takes what it needs from `frame`.
 inline LeafTiles leaf_tiles(const Index* query_leaf, Index n_q, Index n_k, const LeafLists& keys, Index height,
                             const Mask& mask, Index head, Index cap, Workspace::Frame& frame) {
-  const auto take = [&](Index n) { return frame.take<Index>(static_cast<std::size_t>(n)); };
+  const auto take = [&](Index n) { return frame.take<Index>(n); };
   const KeptKeys kept(mask, n_q, n_k, head);
   const NodeFinder finder(keys, height, kept, hides_keys(mask, n_q, n_k));
   const Index n_nodes = Index(2) << height;  // node v of level t, from the left, is number 2^t + v
@@ -110,8 +110,8 @@ inline LeafTiles leaf_tiles(const Index* query_leaf, Index n_q, Index n_k, const
     ++n_groups;
     n_segments += n_nodes / 2 >> (std::bit_width(static_cast<std::size_t>(v)) - 1);
   }
-  TokenSet* queries = frame.take<TokenSet>(static_cast<std::size_t>(n_groups));
-  TokenSet* segments = frame.take<TokenSet>(static_cast<std::size_t>(n_segments));
+  TokenSet* queries = frame.take<TokenSet>(n_groups);
+  TokenSet* segments = frame.take<TokenSet>(n_segments);
   Index* first_segment = take(n_groups + 1);
   Index group = 0, at = 0;
   for (Index v = 1, level = 0; v < n_nodes; ++v) {

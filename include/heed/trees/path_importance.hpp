@@ -5,10 +5,10 @@
 #include "heed/core/floating.hpp"
 #include "heed/core/key_bounds.hpp"
 #include "heed/core/mask.hpp"
+#include "heed/core/method.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/engine/column_panel.hpp"
 #include "heed/trees/path_sums.hpp"
 
 namespace heed::detail {
@@ -79,7 +79,7 @@ void add_path_columns(const ConstView<Q>& q, const ConstView<K>& k, const Index*
   Workspace::Frame frame(workspace);
   const PathSums<T> nodes = PathSums<T>::take(frame, height, 0, key_width);
   PathColumns<T> columns(frame, height);
-  T* shares = frame.take<T>(static_cast<std::size_t>(q.rows * n_levels));
+  T* shares = frame.take<T>(q.rows * n_levels);
   const ConstView<K> no_values = k.columns(0, 0);
   const KeyBounds bounds(mask, q.rows, k.rows);
   for (Index first = 0, end = 0; first < q.rows; first = end) {

@@ -58,9 +58,7 @@ constexpr Index route_rows = 128;  // a task: short enough to share out, and its
 /// Scratch of one thread: rows as the kernel reads them.
 template <class T>
 struct RouteScratch {
-  RouteScratch(Scratch& scratch, Index d)
-      : rows(scratch.take<T>(static_cast<std::size_t>(route_rows * d))),
-        extra(scratch.take<T>(static_cast<std::size_t>(route_rows))) {}
+  RouteScratch(Scratch& scratch, Index d) : rows(scratch.take<T>(route_rows * d)), extra(scratch.take<T>(route_rows)) {}
   T* rows;
   T* extra;
 };
@@ -135,11 +133,11 @@ template <class T, class S>
 const T* median_biases(const Router<T>& router, const ConstView<S>& keys, Index n_real, const bool* counts,
                        Workspace::Frame& frame, int threads) {
   const Index n_nodes = router.n_nodes();
-  T* biases = frame.take<T>(static_cast<std::size_t>(n_nodes));
-  Index* node = frame.take<Index>(static_cast<std::size_t>(n_real));
-  Index* end = frame.take<Index>(static_cast<std::size_t>(n_nodes + 1));
-  T* z = frame.take<T>(static_cast<std::size_t>(n_real));
-  T* sorted = frame.take<T>(static_cast<std::size_t>(n_real));
+  T* biases = frame.take<T>(n_nodes);
+  Index* node = frame.take<Index>(n_real);
+  Index* end = frame.take<Index>(n_nodes + 1);
+  T* z = frame.take<T>(n_real);
+  T* sorted = frame.take<T>(n_real);
   threads =
       route_threads(route_flops(router, n_real) / static_cast<double>(std::max<Index>(1, router.height)), threads);
   Scratch measure;

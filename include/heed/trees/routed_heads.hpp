@@ -1,6 +1,7 @@
 #pragma once
 #include <algorithm>
 #include <cstddef>
+#include <optional>
 #include <span>
 
 #include "heed/core/check.hpp"
@@ -43,7 +44,7 @@ inline const bool* seen_keys(const Mask& mask, Index n_q, Index n_k, Index n_rea
     const KeyRange last = kept.bounds().of(n_q - 1);
     if (last.low == 0 && last.high >= n_real) return nullptr;
   }
-  bool* seen = frame.take<bool>(static_cast<std::size_t>(n_real));
+  bool* seen = frame.take<bool>(n_real);
   std::fill_n(seen, n_real, false);
   Index done = 0, n_left = n_real;  // ranges do not decrease: keys below `done` are decided unless pairs decide
   for (Index i = 0; i < n_q && n_left > 0; ++i) {
@@ -58,12 +59,13 @@ inline const bool* seen_keys(const Mask& mask, Index n_q, Index n_k, Index n_rea
   return seen;
 }
 
-/// Calls visit(call, query_leaf, keys) for every head: the leaf of each of its queries and the leaves of its real keys (LeafLists::none where no query keeps one), which
-/// consecutive heads that share keys also share. Keys are routed once for them but counted for each, so that counts do not
-/// depend on how heads are split between calls.
+/// Calls visit(call, query_leaf, keys) for every head: the leaf of each of its queries and the leaves of its real keys
+/// (LeafLists::none where no query keeps one), which consecutive heads that share keys also share. Keys are routed once for them but
+/// counted for each, so that counts do not depend on how heads are split between calls. Leaves live as long as `kept`, or, without it,
+/// as long as the visits of heads that share keys.
 template <class Call, class S, class Visit>
 void visit_routed_heads(const DecisionTree<S>& tree, std::span<const Call> calls, Index heads_per_kv, const Mask& mask,
-                        const Context& context, Workspace& workspace, const Visit& visit) {
+                        const Context& context, Workspace::Frame* kept, const Visit& visit) {
   using T = typename Call::Sum;
   using Query = RouteJob<T, typename Call::Query>;
   using Key = RouteJob<T, typename Call::Key>;
@@ -73,24 +75,28 @@ void visit_routed_heads(const DecisionTree<S>& tree, std::span<const Call> calls
   if (mask.allowed.given() || mask.bias.given()) heads_per_kv = 1;  // heads may see different keys
   for (std::size_t first = 0; first < calls.size(); first += static_cast<std::size_t>(heads_per_kv)) {
     const auto group = calls.subspan(first, std::min(calls.size() - first, static_cast<std::size_t>(heads_per_kv)));
-    Workspace::Frame frame(workspace);
+    std::optional<Workspace::Frame> own;
+    Workspace::Frame& frame = kept != nullptr ? *kept : own.emplace(*context.workspace);
     const ConstView<typename Call::Key>& k = group.front().k;
-    const bool* seen = seen_keys(mask, n_q, n_k, n_real, group.front().head, frame);
-    const Router<T> router = tree.router_for(k, n_real, medians ? seen : nullptr, frame, threads);
-    Index* key_leaf = frame.take<Index>(static_cast<std::size_t>(n_real));
-    const Key job{&router, k, n_real, TokenRole::key, key_leaf};
-    route_all(std::span<const Key>(&job, 1), frame, threads);
-    // A key that no query keeps joins no leaf: wherever it were routed it would shift how the others are summed.
-    for (Index j = 0; seen != nullptr && j < n_real; ++j) key_leaf[j] = seen[j] ? key_leaf[j] : LeafLists::none;
-    const LeafLists keys(key_leaf, n_real, tree.n_leaves(), frame);
-    for (const Call& call : group) {
-      Workspace::Frame own(workspace);
-      Index* query_leaf = own.take<Index>(static_cast<std::size_t>(n_q));
-      const Query queries{&router, call.q, n_q, TokenRole::query, query_leaf};
-      route_all(std::span<const Query>(&queries, 1), own, threads);
-      if (context.flops != nullptr) context.flops->add_products(Phase::route, route_flops(router, n_q + n_real));
-      visit(call, query_leaf, keys);
+    Index* key_leaf = frame.take<Index>(n_real);
+    Index* query_leaves = frame.take<Index>(n_q * static_cast<Index>(group.size()));
+    {
+      Workspace::Frame inside(*context.workspace);
+      const bool* seen = seen_keys(mask, n_q, n_k, n_real, group.front().head, inside);
+      const Router<T> router = tree.router_for(k, n_real, medians ? seen : nullptr, inside, threads);
+      const Key job{&router, k, n_real, TokenRole::key, key_leaf};
+      route_all(std::span<const Key>(&job, 1), inside, threads);
+      // A key that no query keeps joins no leaf: wherever it were routed it would shift how the others are summed.
+      for (Index j = 0; seen != nullptr && j < n_real; ++j) key_leaf[j] = seen[j] ? key_leaf[j] : LeafLists::none;
+      for (std::size_t c = 0; c < group.size(); ++c) {
+        Workspace::Frame route(*context.workspace);
+        const Query queries{&router, group[c].q, n_q, TokenRole::query, query_leaves + static_cast<Index>(c) * n_q};
+        route_all(std::span<const Query>(&queries, 1), route, threads);
+        if (context.flops != nullptr) context.flops->add_products(Phase::route, route_flops(router, n_q + n_real));
+      }
     }
+    const LeafLists keys(key_leaf, n_real, tree.n_leaves(), frame);
+    for (std::size_t c = 0; c < group.size(); ++c) visit(group[c], query_leaves + static_cast<Index>(c) * n_q, keys);
   }
 }
 

@@ -5,7 +5,6 @@
 #include "heed/approx/detail/query_blocks.hpp"
 #include "heed/core/key_bounds.hpp"
 #include "heed/core/mask.hpp"
-#include "heed/core/options.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/tile_list.hpp"
 #include "heed/core/types.hpp"
@@ -23,9 +22,9 @@ struct NearTiles {
 inline NearTiles near_tiles(Index n_sinks, const Mask& mask, Index n_q, Index n_k, Workspace::Frame& frame) {
   const OwnKeys own(mask, n_q, n_k);
   const Index n_groups = query_blocks(mask, n_q, std::max<Index>(1, n_q), nullptr);
-  const auto take = [&] { return frame.take<TokenSet>(static_cast<std::size_t>(n_groups)); };
+  const auto take = [&] { return frame.take<TokenSet>(n_groups); };
   TokenSet *queries = take(), *sinks = take(), *behind = take();
-  Index* start = frame.take<Index>(static_cast<std::size_t>(n_groups + 1));
+  Index* start = frame.take<Index>(n_groups + 1);
   query_blocks(mask, n_q, std::max<Index>(1, n_q), start);
   for (Index g = 0; g < n_groups; ++g) {
     queries[g] = {start[g], start[g + 1] - start[g]};
@@ -36,13 +35,6 @@ inline NearTiles near_tiles(Index n_sinks, const Mask& mask, Index n_q, Index n_
   Index* first_segment = start;  // as many, one a group
   for (Index g = 0; g <= n_groups; ++g) first_segment[g] = g;
   return {{n_groups, queries, first_segment, sinks}, {n_groups, queries, first_segment, behind}};
-}
-
-/// `options` under which the keys behind the sinks are those of a window: `left` before the aligned diagonal and the one on it.
-inline AttentionOptions within_window(AttentionOptions options, Index left) {
-  options.mask.window_left = std::min(options.mask.window_left, left);
-  options.mask.window_right = 0;
-  return options;
 }
 
 }  // namespace heed::detail
