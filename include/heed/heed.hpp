@@ -12,6 +12,7 @@
 #include "heed/core/heads.hpp"
 #include "heed/core/key_bounds.hpp"
 #include "heed/core/mask.hpp"
+#include "heed/core/method.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/pair_view.hpp"
 #include "heed/core/pattern.hpp"
