@@ -17,7 +17,6 @@
 #include "heed/engine/pair_tile.hpp"
 #include "heed/engine/score_rule.hpp"
 #include "heed/kernels/select.hpp"
-#include "heed/kernels/select_project.hpp"
 
 namespace heed::detail {
 
