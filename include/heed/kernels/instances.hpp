@@ -7,7 +7,7 @@
 
 namespace heed::detail {
 
-/// The table of type Table (TileKernels<T>, StorageKernels<T, S>, ...) of one instruction set; null where it has none.
+/// Declared and explained in select.hpp.
 template <class Table>
 const Table* find_kernels(Isa isa) {
   switch (isa) {

@@ -1,9 +1,22 @@
 #pragma once
 #include "heed/kernels/bf16_kernels.hpp"
-#include "heed/kernels/instances.hpp"
 #include "heed/kernels/isa.hpp"
 #include "heed/kernels/project_kernels.hpp"
 #include "heed/kernels/tile_kernels.hpp"
+
+namespace heed::detail {
+
+/// The table of type Table (TileKernels<T>, StorageKernels<T, S>, ...) of one instruction set; null where it has none.
+/// Where HEED_COMPILED is defined, by the CMake target that brings the definitions, this header includes neither
+/// intrinsics nor kernels; else a file compiles the kernels it calls.
+template <class Table>
+const Table* find_kernels(Isa isa);
+
+}  // namespace heed::detail
+
+#ifndef HEED_COMPILED
+#include "heed/kernels/instances.hpp"
+#endif
 
 namespace heed::detail {
 
