@@ -5,7 +5,7 @@ include("${CMAKE_CURRENT_LIST_DIR}/gate_tools.cmake")
 find_program(clang_format NAMES clang-format-14 clang-format REQUIRED)
 
 set(files)
-foreach(folder IN ITEMS include tests bench examples)
+foreach(folder IN ITEMS include tests bench examples cmake)
   file(GLOB_RECURSE found "${ROOT}/${folder}/*.hpp" "${ROOT}/${folder}/*.inl" "${ROOT}/${folder}/*.cpp")
   list(APPEND files ${found})
 endforeach()

@@ -1,6 +1,7 @@
 # The house rules that a script can check, over ROOT/include/heed (ROOT: this repository):
 #   a header includes its own folder and lower floors only, never a sibling of its floor;
-#   nobody includes a detail/ of another folder; of Eigen, only Eigen/Core;
+#   nobody includes a detail/ of another folder, nor a folder inside another; of Eigen, only Eigen/Core;
+#   only kernels/ has folders inside: its bodies, and one an instruction set;
 #   every header has #pragma once and fewer than 400 lines; every include of ours names a file that is there;
 #   heed.hpp lists every public header (one that opens namespace heed itself, not only heed::detail), but for
 #   distributed/.
@@ -35,14 +36,19 @@ file(GLOB_RECURSE headers RELATIVE "${house}" "${house}/*")
 if(NOT "heed.hpp" IN_LIST headers)
   fault("heed.hpp" "is missing")
 endif()
+list(FILTER headers EXCLUDE REGEX "^[a-z_]+/README\\.md$")  # a page beside the headers it explains
 foreach(header IN LISTS headers)
-  if(NOT header MATCHES "^(([a-z_]+)/)?(detail/)?[a-z0-9_]+\\.(hpp|inl)$")
+  if(NOT header MATCHES "^(([a-z_]+)/)?((detail|[a-z0-9_]+)/)?[a-z0-9_]+\\.(hpp|inl)$")
     fault("${header}" "must be <folder>/<name>.hpp, .inl, or one of these in <folder>/detail/")
     continue()
   endif()
   set(folder "${CMAKE_MATCH_2}")
-  set(detail "${CMAKE_MATCH_3}")
-  set(extension "${CMAKE_MATCH_4}")
+  set(inner "${CMAKE_MATCH_4}")
+  set(extension "${CMAKE_MATCH_5}")
+  if(inner AND NOT inner STREQUAL "detail" AND NOT folder STREQUAL "kernels")
+    fault("${header}" "must be <folder>/<name>.hpp, .inl, or one of these in <folder>/detail/")
+    continue()
+  endif()
   if(folder AND NOT DEFINED floor_${folder})
     fault("${header}" "is in a folder without a floor")
     continue()
@@ -87,17 +93,17 @@ foreach(header IN LISTS headers)
     if(NOT folder OR target STREQUAL "version.hpp")
       continue()  # heed.hpp sees the whole house; everybody may ask the version
     endif()
-    if(NOT target MATCHES "^([a-z_]+)/(detail/)?")
+    if(NOT target MATCHES "^([a-z_]+)/(([a-z0-9_]+)/)?")
       fault("${header}" "includes heed/${target}, which stands above every floor")
       continue()
     endif()
     set(target_folder "${CMAKE_MATCH_1}")
-    set(target_detail "${CMAKE_MATCH_2}")
+    set(target_inner "${CMAKE_MATCH_3}")
     if(target_folder STREQUAL folder)
       continue()
     endif()
-    if(target_detail)
-      fault("${header}" "includes heed/${target}: a detail/ belongs to its own folder")
+    if(target_inner)
+      fault("${header}" "includes heed/${target}: ${target_inner}/ belongs to its own folder")
     endif()
     if(DEFINED floor_${target_folder} AND NOT floor_${target_folder} LESS floor_${folder})
       fault("${header}" "is on floor ${floor_${folder}} and includes heed/${target} of floor ${floor_${target_folder}}")

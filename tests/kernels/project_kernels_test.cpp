@@ -8,7 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "heed/core/random.hpp"
-#include "heed/kernels/select_project.hpp"
+#include "heed/kernels/select.hpp"
 #include "heed/sampling/alias_table.hpp"
 #include "heed/sampling/select_largest.hpp"
 #include "support/inputs.hpp"
@@ -30,7 +30,7 @@ std::vector<T> numbers(Index n, std::uint64_t seed) {
 /// Runs check(kernels) for float and double and every instance this machine has.
 template <class Check>
 void for_every_instance(const Check& check) {
-  for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
+  for (const Isa isa : heed::detail::all_isas) {
     if (!heed::detail::has_isa(isa)) continue;
     SCOPED_TRACE(std::string(isa_name(isa)));
     check(heed::detail::project_kernels<float>(isa), float{});

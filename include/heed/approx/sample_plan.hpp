@@ -16,7 +16,7 @@
 #include "heed/engine/column_panel.hpp"
 #include "heed/engine/head_call.hpp"
 #include "heed/exact/importance.hpp"
-#include "heed/kernels/select_project.hpp"
+#include "heed/kernels/select.hpp"
 #include "heed/sampling/monte_carlo_options.hpp"
 #include "heed/sampling/sample_counts.hpp"
 

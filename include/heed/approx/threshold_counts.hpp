@@ -6,7 +6,7 @@
 #include "heed/core/floating.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/kernels/select_project.hpp"
+#include "heed/kernels/select.hpp"
 
 namespace heed::detail {
 

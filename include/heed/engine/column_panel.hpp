@@ -19,7 +19,6 @@
 #include "heed/engine/tiling.hpp"
 #include "heed/engine/widened_operands.hpp"
 #include "heed/kernels/select.hpp"
-#include "heed/kernels/select_project.hpp"
 
 namespace heed::detail {
 

@@ -4,14 +4,15 @@
 
 namespace heed::detail {
 
-/// Two bfloat16 numbers in one 32-bit lane, as the dot instruction takes them: a float gains first * first + second * second.
-/// Neighbouring features of a query or a key, or the same column of neighbouring keys, make a pair. An odd end is padded with 0.
+/// Two bfloat16 numbers in one 32-bit lane, as the dot instruction takes them: a float gains first * first + second *
+/// second. Neighbouring features of a query or a key, or the same column of neighbouring keys, make a pair. An odd end
+/// is padded with 0.
 struct Bf16Pair {
   Bfloat first, second;
 };
 
 /// Kernels that multiply bfloat16 as it is stored and sum in float, in the shapes of TileKernels<float> of the AVX-512
-/// instance. What each computes stands beside its body (bf16_tile_body.inl, bf16_pack_body.inl).
+/// instance. What each computes stands beside its body in avx512_bf16/.
 struct Bf16Kernels {
   void (*transpose)(const Bfloat* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
                     Size n_columns, Bf16Pair* to, Size to_stride);

@@ -1,12 +1,11 @@
 #pragma once
 #include <cstdlib>
-#include <cstring>
 #include <string_view>
 
 namespace heed {
 
-/// Instruction sets the kernels are compiled for, each with those before it. `baseline` is portable; avx512_bf16 multiplies bfloat16
-/// as it is stored and is avx512 otherwise.
+/// Instruction sets the kernels are compiled for, each with those before it. `baseline` is portable; avx512_bf16
+/// multiplies bfloat16 as it is stored and is avx512 otherwise.
 enum class Isa { baseline, avx2, avx512, avx512_bf16 };
 
 /// Name of an instruction set, as HEED_ISA spells it.
@@ -21,6 +20,8 @@ inline std::string_view isa_name(Isa isa) {
 }
 
 namespace detail {
+
+inline constexpr Isa all_isas[] = {Isa::baseline, Isa::avx2, Isa::avx512, Isa::avx512_bf16};
 
 /// True where the vector instances are compiled at all: x86-64 with the attributes of g++ or clang.
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -44,9 +45,9 @@ inline bool has_isa(Isa isa) {
 #endif
 }
 
-/// The fastest of those the CPU executes. The dot instruction is left to AMD: there it issues as often as an FMA and does twice the
-/// work (Zen 5: 492 GFLOP/s against 250), on Intel a quarter as often (Emerald Rapids: 80 against 165). A table of CPUs and not
-/// a clock, so that every run takes the same path.
+/// The fastest of those the CPU executes. The dot instruction is left to AMD: there it issues as often as an FMA and
+/// does twice the work (Zen 5: 492 GFLOP/s against 250), on Intel a quarter as often (Emerald Rapids: 80 against 165).
+/// A table of CPUs and not a clock, so that every run takes the same path.
 inline Isa best_isa() {
 #if HEED_HAS_X86_KERNELS
   if (has_isa(Isa::avx512_bf16) && __builtin_cpu_is("amd")) return Isa::avx512_bf16;
@@ -56,7 +57,7 @@ inline Isa best_isa() {
 
 inline Isa chosen_isa() {
   const char* asked = std::getenv("HEED_ISA");
-  for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512, Isa::avx512_bf16}) {
+  for (const Isa isa : all_isas) {
     if (asked != nullptr && isa_name(isa) == asked && has_isa(isa)) return isa;
   }
   return best_isa();
@@ -64,8 +65,9 @@ inline Isa chosen_isa() {
 
 }  // namespace detail
 
-/// Instruction set of this process: the fastest the CPU has, or the one named by HEED_ISA=baseline|avx2|avx512|avx512_bf16 in the
-/// environment where the CPU has it. Decided once; results are bit-identical for a given instruction set.
+/// Instruction set of this process: the fastest the CPU has, or the one named by
+/// HEED_ISA=baseline|avx2|avx512|avx512_bf16 in the environment where the CPU has it. Decided once; results are
+/// bit-identical for a given instruction set.
 inline Isa active_isa() {
   static const Isa isa = detail::chosen_isa();
   return isa;

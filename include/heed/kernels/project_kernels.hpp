@@ -3,8 +3,8 @@
 
 namespace heed::detail {
 
-/// Kernels on rows of a weight matrix and columns of weights, as function pointers over raw pointers; what each computes stands
-/// beside its body (project_body.inl).
+/// Kernels on rows of a weight matrix and columns of weights, as function pointers over raw pointers; what each
+/// computes stands beside its body in bodies/project.inl.
 template <class T>
 struct ProjectKernels {
   Size lanes;       ///< entries of a vector; rows of weights are padded with zeros to whole vectors

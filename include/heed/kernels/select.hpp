@@ -1,72 +1,56 @@
 #pragma once
-#include <type_traits>
-
-#include "heed/kernels/avx2.hpp"
-#include "heed/kernels/avx512.hpp"
-#include "heed/kernels/avx512_bf16.hpp"
 #include "heed/kernels/bf16_kernels.hpp"
 #include "heed/kernels/isa.hpp"
-#include "heed/kernels/portable.hpp"
+#include "heed/kernels/project_kernels.hpp"
 #include "heed/kernels/tile_kernels.hpp"
+
+namespace heed::detail {
+
+/// The table of type Table (TileKernels<T>, StorageKernels<T, S>, ...) of one instruction set; null where it has none.
+/// Where HEED_COMPILED is defined, by the CMake target that brings the definitions, this header includes neither
+/// intrinsics nor kernels; else a file compiles the kernels it calls.
+template <class Table>
+const Table* find_kernels(Isa isa);
+
+}  // namespace heed::detail
+
+#ifndef HEED_COMPILED
+#include "heed/kernels/instances.hpp"
+#endif
 
 namespace heed::detail {
 
 /// The kernels for scalar T (float or double) of one instruction set.
 template <class T>
 const TileKernels<T>& tile_kernels(Isa isa) {
-  constexpr bool single = std::is_same_v<T, float>;
-  static_assert(single || std::is_same_v<T, double>);
-#if HEED_HAS_X86_KERNELS
-  if (isa >= Isa::avx512) return avx512::table<std::conditional_t<single, avx512::Vf, avx512::Vd>>;
-  if (isa == Isa::avx2) return avx2::table<std::conditional_t<single, avx2::Vf, avx2::Vd>>;
-#endif
-  (void)isa;
-  return portable::table<std::conditional_t<single, portable::Vf, portable::Vd>>;
+  return *find_kernels<TileKernels<T>>(isa);
 }
 
 /// The kernels that read storage scalar S into scalar T.
 template <class T, class S>
 const StorageKernels<T, S>& storage_kernels(Isa isa) {
-  constexpr bool single = std::is_same_v<T, float>;
-#if HEED_HAS_X86_KERNELS
-  if (isa >= Isa::avx512) return avx512::storage_table<std::conditional_t<single, avx512::Vf, avx512::Vd>, S>;
-  if (isa == Isa::avx2) return avx2::storage_table<std::conditional_t<single, avx2::Vf, avx2::Vd>, S>;
-#endif
-  (void)isa;
-  return portable::storage_table<std::conditional_t<single, portable::Vf, portable::Vd>, S>;
+  return *find_kernels<StorageKernels<T, S>>(isa);
 }
 
 /// The kernel that widens rows of storage scalar S to scalar T.
 template <class T, class S>
-WidenRows<T, S> widen_rows(Isa isa) {
-  constexpr bool single = std::is_same_v<T, float>;
-#if HEED_HAS_X86_KERNELS
-  if (isa >= Isa::avx512) return &avx512::widen<std::conditional_t<single, avx512::Vf, avx512::Vd>, S>;
-  if (isa == Isa::avx2) return &avx2::widen<std::conditional_t<single, avx2::Vf, avx2::Vd>, S>;
-#endif
-  (void)isa;
-  return &portable::widen<std::conditional_t<single, portable::Vf, portable::Vd>, S>;
+auto widen_rows(Isa isa) {
+  return find_kernels<WidenKernels<T, S>>(isa)->widen;
 }
 
 /// The routing kernels that read storage scalar S into scalar T.
 template <class T, class S>
 const RouteKernels<T, S>& route_kernels(Isa isa) {
-  constexpr bool single = std::is_same_v<T, float>;
-#if HEED_HAS_X86_KERNELS
-  if (isa >= Isa::avx512) return avx512::route_table<std::conditional_t<single, avx512::Vf, avx512::Vd>, S>;
-  if (isa == Isa::avx2) return avx2::route_table<std::conditional_t<single, avx2::Vf, avx2::Vd>, S>;
-#endif
-  (void)isa;
-  return portable::route_table<std::conditional_t<single, portable::Vf, portable::Vd>, S>;
+  return *find_kernels<RouteKernels<T, S>>(isa);
+}
+
+/// The kernels on rows of weights for scalar T.
+template <class T>
+const ProjectKernels<T>& project_kernels(Isa isa) {
+  return *find_kernels<ProjectKernels<T>>(isa);
 }
 
 /// The kernels on bfloat16 operands as they are stored, null where the instruction set has none.
-inline const Bf16Kernels* bf16_kernels(Isa isa) {
-#if HEED_HAS_X86_KERNELS
-  if (isa == Isa::avx512_bf16) return &avx512_bf16::table;
-#endif
-  (void)isa;
-  return nullptr;
-}
+inline const Bf16Kernels* bf16_kernels(Isa isa) { return find_kernels<Bf16Kernels>(isa); }
 
 }  // namespace heed::detail

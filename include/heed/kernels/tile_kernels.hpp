@@ -4,7 +4,8 @@
 
 namespace heed::detail {
 
-/// Rows that later work reads or writes: row r at data + list[r] * stride, or + r * stride without a list. Distances in bytes.
+/// Rows that later work reads or writes: row r at data + list[r] * stride, or + r * stride without a list. Distances in
+/// bytes.
 struct RowsAhead {
   const char* data;
   Size stride;
@@ -14,17 +15,17 @@ struct RowsAhead {
   bool written;
 };
 
-/// What a kernel asks the caches for while it computes, spread over its run: scattered rows come in at the pace of memory only
-/// where nobody waits for them.
+/// What a kernel asks the caches for while it computes, spread over its run: scattered rows come in at the pace of
+/// memory only where nobody waits for them.
 struct Ahead {
   static constexpr int capacity = 6;
   RowsAhead rows[capacity];
   int n = 0;
 };
 
-/// The kernels of one instruction set for scalar T, as function pointers over raw pointers and strides: nothing of Eigen or
-/// the standard library crosses, so code compiled with other flags may call them. What each computes stands beside its body
-/// (tile_body.inl, adjust_body.inl, pairs_body.inl, pack_body.inl, row_body.inl, write_body.inl).
+/// The kernels of one instruction set for scalar T, as function pointers over raw pointers and strides: nothing of
+/// Eigen or the standard library crosses, so code compiled with other flags may call them. What each computes stands
+/// beside its body in bodies/.
 template <class T>
 struct TileKernels {
   Size lanes;    ///< entries of a vector
@@ -50,10 +51,13 @@ struct TileKernels {
   T (*row_weigh)(Size n, T c, T base, T* s);
 };
 
-/// Brings contiguous rows of storage scalar S to scalar T (pack_body.inl).
+/// The kernel that brings contiguous rows of storage scalar S to scalar T. A table of its own: a bias may come in any
+/// storage scalar and needs nothing else of it, and what is not asked for is not compiled.
 template <class T, class S>
-using WidenRows = void (*)(const S* from, Size row_stride, const Size* row_list, Size n_rows, Size n_columns, T* to,
-                           Size to_stride);
+struct WidenKernels {
+  void (*widen)(const S* from, Size row_stride, const Size* row_list, Size n_rows, Size n_columns, T* to,
+                Size to_stride);
+};
 
 /// The kernels that bring storage scalar S (float, double, Half, Bfloat) to scalar T and back.
 template <class T, class S>
@@ -73,7 +77,7 @@ struct StorageKernels {
                      Size column_stride, const Size* list);
 };
 
-/// The kernels that take tokens in storage scalar S down a tree of hyperplanes (route_body.inl).
+/// The kernels that take tokens in storage scalar S down a tree of hyperplanes.
 template <class T, class S>
 struct RouteKernels {
   void (*route)(const S* from, Size row_stride, Size n_rows, Size d, const T* planes, Size plane_stride,

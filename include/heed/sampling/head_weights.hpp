@@ -9,7 +9,6 @@
 #include "heed/core/workspace.hpp"
 #include "heed/engine/head_call.hpp"
 #include "heed/kernels/select.hpp"
-#include "heed/kernels/select_project.hpp"
 #include "heed/sampling/alias_table.hpp"
 #include "heed/sampling/monte_carlo_options.hpp"
 

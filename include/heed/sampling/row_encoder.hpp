@@ -7,7 +7,7 @@
 #include "heed/core/random.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/kernels/select_project.hpp"
+#include "heed/kernels/select.hpp"
 #include "heed/sampling/head_weights.hpp"
 #include "heed/sampling/inclusion.hpp"
 #include "heed/sampling/monte_carlo_options.hpp"

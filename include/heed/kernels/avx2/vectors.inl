@@ -1,4 +1,4 @@
-// Vector types of the AVX2 + FMA instance; included inside its target region (avx2.hpp). See simd_avx512.inl.
+// Vector types of the AVX2 + FMA instance; README.md says what each member means.
 
 HEED_INLINE inline std::uint32_t nonzero_bytes(const Bool* p) {
   const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -197,7 +197,8 @@ struct Vd {
   }
 };
 
-// Whole numbers below 2^32, one in each 64-bit lane; what stands in the upper half does not matter but to shifts and `less`.
+// Whole numbers below 2^32, one in each 64-bit lane; what stands in the upper half does not matter but to shifts and
+// `less`.
 struct Vu {
   using V = __m256i;
   using M = __m256i;

@@ -1,5 +1,5 @@
-// Kernels that make value rows from chosen rows of a weight matrix, and that reduce columns of softmax weights; included inside
-// each instance's target region.
+// Kernels that make value rows from chosen rows of a weight matrix, and that reduce columns of softmax weights;
+// included inside each instance's target region.
 
 // sum[t][u] += y_t[k * y_stride] * row vector u for N tokens.
 template <class X, int N, int C>
@@ -16,8 +16,8 @@ HEED_INLINE inline void encode_step(const typename X::Scalar* row, const typenam
   }
 }
 
-// N tokens and C vectors of columns of encode. P samples are in flight: a single token alone has too few chains to hide the latency of
-// a fused multiply-add.
+// N tokens and C vectors of columns of encode. P samples are in flight: a single token alone has too few chains to hide
+// the latency of a fused multiply-add.
 template <class X, int N, int C, int P>
 HEED_INLINE inline void encode_block(const typename X::Scalar* w, Size w_stride, const std::int32_t* list, Size n,
                                      const typename X::Scalar* const (&y)[N], Size y_stride,
@@ -67,8 +67,8 @@ inline constexpr Size encode_limit = 6;
 template <class X>
 inline constexpr int encode_vectors = X::rows* X::vectors >= 24 ? 4 : 2;
 
-// out[t][c] += sum over s < n of y_t[list[s] * y_stride] w[list[s]][c] for n_tokens tokens that share a list. `columns` is a whole
-// number of vectors; rows of w and out have room for them.
+// out[t][c] += sum over s < n of y_t[list[s] * y_stride] w[list[s]][c] for n_tokens tokens that share a list. `columns`
+// is a whole number of vectors; rows of w and out have room for them.
 template <class X>
 void encode(const typename X::Scalar* w, Size w_stride, const std::int32_t* list, Size n,
             const typename X::Scalar* const* y, Size y_stride, Size n_tokens, Size columns,
@@ -85,8 +85,8 @@ void encode(const typename X::Scalar* w, Size w_stride, const std::int32_t* list
   }
 }
 
-// size[k] = |x[k]| norms[k]; returns the sum of the sizes. size and norms have room for whole vectors; the sizes behind n are set to
-// -1, below every floor.
+// size[k] = |x[k]| norms[k]; returns the sum of the sizes. size and norms have room for whole vectors; the sizes behind
+// n are set to -1, below every floor.
 template <class X>
 typename X::Scalar products(Size n, const typename X::Scalar* x, const typename X::Scalar* norms,
                             typename X::Scalar* size) {
@@ -155,7 +155,8 @@ Size count_above(Size n, const typename X::Scalar* size, typename X::Scalar floo
   return k - static_cast<Size>(X::sum(X::add(below[0], below[1])));
 }
 
-// Places of the sizes >= floor, ascending, counted from `first`; returns how many. `list` has room for a whole vector more.
+// Places of the sizes >= floor, ascending, counted from `first`; returns how many. `list` has room for a whole vector
+// more.
 template <class X>
 Size list_above(Size n, const typename X::Scalar* size, typename X::Scalar floor, Size first, std::int32_t* list) {
   const typename X::V least = X::set(floor);
@@ -174,8 +175,8 @@ Size list_above(Size n, const typename X::Scalar* size, typename X::Scalar floor
   return found;
 }
 
-// top[j][lane] = max(top, w[j][i]) and squares[j][lane] += w[j][i]^2 over the queries i of that lane. A weight that is NaN counts as
-// 0: its query's whole answer is NaN, whatever the key's importance.
+// top[j][lane] = max(top, w[j][i]) and squares[j][lane] += w[j][i]^2 over the queries i of that lane. A weight that is
+// NaN counts as 0: its query's whole answer is NaN, whatever the key's importance.
 template <class X>
 void fold(Size n_keys, Size panel, Size count, const typename X::Scalar* weights, typename X::Scalar* top,
           typename X::Scalar* squares) {
@@ -231,9 +232,3 @@ void finish_row(Size n, const typename X::Scalar* sum, typename X::Scalar factor
     store_first<X>(to + c, X::fma(scale, load_first<X, typename X::Scalar>(sum + c, n - c), start), n - c);
   }
 }
-
-template <class X>
-inline constexpr ProjectKernels<typename X::Scalar> project_table = {
-    X::lanes,       encode_limit, &encode<X>,     &products<X>, &centre<X>,     &square<X>, &count_above<X>,
-    &list_above<X>, &fold<X>,     &finish_row<X>, &multiply<X>, &interleave<X>, &draw<Vu>,
-};

@@ -21,9 +21,10 @@ HEED_INLINE inline std::uint32_t true_columns(const Bool* from, Size column_stri
   return word;
 }
 
-// What a boolean mask says of n_rows queries and n_columns keys. `from` is true where a pair may attend, a query a row and a key a column,
-// named by lists or, where those are null, 0, 1, 2, ... Returns its census: bit 0 set when some pair may not attend, bit 1 when some
-// may; where both are, bit l of to[j * vectors + u] tells whether query u * lanes + l may attend to key j, 0 behind the last query.
+// What a boolean mask says of n_rows queries and n_columns keys. `from` is true where a pair may attend, a query a row
+// and a key a column, named by lists or, where those are null, 0, 1, 2, ... Returns its census: bit 0 set when some
+// pair may not attend, bit 1 when some may; where both are, bit l of to[j * vectors + u] tells whether query u * lanes
+// + l may attend to key j, 0 behind the last query.
 template <class X>
 int lane_masks(const Bool* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
                const Size* column_list, Size n_columns, std::uint16_t* to) {

@@ -1,4 +1,5 @@
-// Vector types of the portable instance: 16-byte vectors of the compiler (SSE2 on x86-64, NEON on Arm); see simd_avx512.inl.
+// Vector types of the portable instance: 16-byte vectors of the compiler (SSE2 on x86-64). README.md says what each
+// member means.
 
 typedef int Int4 __attribute__((vector_size(16)));
 typedef long long Long2 __attribute__((vector_size(16)));
@@ -167,7 +168,8 @@ struct Vd : Portable<double, Long2, 2> {
   }
 };
 
-// Whole numbers below 2^32, one in each 64-bit lane; what stands in the upper half does not matter but to shifts and `less`.
+// Whole numbers below 2^32, one in each 64-bit lane; what stands in the upper half does not matter but to shifts and
+// `less`.
 struct Vu {
   using V = std::uint64_t;
   using M = bool;

@@ -11,8 +11,8 @@ HEED_INLINE inline void store_first_as(S* p, typename X::V x, Size n) {
   for (Size i = 0; i < n; ++i) p[i] = lane[i];
 }
 
-// One block of contiguous columns: row[i] gets block of out, a lane of `inverse` for each row. Rows behind the last repeat it and are
-// written before it.
+// One block of contiguous columns: row[i] gets block of out, a lane of `inverse` for each row. Rows behind the last
+// repeat it and are written before it.
 template <class X, class S>
 HEED_INLINE inline void write_block(const typename X::Scalar* out, Size panel, typename X::M empty,
                                     typename X::V inverse, S* const* row, Size column) {
@@ -24,7 +24,8 @@ HEED_INLINE inline void write_block(const typename X::Scalar* out, Size panel, t
   for (Size i = X::lanes - 1; i >= 0; --i) X::store_as(row[i] + column, block[i]);
 }
 
-// Row i of `to`, or row list[i], gets out[c * panel + i] / l[i] for c < n_columns, and 0 where l[i] = 0, rounded to the nearest S.
+// Row i of `to`, or row list[i], gets out[c * panel + i] / l[i] for c < n_columns, and 0 where l[i] = 0, rounded to the
+// nearest S.
 template <class X, class S>
 void write_rows(const typename X::Scalar* out, Size panel, const typename X::Scalar* l, Size n_rows, Size n_columns,
                 S* to, Size row_stride, Size column_stride, const Size* list) {

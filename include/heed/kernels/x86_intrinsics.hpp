@@ -1,8 +1,9 @@
 #pragma once
 #include "heed/kernels/isa.hpp"
 
-// The intrinsics of the x86 instances. g++'s <immintrin.h> parses every AVX-512 extension, a third of the cost of Eigen/Core;
-// its parts may only be included on behalf of <immintrin.h>, so that name is lent to the few used here and taken back.
+// The intrinsics of the x86 instances. g++'s <immintrin.h> parses every AVX-512 extension, a third of the cost of
+// Eigen/Core; its parts may only be included on behalf of <immintrin.h>, so that name is lent to the few used here and
+// taken back.
 #if HEED_HAS_X86_KERNELS
 #if defined(__clang__) || defined(_IMMINTRIN_H_INCLUDED) || \
     !__has_include(<avx512fintrin.h>) || !__has_include(<avx512dqintrin.h>)

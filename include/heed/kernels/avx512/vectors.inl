@@ -1,10 +1,31 @@
-// Vector types of the AVX-512 instance; included inside its target region (avx512.hpp).
-// Each is a set of functions on the intrinsic type, so that one kernel source serves every instance.
+// Vector types of the AVX-512 instance; README.md says what each member means.
 
-// Bit i: byte i of 32 is not 0.
-HEED_INLINE inline std::uint32_t nonzero_bytes(const Bool* p) {
-  const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return ~static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(bytes, _mm256_setzero_si256())));
+using avx2::nonzero_bytes;
+
+HEED_INLINE inline __m512i lanes_of_32() {
+  return _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+}
+HEED_INLINE inline __m512i lanes_of_64() { return _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0); }
+
+// Swaps the off-diagonal blocks of `block` lanes of two vectors a and b, whose lanes are numbered one behind the other:
+// `low` keeps a's lanes where bit `block` of the number is clear and takes the others from b, `block` lanes down;
+// `high` is the mirror image.
+struct Swap {
+  __m512i low, high;
+};
+template <int block>
+HEED_INLINE inline Swap swap_of_32() {
+  const __m512i lane = lanes_of_32(), shift = _mm512_set1_epi32(block), second = _mm512_set1_epi32(16);
+  const __mmask16 upper = _mm512_test_epi32_mask(lane, shift);
+  return {_mm512_mask_add_epi32(lane, upper, _mm512_sub_epi32(lane, shift), second),
+          _mm512_mask_add_epi32(_mm512_add_epi32(lane, shift), upper, lane, second)};
+}
+template <int block>
+HEED_INLINE inline Swap swap_of_64() {
+  const __m512i lane = lanes_of_64(), shift = _mm512_set1_epi64(block), second = _mm512_set1_epi64(8);
+  const __mmask8 upper = _mm512_test_epi64_mask(lane, shift);
+  return {_mm512_mask_add_epi64(lane, upper, _mm512_sub_epi64(lane, shift), second),
+          _mm512_mask_add_epi64(_mm512_add_epi64(lane, shift), upper, lane, second)};
 }
 
 struct Vf {
@@ -54,14 +75,13 @@ struct Vf {
   }
   // Writes first + lane for the lanes of m, packed; `to` has room for a whole vector.
   HEED_INLINE static void store_places(std::int32_t* to, M m, Size first) {
-    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const __m512i place = _mm512_add_epi32(lane, _mm512_set1_epi32(static_cast<int>(first)));
+    const __m512i place = _mm512_add_epi32(lanes_of_32(), _mm512_set1_epi32(static_cast<int>(first)));
     _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(m, place));
   }
   HEED_INLINE static float sum(V a) { return _mm512_reduce_add_ps(a); }
 
-  // x = whole + fraction with the fraction in [0, 1); pow2(p, x) = p * 2^floor(x), and 0 below the normal numbers: subnormal
-  // weights would slow every product they enter a hundredfold.
+  // x = whole + fraction with the fraction in [0, 1); pow2(p, x) = p * 2^floor(x), and 0 below the normal numbers:
+  // subnormal weights would slow every product they enter a hundredfold.
   HEED_INLINE static V clamp_exponent(V x) { return x; }
   HEED_INLINE static V fraction(V x) { return _mm512_reduce_ps(x, 0x01); }
   HEED_INLINE static V pow2(V p, V x) {
@@ -102,19 +122,13 @@ struct Vf {
   // Swaps the off-diagonal blocks of size 1, 2, 4, 8: four stages of two-source permutes.
   template <int block>
   HEED_INLINE static void transpose_stage(V* r) {
-    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const __mmask16 upper = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(block));
-    const __m512i shift = _mm512_set1_epi32(block);
-    const __m512i second = _mm512_set1_epi32(16);
-    // low: own lanes, the others from the partner `block` lanes down; high: the mirror image.
-    const __m512i low = _mm512_mask_add_epi32(lane, upper, _mm512_sub_epi32(lane, shift), second);
-    const __m512i high = _mm512_mask_add_epi32(_mm512_add_epi32(lane, shift), upper, lane, second);
+    const Swap swap = swap_of_32<block>();
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
       if ((i & block) == 0) {
         const V a = r[i], b = r[i + block];
-        r[i] = _mm512_permutex2var_ps(a, low, b);
-        r[i + block] = _mm512_permutex2var_ps(a, high, b);
+        r[i] = _mm512_permutex2var_ps(a, swap.low, b);
+        r[i + block] = _mm512_permutex2var_ps(a, swap.high, b);
       }
     }
   }
@@ -128,13 +142,8 @@ struct Vf {
   // Lane l: a[l] + a[l ^ block] where bit `block` of l is clear, the same of b where it is set.
   template <int block>
   HEED_INLINE static V merge(V a, V b) {
-    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const __mmask16 upper = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(block));
-    const __m512i shift = _mm512_set1_epi32(block);
-    const __m512i second = _mm512_set1_epi32(16);
-    const __m512i low = _mm512_mask_add_epi32(lane, upper, _mm512_sub_epi32(lane, shift), second);
-    const __m512i high = _mm512_mask_add_epi32(_mm512_add_epi32(lane, shift), upper, lane, second);
-    return _mm512_add_ps(_mm512_permutex2var_ps(a, low, b), _mm512_permutex2var_ps(a, high, b));
+    const Swap swap = swap_of_32<block>();
+    return _mm512_add_ps(_mm512_permutex2var_ps(a, swap.low, b), _mm512_permutex2var_ps(a, swap.high, b));
   }
 };
 
@@ -182,8 +191,7 @@ struct Vd {
       to[j * stride] = static_cast<std::uint16_t>(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_slli_epi32(rest, 31))));
   }
   HEED_INLINE static void store_places(std::int32_t* to, M m, Size first) {
-    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const __m512i place = _mm512_add_epi32(lane, _mm512_set1_epi32(static_cast<int>(first)));
+    const __m512i place = _mm512_add_epi32(lanes_of_32(), _mm512_set1_epi32(static_cast<int>(first)));
     const __m512i packed = _mm512_maskz_compress_epi32(static_cast<__mmask16>(m), place);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_castsi512_si256(packed));
   }
@@ -212,18 +220,13 @@ struct Vd {
 
   template <int block>
   HEED_INLINE static void transpose_stage(V* r) {
-    const __m512i lane = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
-    const __mmask8 upper = _mm512_test_epi64_mask(lane, _mm512_set1_epi64(block));
-    const __m512i shift = _mm512_set1_epi64(block);
-    const __m512i second = _mm512_set1_epi64(8);
-    const __m512i low = _mm512_mask_add_epi64(lane, upper, _mm512_sub_epi64(lane, shift), second);
-    const __m512i high = _mm512_mask_add_epi64(_mm512_add_epi64(lane, shift), upper, lane, second);
+    const Swap swap = swap_of_64<block>();
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
       if ((i & block) == 0) {
         const V a = r[i], b = r[i + block];
-        r[i] = _mm512_permutex2var_pd(a, low, b);
-        r[i + block] = _mm512_permutex2var_pd(a, high, b);
+        r[i] = _mm512_permutex2var_pd(a, swap.low, b);
+        r[i + block] = _mm512_permutex2var_pd(a, swap.high, b);
       }
     }
   }
@@ -235,26 +238,20 @@ struct Vd {
 
   template <int block>
   HEED_INLINE static V merge(V a, V b) {
-    const __m512i lane = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
-    const __mmask8 upper = _mm512_test_epi64_mask(lane, _mm512_set1_epi64(block));
-    const __m512i shift = _mm512_set1_epi64(block);
-    const __m512i second = _mm512_set1_epi64(8);
-    const __m512i low = _mm512_mask_add_epi64(lane, upper, _mm512_sub_epi64(lane, shift), second);
-    const __m512i high = _mm512_mask_add_epi64(_mm512_add_epi64(lane, shift), upper, lane, second);
-    return _mm512_add_pd(_mm512_permutex2var_pd(a, low, b), _mm512_permutex2var_pd(a, high, b));
+    const Swap swap = swap_of_64<block>();
+    return _mm512_add_pd(_mm512_permutex2var_pd(a, swap.low, b), _mm512_permutex2var_pd(a, swap.high, b));
   }
 };
 
-// Whole numbers below 2^32, one in each 64-bit lane; what stands in the upper half does not matter but to shifts and `less`.
+// Whole numbers below 2^32, one in each 64-bit lane; what stands in the upper half does not matter but to shifts and
+// `less`.
 struct Vu {
   using V = __m512i;
   using M = __mmask8;
   static constexpr Size lanes = 8;
 
   HEED_INLINE static V set(std::uint64_t x) { return _mm512_set1_epi64(static_cast<long long>(x)); }
-  HEED_INLINE static V count_from(std::uint64_t x) {
-    return _mm512_add_epi64(set(x), _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0));
-  }
+  HEED_INLINE static V count_from(std::uint64_t x) { return _mm512_add_epi64(set(x), lanes_of_64()); }
   HEED_INLINE static V mul(V a, V b) { return _mm512_mul_epu32(a, b); }
   HEED_INLINE static V high(V a) { return _mm512_srli_epi64(a, 32); }
   HEED_INLINE static V low(V a) { return _mm512_and_si512(a, set(0xffffffffu)); }

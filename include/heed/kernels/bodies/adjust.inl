@@ -27,7 +27,8 @@ HEED_INLINE inline typename X::V tanh_of(typename X::V y) {
   return X::select(X::less(y, X::zero()), X::sub(X::zero(), size), size);
 }
 
-// One vector of queries of adjust. `bends`: softcap or slope; the rest is cheap enough to notice what is asked for each key.
+// One vector of queries of adjust. `bends`: softcap or slope; the rest is cheap enough to notice what is asked for each
+// key.
 template <class X, bool bends>
 unsigned adjust_vector(Size n_keys, Size panel, typename X::Scalar scale, typename X::Scalar cap,
                        const typename X::Scalar* added, const std::uint16_t* allowed, typename X::Scalar slope,
@@ -63,8 +64,8 @@ unsigned adjust_vector(Size n_keys, Size panel, typename X::Scalar scale, typena
 
 // Adds the pair terms of a strip to raw scores s[j][i] = q.k:
 //   s -> (cap ? cap * tanh(scale * s / cap) : scale * s) + added[j][i] - slope * |key_position[j] - query_position[i]|
-// and -inf wherever added is -inf or `allowed` (pairs_body.inl) has no bit; top[i] = max(top[i], s[.][i]). `added` and `allowed` may
-// be null; cap = 0 and slope = 0 mean off. Returns whether some `added` is -inf.
+// and -inf wherever added is -inf or `allowed` (pairs.inl) has no bit; top[i] = max(top[i], s[.][i]). `added` and
+// `allowed` may be null; cap = 0 and slope = 0 mean off. Returns whether some `added` is -inf.
 template <class X>
 bool adjust(Size n_keys, Size panel, Size first, Size count, typename X::Scalar scale, typename X::Scalar cap,
             const typename X::Scalar* added, const std::uint16_t* allowed, typename X::Scalar slope,

@@ -1,5 +1,5 @@
-// Kernels that move bfloat16 operands between the caller's layout and pairs, bit for bit; included inside the target region of
-// avx512_bf16.hpp. `row_list` names rows; null: 0, 1, 2, ...
+// Kernels that move bfloat16 operands between the caller's layout and pairs, bit for bit. `row_list` names rows; null:
+// 0, 1, 2, ...
 
 HEED_INLINE inline const Bfloat* row_at(const Bfloat* from, Size row_stride, const Size* row_list, Size i) {
   return from + (row_list == nullptr ? i : row_list[i]) * row_stride;
@@ -10,7 +10,8 @@ HEED_INLINE inline Bf16Pair pair_at(const Bfloat* row, Size column_stride, Size 
   return {row[c * column_stride], c + 1 < n ? row[(c + 1) * column_stride] : Bfloat{0}};
 }
 
-// Bf16Pairs t .. t + 15 of up to 16 rows from row i0 on, turned: x[t'][i]. Rows behind the last and numbers behind a row's end are 0.
+// Bf16Pairs t .. t + 15 of up to 16 rows from row i0 on, turned: x[t'][i]. Rows behind the last and numbers behind a
+// row's end are 0.
 HEED_INLINE inline void turn_block(const Bfloat* from, Size row_stride, const Size* row_list, Size i0, Size rows,
                                    Size t, Size n_columns, Words* x) {
 #pragma GCC unroll 16
@@ -21,7 +22,8 @@ HEED_INLINE inline void turn_block(const Bfloat* from, Size row_stride, const Si
   transpose_words(x);
 }
 
-// to[t * to_stride + i] = pair t of row i, numbers 2 t and 2 t + 1 of n_columns; rows up to whole vectors are written, as 0.
+// to[t * to_stride + i] = pair t of row i, numbers 2 t and 2 t + 1 of n_columns; rows up to whole vectors are written,
+// as 0.
 inline void transpose(const Bfloat* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
                       Size n_columns, Bf16Pair* to, Size to_stride) {
   const Size n_pairs = (n_columns + 1) / 2;
@@ -91,8 +93,9 @@ HEED_INLINE inline void store_blocks(Bf16Pair* to, Size block_stride, Words x, b
   if (two) _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + block_stride), _mm512_extracti64x4_epi64(x, 1));
 }
 
-// to[(c / R) * block_stride + t * R + c % R] = (from(row 2 t, c), from(row 2 t + 1, c)), R = rows of a register tile: rows of values
-// as columns of R, so that a pass over R columns reads one run of memory. The last block is filled up with 0.
+// to[(c / R) * block_stride + t * R + c % R] = (from(row 2 t, c), from(row 2 t + 1, c)), R = rows of a register tile:
+// rows of values as columns of R, so that a pass over R columns reads one run of memory. The last block is filled up
+// with 0.
 inline void pack_values(const Bfloat* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
                         Size n_columns, Bf16Pair* to, Size block_stride) {
   constexpr Size R = Vf::rows;

@@ -12,7 +12,8 @@ HEED_INLINE inline double scalar_of(const S* p) {
   }
 }
 
-// Asks for all lines of a row at once: rows of packed heads lie on different pages, where the hardware does not look ahead.
+// Asks for all lines of a row at once: rows of packed heads lie on different pages, where the hardware does not look
+// ahead.
 template <class S>
 HEED_INLINE inline void fetch_row(const S* row, Size n_columns) {
   for (Size c = 0; c < n_columns; c += 64 / static_cast<Size>(sizeof(S))) __builtin_prefetch(row + c);
@@ -51,8 +52,9 @@ HEED_INLINE inline void transpose_block(const S* const* rows, Size n_rows, Size 
   for (Size c = 0; c < X::lanes; ++c, to += to_stride) X::store(to, block[c]);
 }
 
-// to[c * to_stride + i] = factor * from(row i, column c). Rows beyond `n_rows` up to whole vectors are written as 0 when
-// `pad` (to has room for them) and left alone otherwise. `row_list`, `column_list` name rows and columns; null: 0, 1, 2, ...
+// to[c * to_stride + i] = factor * from(row i, column c). Rows beyond `n_rows` up to whole vectors are written as 0
+// when `pad` (to has room for them) and left alone otherwise. `row_list`, `column_list` name rows and columns; null: 0,
+// 1, 2, ...
 template <class X, class S>
 void transpose(const S* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
                const Size* column_list, Size n_columns, typename X::Scalar* to, Size to_stride,
@@ -122,8 +124,8 @@ void gather(const S* from, Size row_stride, Size column_stride, const Size* row_
   }
 }
 
-// to[(c / R) * block_stride + j * R + c % R] = from(row j, column c): rows of values as columns of R, so that a pass over R columns
-// reads one run of memory. Columns of `from` are contiguous; `row` has room for a converted row.
+// to[(c / R) * block_stride + j * R + c % R] = from(row j, column c): rows of values as columns of R, so that a pass
+// over R columns reads one run of memory. Columns of `from` are contiguous; `row` has room for a converted row.
 template <class X, class S>
 void pack_values(const S* from, Size row_stride, const Size* row_list, Size n_rows, Size n_columns,
                  typename X::Scalar* row, typename X::Scalar* to, Size block_stride) {

@@ -1,6 +1,7 @@
-// Kernels for few queries against many keys, vector lanes along features; included inside each instance's target region.
-// Every key and value row is read once for up to four queries: the work is bound by memory, so rows are asked for ahead.
-// How far, in entries: about 12 KiB of rows (on Zen 5 4 KiB and 40 KiB both take 4 to 9% longer). Asking beyond the last row does no harm.
+// Kernels for few queries against many keys, vector lanes along features; included inside each instance's target
+// region. Every key and value row is read once for up to four queries: the work is bound by memory, so rows are asked
+// for ahead. How far, in entries: about 12 KiB of rows (on Zen 5 4 KiB and 40 KiB both take 4 to 9% longer). Asking
+// beyond the last row does no harm.
 template <class S>
 HEED_INLINE inline Size entries_ahead(Size stride, Size n_columns) {
   const Size rows = 12288 / (n_columns * static_cast<Size>(sizeof(S)) + 1) + 1;
@@ -143,7 +144,8 @@ HEED_INLINE inline void add_rows_block(const S* from, Size row_stride, const Siz
   for (int u = 0; u < C; ++u) store_first<X>(to + u * X::lanes, sum[u], columns - u * X::lanes);
 }
 
-// to[c] += sum_r w[r] * from(row r, c), rows in order; rows are those of `list` (null: 0, 1, 2, ...), weights 1 where w is null.
+// to[c] += sum_r w[r] * from(row r, c), rows in order; rows are those of `list` (null: 0, 1, 2, ...), weights 1 where w
+// is null.
 template <class X, class S>
 void add_rows(const S* from, Size row_stride, const Size* list, Size n_rows, Size n_columns,
               const typename X::Scalar* w, typename X::Scalar* to) {

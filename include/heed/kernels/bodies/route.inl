@@ -1,6 +1,7 @@
 // Routing of tokens down a tree of hyperplanes; included inside each instance's target region.
-// Nodes are numbered in level order from the root, 0; the children of v are 2 v + 1 and 2 v + 2. Planes are padded with zeros to
-// whole vectors. A token's products are summed in one order whichever rows stand beside it and however they are stored.
+// Nodes are numbered in level order from the root, 0; the children of v are 2 v + 1 and 2 v + 2. Planes are padded with
+// zeros to whole vectors. A token's products are summed in one order whichever rows stand beside it and however they
+// are stored.
 
 // Entry i: the sum of part[i], lanes added in one order for every i.
 template <class X>
@@ -40,8 +41,8 @@ HEED_INLINE inline void add_products(const S* row, const typename X::Scalar* pla
   for (; c < whole; c += X::lanes) even = X::fma(X::load_as(row + c), X::load(plane + c), even);
 }
 
-// As many rows as a vector has lanes, each of `Vectors` whole vectors: copied once for all levels, converted and where cache lines
-// begin. Lanes behind the last row repeat it.
+// As many rows as a vector has lanes, each of `Vectors` whole vectors: copied once for all levels, converted and where
+// cache lines begin. Lanes behind the last row repeat it.
 template <class X, class S, int Vectors>
 struct RouteBlock {
   alignas(64) typename X::Scalar rows[X::lanes][Vectors * X::lanes];
@@ -96,8 +97,8 @@ struct RouteBlock<X, S, 0> {
   }
 };
 
-// leaf[i]: where row i arrives after `height` decisions, leaves numbered from the left: z = plane . row + bias >= 0 goes to the
-// second child, a NaN to the first. Where `lift` is given, z gains lift[node] * extra[i].
+// leaf[i]: where row i arrives after `height` decisions, leaves numbered from the left: z = plane . row + bias >= 0
+// goes to the second child, a NaN to the first. Where `lift` is given, z gains lift[node] * extra[i].
 template <class X, class S, int Vectors>
 HEED_INLINE inline void route_rows(const S* from, Size row_stride, Size n_rows, Size d,
                                    const typename X::Scalar* planes, Size plane_stride,

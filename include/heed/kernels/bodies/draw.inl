@@ -1,8 +1,8 @@
 // Random draws in bulk; included inside each instance's target region.
 
-// list[s] = the index that draw s of (seed, stream) takes from an alias table of n cells, for s < count and up to a whole vector of blocks
-// more: the draws of CounterRng (Philox-4x32, 10 rounds) and the choice of draw_cell, a block of four draws in each lane. A cell is its
-// threshold, and its alias 32 bits up.
+// list[s] = the index that draw s of (seed, stream) takes from an alias table of n cells, for s < count and up to a
+// whole vector of blocks more: the draws of CounterRng (Philox-4x32, 10 rounds) and the choice of draw_cell, a block of
+// four draws in each lane. A cell is its threshold, and its alias 32 bits up.
 template <class U>
 void draw(std::uint64_t seed, std::uint64_t stream, const std::uint64_t* cells, Size n, Size count,
           std::int32_t* list) {

@@ -1,8 +1,8 @@
-// Kernels on one panel of queries against a strip of keys with bfloat16 operands; see tile_body.inl for the layout of a panel.
-// Included inside the target region of avx512_bf16.hpp.
+// Kernels on one panel of queries against a strip of keys with bfloat16 operands; see bodies/tile.inl for the layout of
+// a panel.
 
-// Scores of R keys: s[r][i] = k_r . q_i; top[i] = max(top[i], s[.][i]). The maximum waits in memory: the accumulators need
-// the registers.
+// Scores of R keys: s[r][i] = k_r . q_i; top[i] = max(top[i], s[.][i]). The maximum waits in memory: the accumulators
+// need the registers.
 template <int U, int R>
 HEED_INLINE inline void score_rows(const Bfloat* k, Size k_stride, const Bf16Pair* q, Size n_pairs, Size panel,
                                    float* s, float* top) {
@@ -51,8 +51,8 @@ HEED_INLINE inline void score_strip(const Bfloat* k, Size k_stride, Size n_keys,
   }
 }
 
-// s[j][i] = k_j . q_i for the keys of a strip; top[i] = max(top[i], s[.][i]). Rows of keys are pairs: 2 * n_pairs numbers each,
-// k_stride numbers apart, at any address.
+// s[j][i] = k_j . q_i for the keys of a strip; top[i] = max(top[i], s[.][i]). Rows of keys are pairs: 2 * n_pairs
+// numbers each, k_stride numbers apart, at any address.
 inline void scores(const Bfloat* k, Size k_stride, Size n_keys, const Bf16Pair* q, Size n_pairs, Size panel, Size first,
                    Size count, float* s, float* top) {
   const Size shift = first * lanes;
@@ -98,9 +98,9 @@ HEED_INLINE inline void weigh_strip(Size n_keys, Size panel, float c, const floa
   for (int u = 0; u < U; ++u) Vf::store(l + u * lanes, Vf::add(Vf::load(l + u * lanes), sum[u]));
 }
 
-// The weights w_j = 2^(c * (s[j][i] - base[i])), rounded, of keys j and j + 1 as pairs in place of row j / 2; l[i] += their sum, keys in
-// order, before rounding. With the sum of the rounded weights the error of lse would be 60 to 500 times as large (1e-6 becomes
-// 1e-4 to 1e-3), and that of a bfloat16 out the same within 5%.
+// The weights w_j = 2^(c * (s[j][i] - base[i])), rounded, of keys j and j + 1 as pairs in place of row j / 2; l[i] +=
+// their sum, keys in order, before rounding. With the sum of the rounded weights the error of lse would be 60 to 500
+// times as large (1e-6 becomes 1e-4 to 1e-3), and that of a bfloat16 out the same within 5%.
 inline void weigh(Size n_keys, Size panel, Size first, Size count, float c, const float* base, float* s, float* l) {
   const Size shift = first * lanes;
   if (count == 1) {
@@ -146,8 +146,8 @@ HEED_INLINE inline void value_strip(const Bf16Pair* v, Size block_stride, Size n
   for (; c < d_v; ++c, ++v) value_columns<U, 1>(v, n_pairs, w, panel, correction, out + c * panel);
 }
 
-// out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v_jc over pairs of keys: weights as `weigh` leaves them, values as `pack_values`
-// lays them, from an even key on.
+// out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v_jc over pairs of keys: weights as `weigh` leaves them, values
+// as `pack_values` lays them, from an even key on.
 inline void values(const Bf16Pair* v, Size block_stride, Size n_pairs, const float* w, Size d_v, Size panel, Size first,
                    Size count, const float* correction, float* out) {
   const Size shift = first * lanes;

@@ -1,6 +1,6 @@
-// What the bfloat16 dot instance adds to the vector types of AVX-512; included inside its target region (avx512_bf16.hpp).
-// The three instructions are written out: the headers g++ declares them in cannot be had without all of AVX-512 (a third of
-// the cost of Eigen/Core), and its builtins changed their types between versions.
+// What the bfloat16 dot instance adds to the vector types of AVX-512.
+// The three instructions are written out: the headers g++ declares them in cannot be had without all of AVX-512 (a
+// third of the cost of Eigen/Core), and its builtins changed their types between versions.
 
 using avx512::Vf;
 using V = Vf::V;

@@ -1,9 +1,9 @@
 // Kernels on one panel of queries against a strip of keys; included inside each instance's target region.
-// A panel lies transposed, vector lanes along queries: entry (row, i) of a panel is at [row * panel + i], where a row is a
-// feature (queries, outputs) or a key (scores). `first` and `count` name the vectors of the panel a call works on.
+// A panel lies transposed, vector lanes along queries: entry (row, i) of a panel is at [row * panel + i], where a row
+// is a feature (queries, outputs) or a key (scores). `first` and `count` name the vectors of the panel a call works on.
 
-// 2^x for x <= 0; 0 where that is below the normal numbers (so for -inf), NaN for NaN. Relative error at most 2e-7 (float),
-// 3e-16 (double); 2^0 = 1 exactly.
+// 2^x for x <= 0; 0 where that is below the normal numbers (so for -inf), NaN for NaN. Relative error at most 2e-7
+// (float), 3e-16 (double); 2^0 = 1 exactly.
 HEED_INLINE inline Vf::V exp2(Vf::V x) {
   x = Vf::clamp_exponent(x);
   const Vf::V f = Vf::fraction(x);
@@ -37,8 +37,8 @@ HEED_INLINE inline Vd::V exp2(Vd::V x) {
   return Vd::pow2(Vd::fma(exp2_slope(f), f, Vd::set(1.0)), x);
 }
 
-// Scores of R keys: s[r][i] = k_r . q_i; top[i] = max(top[i], s[.][i]). The maximum waits in memory: the accumulators need
-// the registers. Asks for the keys behind these, which come next, where they lie in one run of memory.
+// Scores of R keys: s[r][i] = k_r . q_i; top[i] = max(top[i], s[.][i]). The maximum waits in memory: the accumulators
+// need the registers. Asks for the keys behind these, which come next, where they lie in one run of memory.
 template <class X, int U, int R>
 HEED_INLINE inline void score_rows(const typename X::Scalar* k, Size k_stride, const typename X::Scalar* q, Size d,
                                    Size panel, typename X::Scalar* s, typename X::Scalar* top) {
@@ -81,8 +81,8 @@ struct FetchPlace {
   Size row = 0;
 };
 
-// Asks the second level cache for the next `n_rows` of the rows ahead; rows to be written are wanted as owner. As many at every call, so that
-// its branches are foreseen.
+// Asks the second level cache for the next `n_rows` of the rows ahead; rows to be written are wanted as owner. As many
+// at every call, so that its branches are foreseen.
 [[gnu::noinline]] inline void fetch_rows(const Ahead& ahead, Size n_rows, FetchPlace& place) {
   for (; n_rows > 0 && place.matrix < ahead.n; --n_rows) {
     const RowsAhead& rows = ahead.rows[place.matrix];
@@ -204,9 +204,9 @@ HEED_INLINE inline void join_columns(const typename X::V (&sum)[R][U], Size pane
   }
 }
 
-// out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v[j][c] for R columns of v. The keys are summed before they join the rest:
-// rounding grows with the root of a tile and of the number of tiles, not of their product. Asks for the columns behind them, which come
-// next, key by key.
+// out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v[j][c] for R columns of v. The keys are summed before they
+// join the rest: rounding grows with the root of a tile and of the number of tiles, not of their product. Asks for the
+// columns behind them, which come next, key by key.
 template <class X, int U, int R>
 HEED_INLINE inline void value_columns(const typename X::Scalar* v, Size v_stride, Size block_stride, Size n_keys,
                                       const typename X::Scalar* w, Size panel, const typename X::Scalar* correction,
@@ -244,9 +244,9 @@ HEED_INLINE inline void value_strip(const typename X::Scalar* v, Size v_stride, 
     value_columns<X, U, 1>(v, v_stride, block_stride, n_keys, w, panel, correction, out + c * panel);
 }
 
-// out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v_jc with v_jc at v[(c / R) * block_stride + j * v_stride + c % R], R = rows
-// of a register tile: block_stride = R for rows in place, v_stride = R for packed columns. n_keys may be 0. Without a correction out is
-// only written.
+// out[c][i] = correction[i] * out[c][i] + sum_j w[j][i] v_jc with v_jc at v[(c / R) * block_stride + j * v_stride + c %
+// R], R = rows of a register tile: block_stride = R for rows in place, v_stride = R for packed columns. n_keys may be
+// 0. Without a correction out is only written.
 template <class X>
 void values(const typename X::Scalar* v, Size v_stride, Size block_stride, Size n_keys, const typename X::Scalar* w,
             Size d_v, Size panel, Size first, Size count, const typename X::Scalar* correction,

@@ -1,0 +1,3 @@
+#include "instantiate_kernels.hpp"
+
+HEED_TABLES(double);

@@ -1,0 +1,18 @@
+#pragma once
+#include "heed/kernels/isa.hpp"
+#include "heed/kernels/project_kernels.hpp"
+#include "heed/kernels/tile_kernels.hpp"
+#include "heed/kernels/x86_intrinsics.hpp"
+
+#if HEED_HAS_X86_KERNELS
+#define HEED_TARGET "avx2,fma,f16c,prfchw"
+#include "heed/kernels/begin.inl"
+
+namespace heed::detail::avx2 {
+#include "heed/kernels/avx2/vectors.inl"
+
+#include "heed/kernels/bodies.inl"
+}  // namespace heed::detail::avx2
+
+#include "heed/kernels/end.inl"
+#endif

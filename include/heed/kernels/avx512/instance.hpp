@@ -1,0 +1,19 @@
+#pragma once
+#include "heed/kernels/avx2/instance.hpp"
+#include "heed/kernels/isa.hpp"
+#include "heed/kernels/project_kernels.hpp"
+#include "heed/kernels/tile_kernels.hpp"
+#include "heed/kernels/x86_intrinsics.hpp"
+
+#if HEED_HAS_X86_KERNELS
+#define HEED_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prfchw"
+#include "heed/kernels/begin.inl"
+
+namespace heed::detail::avx512 {
+#include "heed/kernels/avx512/vectors.inl"
+
+#include "heed/kernels/bodies.inl"
+}  // namespace heed::detail::avx512
+
+#include "heed/kernels/end.inl"
+#endif

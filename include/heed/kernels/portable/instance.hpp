@@ -1,0 +1,13 @@
+#pragma once
+#include "heed/kernels/project_kernels.hpp"
+#include "heed/kernels/tile_kernels.hpp"
+
+#include "heed/kernels/begin.inl"
+
+namespace heed::detail::portable {
+#include "heed/kernels/portable/vectors.inl"
+
+#include "heed/kernels/bodies.inl"
+}  // namespace heed::detail::portable
+
+#include "heed/kernels/end.inl"
