@@ -133,9 +133,10 @@ class SafetensorsFile {
   TextMap metadata_;
 };
 
-/// Writes a .safetensors file: header padded with spaces to 8 bytes, wide dtypes first so that every tensor is aligned.
-/// Errors  FormatError where a name is reserved or no UTF-8, or the file cannot be written. All but a full disk is known
-///         before the file is touched.
+/// Writes a .safetensors file: a header padded with spaces to 8 bytes, then wide dtypes first, so that every tensor is
+/// aligned.
+/// Errors  FormatError where a name is reserved or not UTF-8, or the file cannot be written. Everything but a full disk
+///         is known before the file is touched.
 inline void write_safetensors(const std::string& path, const TensorMap& tensors, const TextMap& metadata = {}) {
   std::vector<TensorMap::const_pointer> order;
   for (const auto& entry : tensors) order.push_back(&entry);

@@ -14,7 +14,8 @@
 
 namespace heed::detail {
 
-/// `text` in double quotes, fit for one line of a message: bytes outside printable ASCII as \xNN, cut after 60.
+/// `text` in double quotes, fit for one line of a message: bytes outside printable ASCII become \xNN, and what is
+/// behind byte 60 is cut off.
 inline std::string in_quotes(std::string_view text) {
   constexpr std::size_t longest = 60;
   constexpr std::string_view digits = "0123456789abcdef";
@@ -95,7 +96,7 @@ class InputFile {
   std::uint64_t size_ = 0;
 };
 
-/// A file written from its start. `close()` reports what buffering hid, a full disk above all.
+/// A file written from its start. `close()` reports the failures that buffering hid, above all a full disk.
 class OutputFile {
  public:
   explicit OutputFile(std::string path) : path_(std::move(path)), stream_(path_, std::ios::binary | std::ios::trunc) {
