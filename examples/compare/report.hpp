@@ -40,7 +40,7 @@ std::string not_finite_text(const Comparison& comparison);
 /// "8 heads, n = 592, d = 64, causal (square), scale 0.125".
 std::string problem_text(const Comparison& comparison);
 
-/// What every report of generated inputs must say; nothing may be concluded from their errors.
+/// What every report of generated inputs must say: nothing follows from their errors.
 inline constexpr const char* generated_warning =
     "GENERATED random inputs, no model's: good for timing only. Random inputs invert the ranking of approximations.";
 

@@ -62,7 +62,7 @@ std::string row_text(const Row& row) {
                 ratio_text(row.faster).c_str(), errors_text(row).c_str());
 }
 
-// What making the value rows cost, where methods make them: over the products of all real tokens, and over those of all positions.
+// What methods that make their value rows spent on that, against the products of all real tokens and of all positions.
 std::string values_text(const Comparison& comparison) {
   const Inputs& inputs = *comparison.inputs;
   std::string text;

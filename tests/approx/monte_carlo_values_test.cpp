@@ -390,7 +390,8 @@ TEST(MonteCarloCall, TakesTheExactProductWhereSamplingWouldBeSlowerAndSaysSo) {
   }
 }
 
-// A budget that needs weights pays for two passes over all scores: worth it for few queries or a short window, not for a square.
+// A budget that needs weights pays for two passes over all scores: worth it for few queries or a short window, not for
+// a square.
 TEST(MonteCarloCall, CountsThePassesThatFindTheImportance) {
   const MonteCarloOptions options{.budget = Budget::column_norm, .fraction = 0.05};
   const auto sampled_rows = [&](Index n_q, const AttentionOptions& mask) {

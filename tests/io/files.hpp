@@ -73,8 +73,8 @@ inline ::testing::AssertionResult complains(const std::string& message, const st
                                        << " and say \"" << part << '"';
 }
 
-/// Checks that a reader refuses what is no regular file and does not wait for the writer of a pipe. `message_of(path)` is
-/// what reading `path` says.
+/// Checks that a reader refuses what is no regular file and does not wait for the writer of a pipe. `message_of(path)`
+/// is what reading `path` says.
 inline void expect_only_regular_files(const std::function<std::string(const std::string&)>& message_of) {
   const TemporaryFolder folder;
   const auto directory = folder.path(".");
