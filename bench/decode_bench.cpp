@@ -37,14 +37,14 @@ double bytes_of(Index n_k) {
   return 2.0 * double(n_k) * double(width) * double(n_heads) * sizeof(S);
 }
 
-/// Sets that make 1.5 GiB of float together where one exceeds 128 MiB, so that each call reads DRAM as it does in a model of
-/// many layers; smaller ones are read again and again.
+/// How many sets of operands are read in turn. Where one set of floats exceeds 128 MiB, 1.5 GiB of them, so that each
+/// call reads DRAM as it does in a model of many layers; a smaller set is read again and again.
 std::size_t sets_for(Index n_k) {
   const double bytes = bytes_of<float>(n_k);
   return bytes > double(1 << 27) ? static_cast<std::size_t>(std::ceil(1.5 * double(1 << 30) / bytes)) : 1;
 }
 
-/// Caches read in turn, one call a time.
+/// Caches that are read in turn, one of them in each call.
 template <class S>
 class Caches {
  public:
@@ -101,7 +101,7 @@ void cached(benchmark::State& state, const Case& one) {
   }
 }
 
-/// The same without a cache: rows of all heads packed, as a projection leaves them.
+/// The same without a cache: the rows of all heads lie packed, as a projection leaves them.
 void direct(benchmark::State& state, const Case& one) {
   const BandwidthAround around(one.threads);
   std::vector<PackedHeads<float>> sets;

@@ -76,7 +76,7 @@ void forward(benchmark::State& state, const Case& one) {
   report(state, one, heads, mask, timing, around);
 }
 
-/// The same call without its mask in turn with it: `over_unmasked` is the ratio of times, `ideal` that of kept pairs.
+/// A mask in turn with the same call without it: `over_unmasked` is the ratio of times, `ideal` that of kept pairs.
 void masked(benchmark::State& state, const Case& one) {
   PackedHeads<float> heads(one.n, one.n, one.d, one.n_heads), plain_heads(one.n, one.n, one.d, one.n_heads);
   const MaskCase mask(one.mask, one.n, one.n_heads), plain(MaskKind::none, one.n, one.n_heads);
@@ -101,7 +101,7 @@ void against_float(benchmark::State& state, const Case& one) {
   state.counters["times_float"] = timing.baseline_median / timing.median;
 }
 
-/// One thread in turn with several: `times_one` must not fall below 1.
+/// Several threads in turn with one: `times_one`, how many times faster they are, must not fall below 1.
 void against_one_thread(benchmark::State& state, const Case& one) {
   PackedHeads<float> heads(one.n, one.n, one.d, one.n_heads), alone(one.n, one.n, one.d, one.n_heads);
   const MaskCase mask(one.mask, one.n, one.n_heads);

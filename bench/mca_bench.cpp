@@ -1,4 +1,4 @@
-// Monte-Carlo values: making the value rows against the dense projection, and the whole attention of a layer. See bench/README.md.
+// Monte-Carlo values: making value rows in turn with the dense projection, and the whole layer. See bench/README.md.
 #include <string>
 #include <vector>
 
@@ -50,7 +50,7 @@ struct Variant {
 
 const std::vector<Variant>& variants() {
   static const std::vector<Variant> all{
-      // Budget::constant needs no weights: importance excluded. column_norm: included.
+      // Budget::constant needs no weights, so no importance is found. column_norm finds it, and that is timed.
       {"draws/without_importance", {.estimator = Estimator::with_replacement, .budget = Budget::constant}},
       {"draws/with_importance", {.estimator = Estimator::with_replacement, .budget = Budget::column_norm}},
       {"largest/without_importance", {.estimator = Estimator::largest, .budget = Budget::constant}},
@@ -75,7 +75,7 @@ void report(benchmark::State& state, const Timing& timing, const heed::FlopCount
   state.counters["allocs"] = timing.allocations;
 }
 
-// Value rows only, in turn with the dense projection of the library.
+// Value rows alone, in turn with the library's dense projection.
 void values(benchmark::State& state, const Variant& variant, Index d_model, Index n, double fraction,
             heed::ValuePath path) {
   Layer layer(n, d_model);
@@ -96,7 +96,7 @@ void values(benchmark::State& state, const Variant& variant, Index d_model, Inde
   report(state, timing, flops, layer);
 }
 
-// Value rows and attention, in turn with the same on exact value rows.
+// Value rows and attention, in turn with the same over exact value rows.
 void whole_layer(benchmark::State& state, const Variant& variant, Index d_model, Index n, double fraction) {
   Layer layer(n, d_model);
   MonteCarloOptions options = variant.options;

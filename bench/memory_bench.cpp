@@ -1,4 +1,4 @@
-// Peak memory beyond inputs and outputs, and sequences far longer than any n x n buffer would allow. See bench/README.md.
+// Peak memory beyond inputs and outputs, at lengths that no n x n buffer would allow. See bench/README.md.
 #include <limits>
 #include <string>
 
@@ -14,8 +14,9 @@ namespace {
 
 constexpr double mebi = 1024.0 * 1024.0;
 
-/// One call, no workspace: everything it takes it takes now. `heap_MiB`: high-water mark of malloc above the operands;
-/// `resident_MiB`: growth of the resident set's peak, where the kernel lets it be reset.
+/// One call without a workspace, so that all the memory it needs is allocated in it. `heap_MiB` is the high-water mark
+/// of malloc above the operands, `resident_MiB` the growth of the resident set's peak where the kernel lets it be
+/// reset.
 void peak(benchmark::State& state, heed::Index n, heed::Causal causal, int threads) {
   PackedHeads<float> heads(n, n, 64, 1);
   heads.lse.setZero();  // touched: an output, not extra memory

@@ -1,4 +1,4 @@
-// TF- and TC-attention against exact attention, and routing against the machine: n, leaf sizes, causal or not, threads. See
+// TF- and TC-attention in turn with exact attention, and routing against the limits of the machine. See
 // bench/README.md.
 #include <algorithm>
 #include <cmath>
@@ -45,8 +45,8 @@ heed::DecisionTree<float> balanced_tree(const PackedHeads<float>& head, Index he
   return tree.with_biases_of(head.k);
 }
 
-/// Exact attention of one head, over at most so many of its last queries that a call stays short; `seconds` scales a call's time to
-/// all queries by kept pairs.
+/// Exact attention of one head over its last queries only, so few that a call stays short. `seconds` scales the time of
+/// a call to all queries, by kept pairs.
 class ExactSlice {
  public:
   ExactSlice(PackedHeads<float>& head, const Case& one)
@@ -153,14 +153,15 @@ void tc(benchmark::State& state, const Case& one) {
   report(state, one, head, heed::TcAttention<float>{tree, heed::Vector<float>::Zero(tree.height() + 1).eval()}, tree);
 }
 
-/// The published layer united with a window of 128 and 4 first keys.
+/// The published layer united with a window of 128 keys and the first 4.
 void tf_near(benchmark::State& state, const Case& one) {
   PackedHeads<float> head(one.n, one.n, one.d, 1);
   const auto tree = balanced_tree(head, one.height());
   report(state, one, head, heed::TfAttention<float>{tree, {.window_left = 128, .n_sinks = 4}}, tree);
 }
 
-/// Routing alone. `of_bound`: over the slower of reading every token once from memory and the path's products at the peak.
+/// Routing alone. `of_bound` compares its time with the slower of two bounds: reading every token once from memory, and
+/// the products of the path at the peak.
 void routing(benchmark::State& state, const Case& one, Index height) {
   PackedHeads<float> head(one.n, one.n, one.d, 1);
   const auto tree = balanced_tree(head, height);
@@ -180,7 +181,8 @@ void routing(benchmark::State& state, const Case& one, Index height) {
   state.counters["ns_a_token"] = timing.median / double(one.n) * 1e9;
 }
 
-/// The first n = 64, 96, 128, 192, ... from which on TF is faster than exact attention, and the worst ratio of times below it.
+/// Finds the first n = 64, 96, 128, 192, ... from which on TF is faster than exact attention, and the worst ratio of
+/// times below it.
 void crossover(benchmark::State& state, Case one) {
   double overtakes_at = 0, worst_below = 0;
   for ([[maybe_unused]] auto _ : state) {

@@ -1,5 +1,5 @@
-# Every program in tests/compile_fail must be refused by the compiler with the words of its line "// expect: <words>",
-# so that a mistake is answered with what to do. A program with "// compiles" is the control: it must be accepted.
+# The compiler must refuse every program in tests/compile_fail with the words of its line "// expect: <words>", so that
+# a mistake is answered with what to do. A program with "// compiles" is the control: it must be accepted.
 # "// flags: <options>" adds options, "// compilers: <regex>" keeps a program to compilers whose name matches.
 #
 #   cmake [-D COMPILERS=<list>] [-D EIGEN=<folder>] [-D CASES=<folder>] -P compile_fail.cmake
@@ -25,7 +25,8 @@ foreach(case IN LISTS cases)
     if(only AND NOT compiler MATCHES "${only}")
       continue()
     endif()
-    execute_process(COMMAND "${compiler}" -std=c++20 ${flags} -fsyntax-only "-I${ROOT}/include" -isystem "${EIGEN}" "${case}"
+    execute_process(COMMAND "${compiler}" -std=c++20 ${flags} -fsyntax-only "-I${ROOT}/include" -isystem "${EIGEN}"
+                            "${case}"
                     RESULT_VARIABLE result OUTPUT_VARIABLE said ERROR_VARIABLE said)
     # Compilers quote names differently and break no lines inside a static_assert's text.
     set(fault "")

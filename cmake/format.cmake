@@ -1,4 +1,4 @@
-# Every source file is laid out as clang-format 14 would (.clang-format). FIX=ON rewrites instead of complaining.
+# Every source file is laid out as clang-format 14 lays it out (.clang-format). FIX=ON rewrites instead of complaining.
 #
 #   cmake [-D FIX=ON] -P format.cmake
 include("${CMAKE_CURRENT_LIST_DIR}/gate_tools.cmake")

@@ -1,5 +1,6 @@
-# What the gate scripts share. Sets ROOT (this repository), COMPILERS (a list of full paths, unless given), FIRST_AND_LAST of them,
-# EIGEN (the folder of Eigen/Core, unless given), SCRATCH (a folder to write in, unless given) and warning_flags.
+# What the gate scripts share. Sets ROOT (this repository), COMPILERS (a list of full paths), FIRST_AND_LAST of them,
+# EIGEN (the folder of Eigen/Core), SCRATCH (a folder to write in) and warning_flags; COMPILERS, EIGEN and SCRATCH only
+# where they are not given.
 cmake_minimum_required(VERSION 3.21)
 get_filename_component(ROOT "${CMAKE_CURRENT_LIST_DIR}" DIRECTORY)
 if(NOT SCRATCH)

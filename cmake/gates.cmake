@@ -1,4 +1,4 @@
-# Every gate, one after another; all are run even when one fails, and the last lines say which did.
+# Runs every gate, one after another, even when one fails; the last lines say which did.
 #
 #   cmake -P cmake/gates.cmake                        all of them (about half an hour on two cores)
 #   cmake -D ONLY="format;docs" -P cmake/gates.cmake  these

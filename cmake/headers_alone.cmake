@@ -1,6 +1,7 @@
-# Every header under include/heed is compiled alone, included twice, without a warning, with the first compiler found (g++ where
-# there is one): what a header forgot to include is missing for all of them. Every compiler sees heed.hpp, which includes them all,
-# and sees it the ways users compile: with OpenMP, for a newer machine and without assertions, before and after the intrinsics.
+# Every header under include/heed compiles alone, included twice, without a warning, with the first compiler found (g++
+# where there is one): an include that is missing is missing for every compiler. Every compiler sees heed.hpp, which
+# includes them all, as users compile it: with OpenMP, for a newer machine, without assertions, and before and after the
+# intrinsics.
 #
 #   cmake [-D COMPILERS=<list>] [-D EIGEN=<folder>] [-D SCRATCH=<folder>] -P headers_alone.cmake
 include("${CMAKE_CURRENT_LIST_DIR}/gate_tools.cmake")
@@ -41,7 +42,8 @@ foreach(header IN LISTS headers)
       if(compiler IN_LIST compilers_with_openmp)
         also_run("${header} with ${compiler} -fopenmp" ${command} -fopenmp "${source}")
       endif()
-      also_run("${header} with ${compiler} -O3 -march=native -DNDEBUG" ${command} -O3 -march=native -DNDEBUG "${source}")
+      set(native -O3 -march=native -DNDEBUG)
+      also_run("${header} with ${compiler} -O3 -march=native -DNDEBUG" ${command} ${native} "${source}")
       also_run("${header} after <immintrin.h> with ${compiler}" ${command} "${SCRATCH}/intrinsics_first.cpp")
       also_run("${header} before <immintrin.h> with ${compiler}" ${command} "${SCRATCH}/intrinsics_last.cpp")
     endif()
@@ -53,4 +55,5 @@ list(LENGTH headers n_headers)
 if(failures GREATER 0)
   message(FATAL_ERROR "headers_alone: ${failures} failure(s) in ${n_headers} headers")
 endif()
-message("headers_alone: ${n_headers} headers, each alone and included twice, with ${first_compiler}; heed.hpp with ${COMPILERS}")
+message("headers_alone: ${n_headers} headers, each alone and included twice, with ${first_compiler}; "
+        "heed.hpp with ${COMPILERS}")

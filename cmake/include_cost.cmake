@@ -15,8 +15,8 @@ Eigen::MatrixXf smallest(const Eigen::MatrixXf& q, const Eigen::MatrixXf& k, con
   return heed::attend(q, k, v).out;
 }\n")
 
-# measure(<variable>, <command>...): the least processor time of `repeats` runs, in milliseconds. Processor time, so that
-# a busy machine disturbs it little.
+# measure(<variable>, <command>...): the least processor time of `repeats` runs, in milliseconds. A busy machine
+# disturbs processor time little.
 function(measure variable)
   set(least 999999999)
   foreach(repeat RANGE 1 ${repeats})

@@ -15,17 +15,18 @@ endif()
 
 set(heed_sanitizer_environment)
 if(HEED_SANITIZER STREQUAL "address")
-  # Without the checks of every pointer before it is used: AddressSanitizer sees what is read and written through them, and they
-  # double the time to build.
+  # The checks of every pointer before it is used are left out: they double the time to build, and AddressSanitizer sees
+  # what is read and written through the pointer.
   set(heed_sanitizer_flags -fsanitize=address,undefined -fno-sanitize=null,object-size,vptr,pointer-overflow
                            -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
-  # Without detect_stack_use_after_return: its stack frames are aligned to less than the vectors on them (GCC bug 110027).
+  # detect_stack_use_after_return is off: its stack frames are aligned to less than the vectors on them (GCC bug
+  # 110027).
   set(heed_sanitizer_environment "UBSAN_OPTIONS=print_stacktrace=1" "ASAN_OPTIONS=detect_stack_use_after_return=0"
                                  "LSAN_OPTIONS=suppressions=${CMAKE_CURRENT_LIST_DIR}/../tests/sanitizers/leaks.txt")
 elseif(HEED_SANITIZER STREQUAL "thread")
   set(heed_sanitizer_flags -fsanitize=thread -g1)
-  # ThreadSanitizer does not know OpenMP's barriers: without help it sees races everywhere. LLVM's runtime tells it
-  # about them through the tool library archer; GCC's runtime has no such thing, so this build is clang's alone.
+  # ThreadSanitizer does not know OpenMP's barriers, and sees races everywhere unless it is told of them. LLVM's runtime
+  # tells it through the library archer. GCC's runtime has nothing of the kind, so only clang can make this build.
   execute_process(COMMAND "${CMAKE_CXX_COMPILER}" -print-file-name=libarcher.so
                   OUTPUT_VARIABLE heed_archer OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
   if(NOT IS_ABSOLUTE "${heed_archer}" OR NOT TARGET OpenMP::OpenMP_CXX)

@@ -1,5 +1,5 @@
-// A sparse pattern of your own in a few lines: which queries see which keys, written as tiles. It runs through the same engine as
-// everything else, with every mask, on its own, as a method, and united with other patterns.
+// A sparse pattern of your own in a few lines: which queries see which keys, written as tiles. It runs through the same
+// engine as everything else, under every mask: on its own, as a method, or united with other patterns.
 #include <cstdio>
 #include <vector>
 
@@ -9,7 +9,7 @@
 
 using heed::Index;
 
-/// Strided attention: query i sees the keys whose distance from the front leaves the same rest, j % stride == i % stride.
+/// Strided attention: query i sees every stride-th key, those with j % stride == i % stride.
 class StridedPattern {
  public:
   StridedPattern(Index n_q, Index n_k, Index stride) : stride_(stride) {
@@ -38,7 +38,7 @@ class StridedPattern {
   std::vector<Index> queries_, keys_, query_end_, key_end_;
 };
 
-/// The last few keys, as a rule: its tiles are everything, and `sees` says which of their pairs it means.
+/// The last few keys, by a rule: the one tile holds every pair, and `sees` keeps those that are meant.
 struct LastKeys {
   static constexpr bool refines = true;
   Index n_q, n_k, width;
@@ -70,7 +70,7 @@ int main() {
   const auto united = heed::attend_over(heed::PatternUnion{StridedPattern(n, n, stride), LastKeys{n, n, width}}, q, k,
                                         v, causal, {.flops = &flops});
 
-  // The same by the slow road: exact attention under a matrix of bool.
+  // The same in the slow way: exact attention under a matrix of bool.
   Eigen::Matrix<bool, Eigen::Dynamic, Eigen::Dynamic> allowed(n, n);
   for (Index i = 0; i < n; ++i) {
     for (Index j = 0; j < n; ++j) allowed(i, j) = i % stride == j % stride || (j <= i && i - j < width);

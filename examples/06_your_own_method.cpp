@@ -1,6 +1,9 @@
-// A method of your own, whole: a skeleton to copy into include/heed/approx/<name>_attention.hpp. Ask first what it is: a new choice of
-// pairs is a pattern (04_your_own_pattern), a new way to make values is a value source; what is neither, as here, is a method.
-// Linear attention: the softmax is replaced by a product of feature maps, so that keys and values are summed up once.
+// A method of your own, whole: a skeleton to copy into include/heed/approx/<name>_attention.hpp. Ask first what it is:
+// a new choice of pairs is a pattern (04_your_own_pattern), a new way to make values is a value source
+// (07_your_own_values), and what is neither, as here, is a method.
+//
+// This one is linear attention: a product of feature maps takes the place of the softmax, so that keys and values are
+// summed up once.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -13,8 +16,9 @@
 
 using heed::Index;
 
-/// out_i = phi(q_i) S_i / phi(q_i) . z_i with S_i = sum_j phi(k_j)^T v_j and z_i = sum_j phi(k_j) over the keys that query i sees,
-/// phi(x) = x + 1 where x > 0, e^x elsewhere. No softmax: lse is empty and the scale does not act.
+/// out_i = phi(q_i) S_i / phi(q_i) . z_i with S_i = sum_j phi(k_j)^T v_j and z_i = sum_j phi(k_j) over the keys that
+/// query i sees, phi(x) = x + 1 where x > 0, e^x elsewhere. There is no softmax: lse is empty, and the scale has no
+/// effect.
 ///
 /// Shapes  as attend.
 /// Empty   a query that sees no key gets out = 0.
@@ -26,12 +30,13 @@ class LinearAttention {
  public:
   static constexpr bool has_softmax = false;
 
-  /// The method interface. Shapes, masks and outputs have been checked; `heads_per_kv` consecutive calls share keys and values.
+  /// The one function of every method. Shapes, masks and outputs have been checked, and each `heads_per_kv` calls in a
+  /// row share their keys and values.
   template <class Call>
   void attend_heads(std::span<const Call> calls, Index /*heads_per_kv*/, const heed::AttentionOptions& options,
                     const heed::Context& context) const {
     if (calls.empty()) return;
-    check(options, calls.front().q.rows + calls.front().k.rows);  // before anything is written
+    check(options, calls.front().q.rows + calls.front().k.rows);  // what throws, throws before anything is written
     for (const Call& call : calls) attend_head(call, options.mask);
     if (context.flops == nullptr) return;
     const double heads = static_cast<double>(calls.size()), n_q = static_cast<double>(calls.front().q.rows),
@@ -64,7 +69,7 @@ class LinearAttention {
     return std::min(call.k.rows, mask.n_real_keys);
   }
 
-  // Row i of a view with its feature map.
+  // phi of row i of a view.
   template <class View, class Vector>
   static void map_row(const View& rows, Index i, Vector& phi) {
     using T = typename Vector::Scalar;
@@ -123,7 +128,7 @@ int main() {
                         v = Eigen::MatrixXf::Random(n, n_heads * d);
   const heed::AttentionOptions options{.mask = {.causal = heed::Causal::square, .n_real_keys = n_real}};
 
-  // It goes wherever a method is taken.
+  // It goes wherever a method goes.
   heed::FlopCounter flops, exact_flops;
   const auto all =
       heed::multi_head_attend(q, k, v, {.n_heads = n_heads}, options, LinearAttention{}, {.flops = &flops});
@@ -137,7 +142,7 @@ int main() {
   std::printf("linear attention: difference from its formula %.1e, %.1f times fewer products than exact attention\n",
               static_cast<double>(difference), exact_flops.products() / flops.products());
 
-  // What it cannot mean it refuses, and says why.
+  // It refuses what it cannot do, and says why.
   try {
     heed::attend(q, k, v, {.mask = {.window_left = 8}}, LinearAttention{});
     return 1;

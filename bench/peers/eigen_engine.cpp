@@ -1,4 +1,5 @@
-// What an Eigen user writes today: three expressions, or blocks by hand. Built twice, at default flags and for the native CPU.
+// What an Eigen user writes today: three expressions, or blocks by hand. Built twice, with plain -O2 and for the CPU at
+// hand.
 #define EIGEN_DONT_PARALLELIZE
 #include <omp.h>
 
@@ -73,7 +74,8 @@ class PlainEigen final : public EigenEngine {
   }
 };
 
-/// 128 query rows at a time, so that the scores stay in cache; keys after a causal block's last row are skipped.
+/// Works on 128 queries at a time, so that their scores stay in cache, and skips the keys behind a causal block's last
+/// query.
 class CarefulEigen final : public EigenEngine {
  public:
   [[nodiscard]] std::string name() const override { return "eigen careful " HEED_PEER_FLAGS; }
@@ -87,7 +89,7 @@ class CarefulEigen final : public EigenEngine {
         const Eigen::Index count = std::min(block, shape_.n_q - first);
         const Eigen::Index n_seen = shape_.causal ? first + count : shape_.n_k;
         Matrix& s = scratch();
-        s.resize(block, shape_.n_k);  // the same size for every block: no allocation after the first
+        s.resize(block, shape_.n_k);  // of one size for every block, so that only the first one allocates
         Eigen::Map<Matrix> p(s.data(), count, n_seen);
         p.noalias() = scale_ * queries(set, h, first, count) * keys(set, h).topRows(n_seen).transpose();
         Eigen::Array<float, block, 1> inverse_sum;

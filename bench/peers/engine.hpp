@@ -22,8 +22,8 @@ struct Shape {
   }
 };
 
-/// Where head h, token i, feature c lies: heads_first (h n + i) d + c, packed i (n_heads d) + h d + c.
-/// Each engine names the one it likes; the conversion is never timed.
+/// Where head h, token i, feature c lies: heads_first (h n + i) d + c, packed i (n_heads d) + h d + c. Each engine
+/// names the one it likes; converting is never timed.
 enum class Layout { heads_first, packed };
 
 struct Operands {
@@ -32,8 +32,8 @@ struct Operands {
   const float* v = nullptr;
 };
 
-/// One way to compute attention. Engines live in modules of their own, loaded at run time, each built with its own flags and
-/// with every symbol but the factory hidden, so that no two share a template instance.
+/// One way to compute attention. Each engine is a module that is loaded at run time. It is built with its own flags and
+/// hides every symbol but the factory, so that no two engines share a template instance.
 class Engine {
  public:
   virtual ~Engine() = default;
@@ -45,7 +45,7 @@ class Engine {
   [[nodiscard]] virtual Layout layout() const { return Layout::heads_first; }
   /// False where the engine would need more memory than is reasonable, or has no way to do the shape.
   [[nodiscard]] virtual bool supports(const Shape&) const { return true; }
-  /// Everything that may be done once per shape: buffers, primitives, caches. `sets` are several operands of the same shape.
+  /// Does what may be done once per shape: buffers, primitives, caches. `sets` are operands of that shape, one or more.
   virtual void prepare(const Shape& shape, const std::vector<Operands>& sets, float* out) = 0;
   /// Attention of one set into `out`; this is what is timed.
   virtual void run(std::size_t set) = 0;

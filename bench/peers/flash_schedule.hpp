@@ -12,11 +12,13 @@
 
 namespace heed_bench {
 
-/// Blocks of queries against blocks of keys with a running softmax on somebody else's sgemm: the schedule ATen uses on the CPU.
+/// Blocks of queries against blocks of keys with a running softmax, on somebody else's sgemm: the schedule of ATen on
+/// the CPU.
 ///
-/// `Gemm` has two static functions on row-major operands, each called by one thread: scores(m, n, k, alpha, a, lda, b, ldb, c, ldc)
-/// for c = alpha a b^T, and add_values(m, n, k, a, lda, b, ldb, c, ldc) for c += a b.
-/// Source  Dao et al. 2022, algorithm 1; block sizes as in ATen's flash_attention kernel (256, 64 or 32 queries, 512 keys).
+/// `Gemm` has two static functions on row-major operands, each called by one thread:
+///   scores(m, n, k, alpha, a, lda, b, ldb, c, ldc)   c = alpha a b^T
+///   add_values(m, n, k, a, lda, b, ldb, c, ldc)      c += a b
+/// Source  Dao et al. 2022, algorithm 1; block sizes of ATen's flash_attention kernel: 256, 64 or 32 queries, 512 keys.
 template <class Gemm>
 class FlashSchedule : public Engine {
  public:

@@ -1,4 +1,4 @@
-// heed itself, built twice: with plain -O2 and for the native CPU. The two must run at the same speed.
+// heed itself, built twice: with plain -O2 and for the CPU at hand. Both must run at the same speed.
 #include <type_traits>
 #include <vector>
 #include <heed/heed.hpp>

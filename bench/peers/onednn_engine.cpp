@@ -21,7 +21,7 @@ struct OneDnnGemm {
   }
 };
 
-/// oneDNN starts as many threads as OpenMP would; a block is one thread's work here.
+/// oneDNN would start as many threads as OpenMP does, but here a block is the work of one thread.
 class OneDnnFlash final : public FlashSchedule<OneDnnGemm> {
  public:
   [[nodiscard]] std::string name() const override { return "onednn flash"; }

@@ -1,4 +1,4 @@
-// The flash schedule on OpenBLAS: one thread a block, so its own pool stays idle.
+// The flash schedule on OpenBLAS. A block is the work of one thread, so the pool of OpenBLAS stays idle.
 #include <cblas.h>
 
 #include "peers/flash_schedule.hpp"

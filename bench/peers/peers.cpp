@@ -1,4 +1,5 @@
-// Attention by heed, by Eigen users and by the engines found on this machine: one run, interleaved, one table a setting.
+// Attention by heed, by Eigen users and by the engines found on this machine, interleaved in one run; a table for each
+// setting.
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -30,8 +31,8 @@ int run(int argc, char** argv) {
       "counted   2 flops per multiply-add of kept pairs, products only: 4 d a pair and head; medians over rounds;\n"
       "          \"heed is\" compares with the first engine listed; error: largest of 72 rows checked, against "
       "double\n");
-  // OpenBLAS takes CPUs newer than itself for old ones (Debian's 0.3.21 knows neither Zen 5 nor Emerald Rapids) and then runs
-  // SSE3 or AVX2 kernels: it gets its AVX-512 ones here unless the caller chose.
+  // OpenBLAS takes a CPU newer than itself for an old one (Debian's 0.3.21 knows neither Zen 5 nor Emerald Rapids) and
+  // runs SSE3 or AVX2 kernels. Here it is told to use its AVX-512 kernels, unless the caller chose others.
   if (widest_registers() == Registers::avx512) setenv("OPENBLAS_CORETYPE", "SkylakeX", 0);
   const auto engines = load_engines(arguments.only);
   if (engines.empty()) throw std::invalid_argument("peers: --only leaves no engine");

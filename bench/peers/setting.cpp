@@ -26,7 +26,7 @@ std::vector<float> packed_from(const std::vector<float>& planar, std::ptrdiff_t 
   return packed;
 }
 
-/// Operands of one shape in both layouts, the packed one only where an engine asks for it.
+/// Operands of one shape, heads first, and packed too where an engine asks for that.
 struct Inputs {
   struct Set {
     std::vector<float> q, k, v, packed_q, packed_k, packed_v;
@@ -102,7 +102,7 @@ struct Runner {
 
   double trial(std::size_t n_sets, double least) {
     const auto call = [&] { engine->run(next_set++ % n_sets); };
-    if (first_call < 0.25) call();  // wakes threads, warms caches
+    if (first_call < 0.25) call();  // threads are awake and caches warm then
     const auto begin = Clock::now();
     int calls = 0;
     double elapsed = 0;
@@ -130,7 +130,8 @@ Setting measure(const std::vector<Engine*>& engines, const Shape& shape, const A
   Setting setting;
   setting.shape = shape;
   setting.decode = arguments.decode;
-  // Operands beyond 128 MiB are read in turn from sets that make 1.5 GiB together, so that no cache keeps them from call to call.
+  // Beyond 128 MiB, sets of operands that make 1.5 GiB together are read in turn, so that no cache keeps one from a
+  // call to the next.
   const double bytes = shape.key_value_bytes();
   if (arguments.decode && bytes > double(1 << 27))
     setting.sets = static_cast<std::size_t>(std::ceil(1.5 * double(1 << 30) / bytes));
@@ -148,7 +149,7 @@ Setting measure(const std::vector<Engine*>& engines, const Shape& shape, const A
     const auto begin = Clock::now();
     engine->run(0);
     runner.first_call = seconds_since(begin);
-    if (runner.first_call > 3) runner.rounds_left = 1;  // its ratio needs no third digit
+    if (runner.first_call > 3) runner.rounds_left = 1;  // one round tells enough of an engine so slow
     setting.rows.push_back({engine->name(),
                             {},
                             engine->key_value_bytes(shape),
@@ -161,7 +162,7 @@ Setting measure(const std::vector<Engine*>& engines, const Shape& shape, const A
     for (std::size_t r = 0; r < runners.size(); ++r) {
       if (runners[r].rounds_left == 0) continue;
       --runners[r].rounds_left;
-      // Waiting threads of the engine before spin for some milliseconds: let them go to sleep.
+      // The threads of the engine before this one spin for some milliseconds: let them fall asleep.
       if (shape.threads > 1) std::this_thread::sleep_for(std::chrono::milliseconds(15));
       setting.rows[r].seconds.push_back(runners[r].trial(setting.sets, arguments.seconds));
     }

@@ -83,7 +83,7 @@ void __libc_free(void*) noexcept;                          // NOLINT(bugprone-re
 void* malloc(std::size_t size) noexcept { return heed_bench::note(__libc_malloc(size)); }
 void* calloc(std::size_t count, std::size_t size) noexcept { return heed_bench::note(__libc_calloc(count, size)); }
 void* realloc(void* old, std::size_t size) noexcept {
-  heed_bench::forget(old);  // a failed realloc undercounts from here on: the program is about to end anyway
+  heed_bench::forget(old);  // after a realloc that fails the count is too low, but then the program is about to end
   return heed_bench::note(__libc_realloc(old, size));
 }
 void* memalign(std::size_t alignment, std::size_t size) noexcept {

@@ -4,8 +4,8 @@
 
 namespace heed_bench {
 
-/// Heap use of the whole process, seen by malloc and its relatives (operator new and Eigen call them).
-/// Counting replaces malloc in glibc programs; elsewhere, and under a sanitizer, `counted` is false and all figures are 0.
+/// Heap use of the whole process, as malloc and its relatives see it (operator new and Eigen call them). Counting
+/// replaces malloc in programs on glibc; elsewhere, and under a sanitizer, `counted` is false and all figures are 0.
 struct Allocations {
   std::uint64_t calls = 0;     ///< allocations so far
   std::size_t live_bytes = 0;  ///< allocated and not yet freed, as the allocator rounds them

@@ -4,7 +4,7 @@
 
 namespace heed_bench {
 
-/// The vector registers a measurement runs on; the widest one the CPU has is the default everywhere.
+/// The vector registers a measurement runs on; the default is the widest the CPU has.
 enum class Registers { portable, sse2, avx2, avx512 };
 
 inline Registers widest_registers() {
@@ -17,8 +17,8 @@ inline Registers widest_registers() {
 #endif
 }
 
-/// The registers a peak is measured on: what HEED_ISA=avx2|baseline asks of the library, the widest otherwise, so that a
-/// forced instance is held to its own peak.
+/// The registers a peak is measured on: those that HEED_ISA=avx2 or baseline makes the library use, else the widest. So
+/// an instance that is forced is held to its own peak.
 inline Registers registers_in_use() {
   const char* asked = std::getenv("HEED_ISA");
   const std::string_view name = asked == nullptr ? "" : asked;

@@ -13,7 +13,7 @@
 
 namespace heed_bench {
 
-/// Points a method is timed at: every n with every d and every thread count.
+/// The points at which a method is timed: every n with every d and every thread count.
 struct Sweep {
   std::vector<heed::Index> n{1024, 4096, 16384};
   std::vector<heed::Index> d{64};
@@ -34,8 +34,8 @@ inline std::vector<double> head_errors(const PackedHeads<float>& got, const Pack
   return errors;
 }
 
-/// One point: time, flops, how many times fewer and faster than exact attention over the same kept pairs, and the error
-/// against it. Exact attention runs once or, below a second, three times, before the loop.
+/// Times one point: time, flops, how many times fewer and faster than exact attention under the same options, and the
+/// error against it. Exact attention runs before the loop, once or, below a second, three times.
 template <class Make>
 void time_method(benchmark::State& state, const Make& make, const Sweep& sweep, heed::Index n, heed::Index d,
                  int threads) {

@@ -31,7 +31,8 @@ struct PackedHeads {
         out(Rows::Zero(queries, width * heads)),
         lse(queries, heads) {}
 
-  /// Largest relative error over rows sampled from the first, middle and last head; `score(i, j, h, scaled)` as in the oracle.
+  /// Largest relative error of rows sampled from the first, the middle and the last head. `score(i, j, h, scaled)` is
+  /// the oracle's score of head h.
   template <class Score>
   [[nodiscard]] double error(const Score& score, std::ptrdiff_t rows_a_head = 16) const {
     double largest = 0;

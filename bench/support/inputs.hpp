@@ -6,8 +6,8 @@
 
 namespace heed_bench {
 
-/// Fills `out` with draws of mean 0 and variance 1: the sum of four 16-bit uniforms of one 64-bit draw, near enough to a normal
-/// and about a nanosecond each. The same seed gives the same numbers on every machine.
+/// Fills `out` with draws of mean 0 and variance 1: the sum of four 16-bit uniforms of one 64-bit draw, near enough to
+/// a normal and about a nanosecond each. The same seed gives the same numbers on every machine.
 inline void fill_random(std::span<float> out, std::uint64_t seed) {
   std::uint64_t state = seed * 0x9E3779B97F4A7C15U + 1;
   for (float& value : out) {

@@ -6,8 +6,8 @@
 
 namespace heed_bench {
 
-/// The limits of the machine around one timed case: taken before it and again after it, the higher one counts, so that no
-/// share is flattered by a slow moment.
+/// A limit of the machine around one timed case. It is measured before the case and again after it, and the higher
+/// figure counts, so that no slow moment of the machine flatters a share.
 class PeakAround {
  public:
   PeakAround(Arithmetic arithmetic, int threads) : arithmetic_(arithmetic), threads_(threads), before_(now()) {}

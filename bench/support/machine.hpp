@@ -5,8 +5,8 @@
 
 namespace heed_bench {
 
-/// What a figure depends on besides the code: CPU, cores, caches, compiler, flags, commit, command line.
-/// The commit is HEED_BENCH_COMMIT (environment, else the macro of that name); flags are what the compiler's macros tell.
+/// What a figure depends on besides the code: CPU, cores, compiler, flags, commit and command line. The commit is
+/// HEED_BENCH_COMMIT, of the environment or else the macro; flags are what the compiler's macros tell.
 struct Machine {
   std::string cpu;
   int cores = 1;
@@ -22,7 +22,7 @@ struct Machine {
 Machine describe_machine(int argc, const char* const* argv);
 
 /// The flags that change this translation unit's code, read from its own predefined macros.
-/// `static` on purpose: each translation unit answers for itself.
+/// It is static so that each translation unit answers for itself.
 [[nodiscard]] static inline std::string own_flags() {
   std::string flags;
 #if defined(__OPTIMIZE__)

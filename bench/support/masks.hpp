@@ -21,7 +21,7 @@ inline const char* name_of(MaskKind kind) {
   return names[static_cast<int>(kind)];
 }
 
-/// One of them for n tokens, with the memory its options view. Pinned: options point into it.
+/// One of them for n tokens, with the memory that its options view. It cannot be copied: options point into it.
 ///
 ///   window   causal, and at most 256 keys back          band     256 keys to either side
 ///   padding  the last quarter of the keys is padding    boolean  half of all pairs, drawn at random
@@ -73,7 +73,7 @@ struct MaskCase {
   MaskCase(const MaskCase&) = delete;
   MaskCase& operator=(const MaskCase&) = delete;
 
-  /// Final score of a pair of head h from its scaled product; -inf where the mask hides it. Written from the definitions.
+  /// Final score of a pair of head h, from its scaled product, by the definitions; -inf where the mask hides the pair.
   [[nodiscard]] double score(std::ptrdiff_t i, std::ptrdiff_t j, std::ptrdiff_t h, double scaled) const {
     constexpr double masked = -std::numeric_limits<double>::infinity();
     switch (kind) {
@@ -91,7 +91,7 @@ struct MaskCase {
     return scaled;
   }
 
-  /// Pairs the mask keeps, one head.
+  /// Pairs of one head that the mask keeps.
   [[nodiscard]] double kept_pairs() const {
     double kept = 0;
     for (heed::Index i = 0; i < n; ++i) kept += double(kept_in_row(i));

@@ -7,7 +7,7 @@
 
 namespace heed_bench {
 
-/// One head whose rows may be anything that turns into double, `stride` elements apart.
+/// The rows of one head, `stride` elements apart, of any scalar that turns into double.
 template <class S>
 struct HeadRows {
   const S* data = nullptr;
@@ -17,8 +17,8 @@ struct HeadRows {
   }
 };
 
-/// Row i of attention in double, plain loops, independent of the library: `score(i, j, scaled)` returns the final score of the
-/// pair, -inf where it is masked. No kept key: zeros.
+/// Row i of attention in double, by plain loops that share nothing with the library. `score(i, j, scaled)` returns the
+/// final score of the pair, -inf where it is masked. A row without a kept key is zeros.
 template <class S, class Score>
 std::vector<double> oracle_row(HeadRows<S> q, HeadRows<S> k, HeadRows<S> v, std::ptrdiff_t i, std::ptrdiff_t n_k,
                                std::ptrdiff_t d, std::ptrdiff_t d_v, const Score& score) {
@@ -46,7 +46,8 @@ std::vector<double> oracle_row(HeadRows<S> q, HeadRows<S> k, HeadRows<S> v, std:
   return out;
 }
 
-/// Largest difference of a row from the oracle, over the oracle row's largest element (over 1 where that row is all zeros).
+/// Largest difference of a row from the oracle's, over the largest element of the oracle's row, or over 1 where that
+/// row is zeros.
 template <class T>
 double row_error(const T* got, const std::vector<double>& want) {
   double largest = 0, difference = 0;

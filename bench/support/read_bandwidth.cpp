@@ -97,7 +97,7 @@ ReadBandwidth::ReadBandwidth(std::size_t bytes) : bytes_(bytes / (64 * turn) * (
   void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   madvise(memory, bytes_, MADV_HUGEPAGE);
-  std::memset(memory, 1, bytes_);  // untouched pages would all be the one zero page, which stays in cache
+  std::memset(memory, 1, bytes_);  // pages that nobody wrote would all be one page of zeros, which stays in cache
   data_ = static_cast<unsigned char*>(memory);
 }
 

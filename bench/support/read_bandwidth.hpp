@@ -3,11 +3,11 @@
 
 namespace heed_bench {
 
-/// DRAM read bandwidth in bytes per second: `threads` threads read disjoint parts of one buffer far larger than any cache.
+/// DRAM read bandwidth in bytes per second: `threads` threads read disjoint parts of one buffer that no cache can hold.
 ///
-/// The buffer (1.5 GiB unless told otherwise, huge pages where the kernel gives them) is written once and then read pass after
-/// pass with the widest vector loads, sixteen to a turn, the results folded into eight registers. Each trial tries plain
-/// sequential reading and software prefetch 4 KiB ahead, and keeps the faster: that is the bandwidth a decoder is held to.
+/// The buffer is 1.5 GiB unless told otherwise, in huge pages where the kernel gives them. It is written once and then
+/// read pass after pass with the widest vector loads, sixteen to a turn, folded into eight registers. Each trial reads
+/// it without and with software prefetch 4 KiB ahead, and the faster pass counts. Decoding is held to this bandwidth.
 class ReadBandwidth {
  public:
   explicit ReadBandwidth(std::size_t bytes = default_bytes);
@@ -15,7 +15,7 @@ class ReadBandwidth {
   ReadBandwidth(const ReadBandwidth&) = delete;
   ReadBandwidth& operator=(const ReadBandwidth&) = delete;
 
-  /// One trial: every way of reading once over the whole buffer; the faster pass counts.
+  /// One trial: each way of reading goes over the whole buffer once, and the faster pass counts.
   [[nodiscard]] double measure(int threads) const;
   [[nodiscard]] std::size_t bytes() const { return bytes_; }
 

@@ -24,15 +24,15 @@ double time_once(const Call& call) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-/// What the timed loop of one case saw.
+/// What the timed loop of one case measured.
 struct Timing {
   double median = 0;           ///< seconds a call
   double baseline_median = 0;  ///< the same of the baseline; 0 without one
   double allocations = 0;      ///< heap allocations a call, after the first
 };
 
-/// Runs the loop of `state` (which must use manual time): `call` is timed; before each, `baseline` runs and is timed apart, so
-/// that the ratio of the two medians is free of drift. Both have run once before the loop.
+/// Runs the loop of `state`, which must use manual time. Each turn times `baseline` and then `call`, so that the
+/// machine's drift reaches both medians alike. Both have run once before the loop.
 template <class Call, class Baseline>
 Timing time_against(benchmark::State& state, const Call& call, const Baseline& baseline) {
   baseline();

@@ -1,4 +1,5 @@
-# What can be seen of the recipes without their tools: they parse where their language is at hand, and name the library's version.
+# Checks of the recipes what can be checked without their tools: that they parse, where their language is at hand, and
+# that they name the library's version.
 #
 #   cmake -D VERSION=<version> -P check.cmake
 cmake_minimum_required(VERSION 3.21)

@@ -10,7 +10,7 @@
 namespace compare {
 
 /// heed::attend_into with storage scalar S and any heed method. Inputs in S, the output and the scratch memory are made
-/// here, outside of what is timed; S = float reads the head's own matrices.
+/// by the constructor, which is not timed; S = float reads the head's own matrices.
 template <class S, class AttentionMethod>
 class AttendAttempt : public Attempt {
  public:

@@ -1,30 +1,103 @@
-# Gives compare files and options that are wrong, one at a time: each must end with exit code 2 and one line on stderr
-# that says what is wrong.
+# Gives compare files and options that are wrong, one at a time: each must end at once with exit code 2 and one line on
+# stderr that says what is wrong. Then the smallest inputs that mean something, which must end at once with finite
+# numbers, and inputs whose results are not finite, which must end with exit code 1 and one line that says so.
 #   cmake -D COMPARE=<program> -D SCRATCH=<folder> -P check_errors.cmake
 cmake_minimum_required(VERSION 3.21)
 file(MAKE_DIRECTORY "${SCRATCH}")
+set(at_once 20)  # seconds, a hundred times what the slowest of these runs takes
 
-function(refused saying)
-  execute_process(COMMAND "${COMPARE}" ${ARGN} RESULT_VARIABLE code OUTPUT_VARIABLE out ERROR_VARIABLE err)
+# says(<exit code> <part of the line on stderr> <arguments of compare>...); sets `out` to what it printed on stdout.
+function(says must saying)
+  execute_process(COMMAND "${COMPARE}" ${ARGN} TIMEOUT ${at_once}
+                  RESULT_VARIABLE code OUTPUT_VARIABLE out ERROR_VARIABLE err)
   string(REGEX MATCHALL "\n" lines "${err}")
   list(LENGTH lines n_lines)
   string(FIND "${err}" "${saying}" found)
-  if(NOT code EQUAL 2 OR NOT n_lines EQUAL 1 OR found LESS 0 OR NOT err MATCHES "^compare: " OR NOT out STREQUAL "")
-    message(SEND_ERROR "compare ${ARGN}\nmust exit with 2 and say in one line: ${saying}\nbut exited with ${code} and said: "
-                       "${err}${out}")
+  if(NOT code EQUAL ${must} OR NOT n_lines EQUAL 1 OR found LESS 0 OR NOT err MATCHES "^compare: ")
+    message(SEND_ERROR "compare ${ARGN}\nmust exit with ${must} and say in one line: ${saying}\n"
+                       "but exited with ${code} and said: ${err}${out}")
+  endif()
+  set(out "${out}" PARENT_SCOPE)
+endfunction()
+
+function(refused saying)
+  says(2 "${saying}" ${ARGN})
+  if(NOT out STREQUAL "")
+    message(SEND_ERROR "compare ${ARGN}\nmust print nothing but printed: ${out}")
   endif()
 endfunction()
 
-# npy(<name> <shape> <floats>): an array of `floats` equal numbers; zero bytes are beyond file(WRITE), hence printf.
+# Every report is written, so that every report is held to it.
+set(reports --repeats 1 --json "${SCRATCH}/out.json" --svg "${SCRATCH}/out.svg" --svg-flops "${SCRATCH}/flops.svg")
+
+# finite(<arguments>...): ends at once with 0, says nothing on stderr, and every number of every report is finite.
+function(finite)
+  execute_process(COMMAND "${COMPARE}" ${ARGN} ${reports} TIMEOUT ${at_once}
+                  RESULT_VARIABLE code OUTPUT_VARIABLE out ERROR_VARIABLE err)
+  if(NOT code EQUAL 0 OR NOT err STREQUAL "")
+    message(SEND_ERROR "compare ${ARGN}\nmust end with 0 but ended with ${code} and said: ${err}${out}")
+    return()
+  endif()
+  foreach(file IN ITEMS out.json out.svg flops.svg)
+    file(READ "${SCRATCH}/${file}" text)
+    string(APPEND out "${text}")
+  endforeach()
+  string(REGEX MATCH "[^\n]*[^a-zA-Z]-?(nan|inf)[^a-zA-Z][^\n]*" wrong "${out}")
+  if(NOT wrong STREQUAL "")
+    message(SEND_ERROR "compare ${ARGN}\nmust report finite numbers only but reports: ${wrong}")
+  endif()
+endfunction()
+
+# not_finite(<part of the line on stderr> <arguments>...): reports all the same, and ends with 1.
+function(not_finite saying)
+  says(1 "${saying}" ${ARGN} ${reports})
+  if(NOT out MATCHES "not finite")
+    message(SEND_ERROR "compare ${ARGN}\nmust print \"not finite\" in the table but printed: ${out}")
+  endif()
+  file(READ "${SCRATCH}/out.json" json)
+  string(JSON error ERROR_VARIABLE wrong GET "${json}" methods 0 error p50)
+  if(NOT wrong STREQUAL "NOTFOUND")
+    message(SEND_ERROR "compare ${ARGN}\nmust write JSON with an error for each method but: ${wrong}")
+  endif()
+endfunction()
+
+# npy(<name> <shape> <floats> [<bytes>]): an array of `floats` equal numbers, each of the four bytes given as printf
+# writes them (default: "0000", 6.4e-10). Zero bytes are beyond file(WRITE), hence printf.
 function(npy name shape floats)
+  set(bytes "0000")
+  if(ARGC GREATER 3)
+    set(bytes "${ARGV3}")
+  endif()
   set(text "{'descr': '<f4', 'fortran_order': False, 'shape': (${shape}), }")
   string(LENGTH "${text}" length)
   math(EXPR spaces "117 - ${length}")
   string(REPEAT " " ${spaces} padding)
-  string(REPEAT "0000" ${floats} data)
+  string(REPEAT "${bytes}" ${floats} data)
   execute_process(COMMAND printf "\\223NUMPY\\001\\000\\166\\000${text}${padding}\\n${data}"
                   OUTPUT_FILE "${SCRATCH}/${name}.npy" COMMAND_ERROR_IS_FATAL ANY)
   set(${name} "${SCRATCH}/${name}.npy" PARENT_SCOPE)
+endfunction()
+
+# safetensors(<name> <dtype of v>): q, k, v of 2 x 4 and one more tensor whose dtype nobody knows, all bytes "0".
+function(safetensors name v_dtype)
+  set(header "")
+  foreach(tensor IN ITEMS "q F32 0" "k F32 32" "v ${v_dtype} 64" "later F8_E4M3 96")
+    separate_arguments(tensor)
+    list(GET tensor 0 key)
+    list(GET tensor 1 dtype)
+    list(GET tensor 2 begin)
+    math(EXPR end "${begin} + 32")
+    string(APPEND header ",\"${key}\":{\"dtype\":\"${dtype}\",\"shape\":[2,4],\"data_offsets\":[${begin},${end}]}")
+  endforeach()
+  string(SUBSTRING "${header}" 1 -1 header)
+  string(LENGTH "{${header}}" length)
+  math(EXPR low "${length} % 256" OUTPUT_FORMAT HEXADECIMAL)
+  math(EXPR high "${length} / 256" OUTPUT_FORMAT HEXADECIMAL)
+  string(REGEX REPLACE "0x" "" length "\\x${low}\\x${high}")
+  string(REPEAT "0" 128 data)
+  execute_process(COMMAND printf "${length}\\0\\0\\0\\0\\0\\0{${header}}${data}"
+                  OUTPUT_FILE "${SCRATCH}/${name}.safetensors" COMMAND_ERROR_IS_FATAL ANY)
+  set(${name} "${SCRATCH}/${name}.safetensors" PARENT_SCOPE)
 endfunction()
 
 set(absent "${SCRATCH}/absent.npy")
@@ -44,6 +117,16 @@ npy(wide "2, 3, 5" 30)
 npy(long "2, 4, 4" 32)
 npy(many "3, 3, 4" 36)
 npy(none "2, 0, 4" 0)
+npy(no_width "2, 3, 0" 0)
+npy(one_row "1, 4" 4)
+npy(zeros "2, 3, 4" 24 "\\000\\000\\000\\000")
+npy(huge "2, 3, 4" 24 "\\000\\000\\000\\176")   # 4e37: products of two are beyond float
+npy(big "2, 3, 4" 24 "\\000\\000\\200\\110")    # 262144: beyond half
+npy(not_a_number "2, 3, 4" 24 "\\000\\000\\300\\177")
+safetensors(one_unknown F32)
+safetensors(v_unknown F8_E5M2)
+execute_process(COMMAND mkfifo "${SCRATCH}/pipe.npy" ERROR_QUIET)  # it may be there from the last time
+set(pipe "${SCRATCH}/pipe.npy")
 npy(weights "4, 8" 32)
 npy(weights_of_three "3, 4, 8" 96)
 
@@ -55,6 +138,11 @@ refused("absurd.npy: shape is (4611686018427387904, 4)" --q "${good}" --k "${goo
 refused("large.npy: data are 0 bytes but must be 4398046511104" --q "${good}" --k "${good}" --v "${large}")
 refused("flat.npy: shape is (24) but must have two axes" --q "${flat}" --k "${good}" --v "${good}")
 refused("none.npy: shape is (2, 0, 4)" --q "${good}" --k "${none}" --v "${good}")
+refused("none.npy: shape is (2, 0, 4)" --q "${none}" --k "${good}" --v "${good}")
+refused("none.npy: shape is (2, 0, 4)" --q "${good}" --k "${good}" --v "${none}")
+refused("none.npy: shape is (2, 0, 4)" --q "${good}" --k "${good}" --x "${none}" --w-v "${weights}")
+refused("no_width.npy: shape is (2, 3, 0)" --q "${no_width}" --k "${no_width}" --v "${good}")
+refused("not_a_number.npy: matrix 0 has a NaN or an infinity" --q "${good}" --k "${not_a_number}" --v "${good}")
 refused("wide.npy: its width d is 5 but must be 4" --q "${good}" --k "${wide}" --v "${good}")
 refused("long.npy: its number of rows is 4 but must be 3" --q "${good}" --k "${good}" --v "${long}")
 refused("many.npy: has 3 heads but must have a multiple of the 2" --q "${many}" --k "${good}" --v "${good}")
@@ -63,11 +151,23 @@ refused("many.npy: has 3 layers but must" --q "${good}" --k "${good}" --x "${man
 refused("weights_of_three.npy: its number of layers is 3 but must be 2" --q "${good}" --k "${good}" --x "${good}" --w-v
         "${weights_of_three}")
 refused("wide.npy: its number of rows is 3 but must be 4" --q "${good}" --k "${good}" --x "${good}" --w-v "${wide}")
-refused("good.npy: its number of values is 24 but must be 8" --q "${good}" --k "${good}" --x "${good}" --w-v "${weights}" --b-v "${good}")
-refused("--causal is square but must be top_left or bottom_right" --q "${long}" --k "${good}" --v "${good}" --causal square)
-refused("is no regular file" --q "${SCRATCH}" --k "${SCRATCH}" --v "${SCRATCH}")
+refused("good.npy: its number of values is 24 but must be 8" --q "${good}" --k "${good}" --x "${good}" --w-v
+        "${weights}" --b-v "${good}")
+refused("--causal is square but must be top_left or bottom_right" --q "${long}" --k "${good}" --v "${good}"
+        --causal square)
+
+# What is no regular file is refused, not waited for.
+refused("path is a directory but must be a regular file" --q "${SCRATCH}" --k "${SCRATCH}" --v "${SCRATCH}")
+refused("pipe.npy: path is a pipe but must be a regular file" --q "${pipe}" --k "${good}" --v "${good}")
+refused("pipe.npy: path is a pipe but must be a regular file" --q "${good}" --k "${good}" --v "${pipe}")
+refused("pipe.npy: path is a pipe but must be a regular file" --input "${pipe}")
+refused("/dev/zero: path is a device but must be a regular file" --input /dev/zero)
+refused("--json is ${pipe} but must be" --json "${pipe}")
+refused("--svg is ${pipe} but must be" --svg "${pipe}")
+refused("--svg-flops is ${SCRATCH} but must be" --svg-flops "${SCRATCH}")
 refused("file size is 0 bytes but must be at least 8" --input "${empty}")
 refused("header length is" --input "${long_header}")
+refused("v_unknown.safetensors: tensor \"v\" dtype is \"F8_E5M2\" but must be one of" --input "${v_unknown}")
 refused("exclude each other" --input "${empty}" --generate 1,2,3)
 refused("--q and --k must both be given" --q "${text}")
 refused("--v is missing" --q "${text}" --k "${text}")
@@ -88,3 +188,25 @@ refused("--threads" --threads -1)
 refused("--window" --window -1)
 refused("--json is" --json "${SCRATCH}/no/such/folder/a.json")
 refused("nonsense" --nonsense)
+
+# One token, one key, one head, one feature; no key that any query sees; answers of zero.
+foreach(size IN ITEMS 1,1,1 1,1,8 1,2,1 2,1,4 8,1,64 1,65,3)
+  finite(--generate ${size})
+  finite(--generate ${size} --causal square)
+  finite(--generate ${size} --real-keys 0)
+  finite(--generate ${size} --methods window --window 0)
+endforeach()
+finite(--generate 2,1,4 --threads 2)
+finite(--q "${one_row}" --k "${one_row}" --v "${one_row}")
+finite(--q "${one_row}" --k "${one_row}" --v "${one_row}" --methods mean-of-v)
+finite(--q "${zeros}" --k "${zeros}" --v "${zeros}")
+finite(--q "${good}" --k "${good}" --x "${zeros}" --w-v "${weights}")
+finite(--q "${long}" --k "${good}" --v "${good}" --causal bottom_right)
+finite(--input "${one_unknown}")
+finite(--heads 0 --methods exact --real-keys 0)
+finite(--heads 0 --methods exact --real-keys 1)
+
+# Results that are not finite: each method is named with its heads.
+not_finite("exact-half (heads 0, 1)" --q "${good}" --k "${good}" --v "${big}")
+not_finite("exact-half (heads 0, 1)" --q "${good}" --k "${good}" --v "${big}" --methods exact-half)
+not_finite("the result is not finite: exact (heads 0, 1)" --q "${huge}" --k "${huge}" --v "${good}")

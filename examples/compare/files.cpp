@@ -2,7 +2,8 @@
 
 #include <charconv>
 #include <cmath>
-#include <fstream>
+#include <filesystem>
+#include <system_error>
 
 #include <heed/core/errors.hpp>
 #include <heed/io/npy.hpp>
@@ -13,16 +14,19 @@ namespace {
 
 const char* const example_name = "lm_code.safetensors";
 
-bool readable(const std::string& path) { return std::ifstream(path).good(); }
+bool is_file(const std::string& path) {
+  std::error_code failure;
+  return std::filesystem::is_regular_file(path, failure);
+}
 
 // The build says where the source tree was; a program that moved finds the data from the root of a checkout.
 std::string example_path() {
 #ifdef HEED_EXAMPLE_DATA
   const std::string built_from = std::string(HEED_EXAMPLE_DATA) + "/" + example_name;
-  if (readable(built_from)) return built_from;
+  if (is_file(built_from)) return built_from;
 #endif
   const std::string here = std::string("examples/data/") + example_name;
-  if (readable(here)) return here;
+  if (is_file(here)) return here;
   throw heed::FormatError("heed: " + here +
                           ": the example data are not there; run compare from the root of a checkout, "
                           "or give --input, --q --k --v or --generate");

@@ -18,7 +18,8 @@ Rows project(const Rows& x, const Rows& w_v, const Rows& b_v) {
 }
 
 double relative_difference(const heed::Matrix<float>& is, const heed::Matrix<float>& must) {
-  return static_cast<double>((is - must).norm()) / std::max(1e-30, static_cast<double>(must.norm()));
+  const heed::Matrix<double> want = must.cast<double>();  // squares may be beyond float
+  return (is.cast<double>() - want).norm() / std::max(1e-60, want.norm());
 }
 
 Inputs inputs_of(const StoredInputs& stored, const Arguments& arguments) {
@@ -64,6 +65,9 @@ Inputs inputs_of(const StoredInputs& stored, const Arguments& arguments) {
         head.b_v = projections->b_v(kv);
       }
       const Rows projected = projections ? project(head.x, head.w_v, head.b_v) : nullptr;
+      if (projected && !projected->allFinite()) {
+        refuse(stored, "x", "x w_v of head " + std::to_string(kv) + " of k is beyond float but must be finite");
+      }
       head.v = has_v ? matrix_of(stored, "v", kv) : projected;
       if (has_v && projections) worst = std::max(worst, relative_difference(*projected, *head.v));
     }

@@ -42,12 +42,12 @@ struct Inputs {
   [[nodiscard]] double scale() const { return *options.scale; }
 };
 
-/// Random inputs that stand for no model: q, k, x, w_v normal, v = x w_v.
+/// Random inputs that no model has made: q, k, x and w_v are normal, v = x w_v.
 Inputs generate_inputs(const GeneratedSize& size, std::uint64_t seed);
 
 /// Inputs from files, the example data, or --generate, with the heads and the mask that were asked for.
-/// Errors  heed::FormatError for a file that is wrong in itself, heed::ShapeError for shapes that do not fit each other,
-///         heed::OptionError for options that do not fit the data.
+/// Errors  heed::FormatError for a file that is wrong in itself, heed::ShapeError for shapes that do not fit each
+///         other, heed::OptionError for options that do not fit the data.
 Inputs load_inputs(const Arguments& arguments);
 
 std::string name_of(heed::Causal causal);

@@ -2,11 +2,16 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstddef>
+#include <limits>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include <heed/heed.hpp>
+
+#include "printf_text.hpp"
 
 namespace compare {
 namespace {
@@ -19,7 +24,12 @@ heed::Matrix<double> oracle(const Head& head, const Settings& settings) {
   const heed::Matrix<double> q = head.q->cast<double>();
   const heed::Matrix<double> k = head.k->cast<double>();
   const heed::Matrix<double> v = head.v->cast<double>();
-  return heed::attend(q, k, v, settings.options, heed::ExactAttention{}, {.threads = settings.threads}).out;
+  auto out = heed::attend(q, k, v, settings.options, heed::ExactAttention{}, {.threads = settings.threads}).out;
+  if (!out.allFinite()) {
+    throw heed::OptionError("heed: scale is " + format("%g", *settings.options.scale) + " but must be smaller: head " +
+                            std::to_string(head.number) + " is not finite even in double");
+  }
+  return out;
 }
 
 // Rows of padding tokens are nobody's output: where queries and keys are the same tokens they are left out.
@@ -31,6 +41,7 @@ Index rows_that_count(const Head& head, const heed::Mask& mask) {
 double relative_error(const heed::Matrix<float>& out, const heed::Matrix<double>& want, Index rows) {
   const double size = want.topRows(rows).norm();
   const double off = (out.topRows(rows).cast<double>() - want.topRows(rows)).norm();
+  if (!std::isfinite(off)) return std::numeric_limits<double>::quiet_NaN();
   if (size == 0) return off == 0 ? 0 : 1;
   return off / size;
 }

@@ -10,13 +10,13 @@
 
 namespace compare {
 
-/// What a method may look at besides the head.
+/// What a method is told besides the head.
 struct Settings {
-  heed::AttentionOptions options;  ///< scale and mask; every method keeps them
+  heed::AttentionOptions options;  ///< scale and mask, which every method keeps to
   Index window = 64;               ///< for methods that look at neighbours
   std::uint64_t seed = 7;          ///< for methods that draw
   int threads = 1;
-  double fraction = 0.5;  ///< of the products of x w_v, for methods that sample values
+  double fraction = 0.5;  ///< share of the products of x w_v that methods with sampled values may spend
 };
 
 /// One method on one head, with every buffer it needs: `run` is all that is timed.
@@ -46,8 +46,8 @@ struct Registration {
 /// Every method, "exact" first and the others by name.
 const std::vector<Method>& all_methods();
 
-/// The methods of that names in the order of all_methods(); for no names, all that the data allow. "exact" is always there:
-/// the others are measured against it.
+/// The methods of these names in the order of all_methods(); for no names, all that the data allow. "exact" is always
+/// among them: the others are measured against it.
 /// Errors  heed::OptionError for a name there is not, or a method that needs x where there is none.
 std::vector<Method> chosen_methods(const std::vector<std::string>& names, const Inputs& inputs);
 

@@ -1,6 +1,6 @@
-// The deterministic competitor: w_v replaced by a product of two thin matrices with as many products as sampling is given. Rank k costs
-// k (d_model + d_v) products a token against d_model d_v. The right factor spans the leading eigenvectors of w_v^T w_v (truncated SVD
-// of w_v), or of (x w_v)^T x w_v (the best for these x).
+// The deterministic competitor of sampling: w_v becomes a product of two thin matrices, with as many products as
+// sampling may spend. Rank k costs k (d_model + d_v) products a token in place of d_model d_v. The right factor spans
+// the leading eigenvectors of w_v^T w_v (the truncated SVD of w_v), or of (x w_v)^T x w_v (the best for these x).
 #include <algorithm>
 
 #include <Eigen/Eigenvalues>

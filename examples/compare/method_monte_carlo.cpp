@@ -1,5 +1,5 @@
-// Value rows from a part of their products (heed::MonteCarloValues), every estimator at --fraction of the products of real tokens;
-// always sampled, so that what is seen is the estimator. `mca` keeps the default alpha.
+// Value rows made from a part of their products (heed::MonteCarloValues): every estimator at --fraction of the products
+// of real tokens, always sampled, so that the table shows the estimator. `mca` keeps the default alpha.
 #include <string>
 
 #include "values_attempt.hpp"

@@ -1,4 +1,5 @@
-// Exact attention that makes its value rows x w_v + b_v during the call: what every cheaper way of making them is measured against.
+// Exact attention that makes its value rows x w_v + b_v during the call. Every cheaper way of making them is measured
+// against it.
 #include "values_attempt.hpp"
 
 namespace compare {

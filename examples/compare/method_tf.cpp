@@ -1,5 +1,6 @@
-// Treeformer's layers with an untrained tree fitted to the head's own keys and queries, about 64 keys a leaf. Published TF and TC
-// are trained with their tree; untrained they are no approximation of softmax attention, and the errors here say so.
+// Treeformer's layers with an untrained tree, fitted to the head's own keys and queries with about 64 keys a leaf.
+// Published TF and TC are trained with their tree; untrained they are no approximation of softmax attention, and the
+// errors here show it.
 #include <algorithm>
 
 #include <Eigen/Core>

@@ -5,11 +5,11 @@
 
 namespace compare {
 
-/// Finds the layer input x of a key/value head and its own columns of w_v and b_v.
+/// Finds the layer input x of a key/value head, and the head's own columns of w_v and b_v.
 ///
-/// x has one matrix per layer; the heads are dealt to the layers in order, so layer l has heads l*g ... l*g + g - 1 with
-/// g = heads / layers, and head l*g + c owns columns c*d_v ... c*d_v + d_v - 1 of w_v. w_v and b_v come once per layer, or
-/// once for all layers.
+/// x has one matrix per layer, and the heads belong to the layers in order: with g = heads / layers, layer l has the
+/// heads l*g ... l*g + g - 1, and head l*g + c owns the columns c*d_v ... c*d_v + d_v - 1 of w_v. w_v and b_v are there
+/// once per layer, or once for all layers.
 /// Errors  heed::ShapeError where the sizes do not allow this.
 class Projections {
  public:

@@ -1,9 +1,24 @@
 #include "report.hpp"
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
 #include "printf_text.hpp"
 #include "statistics.hpp"
 
 namespace compare {
+namespace {
+
+// 0 where there is no such number: no pair is kept, or a clock saw no time pass.
+double ratio(double of, double over) { return of > 0 && over > 0 ? of / over : 0; }
+
+double error_percentile(const std::vector<double>& errors, double part) {
+  const bool finite = std::all_of(errors.begin(), errors.end(), [](double error) { return std::isfinite(error); });
+  return finite ? percentile(errors, part) : std::numeric_limits<double>::quiet_NaN();
+}
+
+}  // namespace
 
 Comparison compare_methods(const Inputs& inputs, const std::vector<Measurement>& measurements, const Settings& settings,
                            const Machine& machine) {
@@ -15,17 +30,33 @@ Comparison compare_methods(const Inputs& inputs, const std::vector<Measurement>&
     row.name = m.method.name;
     row.description = m.method.description;
     row.flops = m.flops.products();
-    row.fewer = exact_flops / row.flops;
+    row.fewer = ratio(exact_flops, row.flops);
     row.exponentials = m.flops.exponentials();
     row.seconds = median(m.seconds);
-    row.faster = exact_seconds / row.seconds;
+    row.faster = ratio(exact_seconds, row.seconds);
     row.value_flops = m.flops.products(heed::Phase::project) + m.flops.products(heed::Phase::sample);
-    row.error_p50 = percentile(m.errors, 0.5);
-    row.error_p90 = percentile(m.errors, 0.9);
-    row.error_max = percentile(m.errors, 1);
+    row.error_p50 = error_percentile(m.errors, 0.5);
+    row.error_p90 = error_percentile(m.errors, 0.9);
+    row.error_max = error_percentile(m.errors, 1);
     comparison.rows.push_back(row);
   }
   return comparison;
+}
+
+std::string not_finite_text(const Comparison& comparison) {
+  std::string text;
+  for (const Measurement& m : *comparison.measurements) {
+    std::string heads;
+    int n_heads = 0;
+    for (std::size_t h = 0; h < m.errors.size(); ++h) {
+      if (std::isfinite(m.errors[h])) continue;
+      heads += (n_heads++ == 0 ? "" : ", ") + std::to_string(comparison.inputs->heads[h].number);
+    }
+    if (n_heads == 0) continue;
+    text += (text.empty() ? "the result is not finite: " : ", ") + m.method.name +
+            (n_heads == 1 ? " (head " : " (heads ") + heads + ")";
+  }
+  return text;
 }
 
 std::string problem_text(const Comparison& comparison) {

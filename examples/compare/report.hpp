@@ -12,11 +12,11 @@ struct Row {
   std::string name;
   std::string description;
   double flops = 0;  ///< products of kept pairs, 2 per multiply-add, all heads
-  double fewer = 1;  ///< exact's flops over these
+  double fewer = 1;  ///< exact's flops over these; 0 where there is no such number
   double exponentials = 0;
-  double seconds = 0;  ///< median over rounds of one pass over all heads
-  double faster = 1;   ///< exact's seconds over these
-  double error_p50 = 0, error_p90 = 0, error_max = 0;
+  double seconds = 0;                                  ///< median over rounds of one pass over all heads
+  double faster = 1;                                   ///< exact's seconds over these; 0 where there is no such number
+  double error_p50 = 0, error_p90 = 0, error_max = 0;  ///< NaN where the output of some head is not finite
   double value_flops = 0;  ///< of these, spent on making value rows; 0 for methods that are given v
 };
 
@@ -33,10 +33,14 @@ struct Comparison {
 Comparison compare_methods(const Inputs& inputs, const std::vector<Measurement>& measurements, const Settings& settings,
                            const Machine& machine);
 
+/// The methods whose output is not finite, each with its heads: "the result is not finite: exact-half (heads 0, 3)".
+/// Empty where every output is finite.
+std::string not_finite_text(const Comparison& comparison);
+
 /// "8 heads, n = 592, d = 64, causal (square), scale 0.125".
 std::string problem_text(const Comparison& comparison);
 
-/// What every report of generated inputs must say; nothing may be concluded from their errors.
+/// What every report of generated inputs must say: nothing follows from their errors.
 inline constexpr const char* generated_warning =
     "GENERATED random inputs, no model's: good for timing only. Random inputs invert the ranking of approximations.";
 
@@ -48,8 +52,9 @@ std::string json_text(const Comparison& comparison);
 /// What a picture has on its horizontal axis.
 enum class Against { time, flops };
 
-/// Error against time or FLOPs, both logarithmic: a marker at the median over heads, a whisker up to the 90th percentile.
-/// Against FLOPs only the methods that make their value rows are drawn, where there are some: all have the same attention.
+/// Error against time or FLOPs, both logarithmic: a marker at the median over heads, a whisker up to the 90th
+/// percentile. Against FLOPs only the methods that make their value rows are drawn, where there are some: all have the
+/// same attention. A method whose output is not finite is named below and not drawn.
 std::string svg_text(const Comparison& comparison, Against against);
 
 }  // namespace compare

@@ -1,3 +1,6 @@
+#include <cmath>
+#include <vector>
+
 #include <nlohmann/json.hpp>
 
 #include "report.hpp"
@@ -6,6 +9,18 @@ namespace compare {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+// JSON has no word for what is not finite.
+Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+// 0 where there is no such number; see Row.
+Json ratio(double value) { return value > 0 ? number(value) : Json(nullptr); }
+
+Json numbers(const std::vector<double>& values) {
+  Json list = Json::array();
+  for (const double value : values) list.push_back(number(value));
+  return list;
+}
 
 Json method_json(const Row& row, const Measurement& measurement) {
   const heed::FlopCounter& flops = measurement.flops;
@@ -17,7 +32,7 @@ Json method_json(const Row& row, const Measurement& measurement) {
       {"route", flops.products(heed::Phase::route)},   {"project", flops.products(heed::Phase::project)},
       {"sample", flops.products(heed::Phase::sample)}, {"scores", flops.products(heed::Phase::scores)},
       {"values", flops.products(heed::Phase::values)}, {"far_field", flops.products(heed::Phase::far_field)}};
-  json["times_fewer_flops"] = row.fewer;
+  json["times_fewer_flops"] = ratio(row.fewer);
   json["value_flops"] = row.value_flops;
   json["sampled_rows"] = flops.sampled_rows();
   json["projected_rows"] = flops.projected_rows();
@@ -26,9 +41,11 @@ Json method_json(const Row& row, const Measurement& measurement) {
   json["padded_tokens"] = flops.padded_tokens();
   json["median_seconds"] = row.seconds;
   json["seconds"] = measurement.seconds;
-  json["times_faster"] = row.faster;
-  json["error"] = {
-      {"p50", row.error_p50}, {"p90", row.error_p90}, {"max", row.error_max}, {"by_head", measurement.errors}};
+  json["times_faster"] = ratio(row.faster);
+  json["error"] = {{"p50", number(row.error_p50)},
+                   {"p90", number(row.error_p90)},
+                   {"max", number(row.error_max)},
+                   {"by_head", numbers(measurement.errors)}};
   return json;
 }
 
@@ -41,9 +58,9 @@ std::string json_text(const Comparison& comparison) {
   if (inputs.generated) json["warning"] = generated_warning;
   json["data"] = inputs.source;
   json["notes"] = inputs.notes;
-  std::vector<Index> numbers;
-  for (const Head& head : inputs.heads) numbers.push_back(head.number);
-  json["heads"] = numbers;
+  std::vector<Index> heads;
+  for (const Head& head : inputs.heads) heads.push_back(head.number);
+  json["heads"] = heads;
   json["n_q"] = inputs.n_q();
   json["n_k"] = inputs.n_k();
   json["d"] = inputs.d();
@@ -62,7 +79,7 @@ std::string json_text(const Comparison& comparison) {
                      {"flags", machine.flags}};
   json["oracle"] = "exact attention in double";
   json["flops_are"] = "products of kept pairs, 2 per multiply-add, all heads";
-  json["errors_are"] = "|out - oracle| / |oracle| of a head's output, Frobenius norm";
+  json["errors_are"] = "|out - oracle| / |oracle| of a head's output, Frobenius norm; null: the output is not finite";
   json["methods"] = Json::array();
   for (std::size_t m = 0; m < comparison.rows.size(); ++m) {
     json["methods"].push_back(method_json(comparison.rows[m], (*comparison.measurements)[m]));

@@ -1,6 +1,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "printf_text.hpp"
@@ -13,6 +16,7 @@ namespace {
 constexpr double width = 1000, height = 640;
 constexpr double left = 92, right = 968, top = 112, bottom = 560;
 constexpr double smallest_error = 1e-9;  // a logarithm needs some error; what is below is drawn here
+constexpr double smallest_cost = 1e-6;   // likewise: a FLOP, or a nanosecond
 constexpr std::array<const char*, 8> colours = {"#1b6ca8", "#c8553d", "#3a7d44", "#7b4fa3",
                                                 "#b8860b", "#0f8b8d", "#a23b72", "#5c5c5c"};
 
@@ -98,59 +102,77 @@ std::string titles(const Comparison& comparison, Against against) {
   return svg;
 }
 
-}  // namespace
-
-std::string svg_text(const Comparison& comparison, Against against) {
+// The methods to draw, and the one they are to be seen against.
+struct Drawing {
   std::vector<Row> rows;
-  for (const Row& row : comparison.rows) {
-    if (against == Against::time || row.value_flops > 0) rows.push_back(row);
+  std::string left_out;  // names of methods whose output is not finite
+  const Row* mark;       // the dashed line stands at its cost; null: no line
+  std::string better;    // what is true left of that line
+  Against against;
+
+  [[nodiscard]] double cost(const Row& row) const {
+    return std::max(smallest_cost, against == Against::time ? row.seconds * 1e3 : row.flops * 1e-6);
   }
-  if (rows.empty()) rows = comparison.rows;
-  const auto cost = [&](const Row& row) { return against == Against::time ? row.seconds * 1e3 : row.flops * 1e-6; };
-  double fastest = cost(rows.front()), slowest = fastest, least = 1, most = smallest_error;
-  for (const Row& row : rows) {
-    fastest = std::min(fastest, cost(row));
-    slowest = std::max(slowest, cost(row));
+};
+
+Drawing drawing_of(const Comparison& comparison, Against against) {
+  const auto makes_values = [](const Row& row) { return row.value_flops > 0; };
+  const bool values_only =
+      against == Against::flops && std::any_of(comparison.rows.begin(), comparison.rows.end(), makes_values);
+  Drawing drawing{{}, "", nullptr, "faster than exact", against};
+  if (against == Against::flops) drawing.better = values_only ? "fewer FLOPs than projected" : "fewer FLOPs than exact";
+  for (const Row& row : comparison.rows) {
+    if (row.name == (values_only ? "projected" : "exact")) drawing.mark = &row;
+    if (values_only && !makes_values(row)) continue;
+    if (std::isfinite(row.error_max)) {
+      drawing.rows.push_back(row);
+    } else {
+      drawing.left_out += (drawing.left_out.empty() ? "" : ", ") + row.name;
+    }
+  }
+  return drawing;
+}
+
+// The axes that hold every row and the mark: time or FLOPs, and error.
+std::pair<Axis, Axis> axes_of(const Drawing& drawing) {
+  double fastest = std::numeric_limits<double>::max(), slowest = smallest_cost, least = 1, most = smallest_error;
+  const auto include = [&](const Row& row) {
+    fastest = std::min(fastest, drawing.cost(row));
+    slowest = std::max(slowest, drawing.cost(row));
+  };
+  if (drawing.mark != nullptr) include(*drawing.mark);
+  for (const Row& row : drawing.rows) {
+    include(row);
     least = std::min(least, shown(row.error_p50));
     most = std::max(most, shown(row.error_p90));
   }
-  const double margin = against == Against::time ? 1.5 : 1.05;  // methods lie closer in FLOPs
-  const Axis x{fastest / margin, slowest * (against == Against::time ? 2.2 : 1.1), left, right};
-  const Axis y{least / 4, most * 4, bottom, top};
+  fastest = std::min(fastest, slowest);  // nothing to draw
+  const bool time = drawing.against == Against::time;
+  return {Axis{fastest / (time ? 1.5 : 1.05), slowest * (time ? 2.2 : 1.1), left, right},  // FLOPs lie closer
+          Axis{least / 4, most * 4, bottom, top}};
+}
 
-  std::string svg =
-      format("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" width=\"%.0f\" height=\"%.0f\">\n",
-             width, height, width, height);
-  svg +=
-      "<style>text{font-family:'DejaVu "
-      "Sans',Helvetica,Arial,sans-serif;fill:#222}.title{font-size:17px;font-weight:bold}"
-      ".sub{font-size:11.5px;fill:#555}.loud{font-size:13px;font-weight:bold;fill:#c00}.tick{font-size:12px}"
-      ".name{font-size:13.5px}.label{font-size:13px;paint-order:stroke;stroke:#fff;stroke-width:4px}.grid{stroke:#"
-      "e4e4e4}.axis{stroke:#222;fill:none}"
-      ".leader{stroke:#999;stroke-width:.8}.mark{stroke:#888;stroke-dasharray:5 "
-      "4}.note{font-size:11.5px;fill:#777}</style>\n"
-      "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n";
-  svg += titles(comparison, against) + frame(x, y, against);
+// A dashed line at the cost of the mark, with words on its left where there is room, else on its right.
+std::string mark_at(const Drawing& drawing, const Axis& x, LabelPlaces& places) {
+  const double at = x.at(drawing.cost(*drawing.mark)), words = 7.0 * static_cast<double>(drawing.better.size() + 2);
+  const bool fits = at - words > left;
+  const double first = fits ? at - words : at;
+  places.keep_clear({first, bottom - 20, first + words, bottom});
+  return format("<path class=\"mark\" d=\"M%.1f %.1fV%.1f\"/>\n", at, top, bottom) +
+         text_at(fits ? at - 6 : at + 6, bottom - 8,
+                 format("class=\"note\" text-anchor=\"%s\"", fits ? "end" : "start"), "\u2190 " + drawing.better);
+}
 
-  const double exact = x.at(cost(rows.front()));
-  svg += format("<path class=\"mark\" d=\"M%.1f %.1fV%.1f\"/>\n", exact, top, bottom);
-  svg += text_at(exact - 6, bottom - 8, "class=\"note\" text-anchor=\"end\"",
-                 against == Against::time ? "faster than exact" : "fewer FLOPs than exact");
-  if (y.most > 1 && y.least < 1) {
-    svg += format("<path class=\"mark\" d=\"M%.1f %.1fH%.1f\"/>\n", left, y.at(1), right);
-    svg += text_at(right - 4, y.at(1) - 5, "class=\"note\" text-anchor=\"end\"", "as wrong as answering 0");
-  }
-
-  LabelPlaces places({left, top, right, bottom});
-  places.keep_clear({exact - 120, bottom - 20, exact, bottom});
-  for (const Row& row : rows) {
-    const double px = x.at(cost(row));
+std::string points(const Drawing& drawing, const Axis& x, const Axis& y, LabelPlaces& places) {
+  std::string svg;
+  for (const Row& row : drawing.rows) {
+    const double px = x.at(drawing.cost(row));
     places.keep_clear({px - 7, y.at(shown(row.error_p90)) - 5, px + 7, y.at(shown(row.error_p50)) + 7});
   }
-  for (std::size_t m = 0; m < rows.size(); ++m) {
-    const Row& row = rows[m];
+  for (std::size_t m = 0; m < drawing.rows.size(); ++m) {
+    const Row& row = drawing.rows[m];
     const char* colour = colours[m % colours.size()];
-    const double px = x.at(cost(row)), p50 = y.at(shown(row.error_p50)), p90 = y.at(shown(row.error_p90));
+    const double px = x.at(drawing.cost(row)), p50 = y.at(shown(row.error_p50)), p90 = y.at(shown(row.error_p90));
     svg += format("<path stroke=\"%s\" stroke-width=\"1.8\" d=\"M%.1f %.1fV%.1fM%.1f %.1fh10\"/>\n", colour, px, p50,
                   p90, px - 5, p90);
     svg += format("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"5\" fill=\"%s\"/>\n", px, p50, colour);
@@ -160,7 +182,36 @@ std::string svg_text(const Comparison& comparison, Against against) {
       svg += format("<path class=\"leader\" d=\"M%.1f %.1fL%.1f %.1f\"/>\n", px, p50, place.anchor_x, place.anchor_y);
     svg += text_at(place.x, place.y, format("class=\"label\" style=\"fill:%s\"", colour), label);
   }
-  return svg + "</svg>\n";
+  return svg;
+}
+
+constexpr const char* style =
+    "<style>text{font-family:'DejaVu Sans',Helvetica,Arial,sans-serif;fill:#222}"
+    ".title{font-size:17px;font-weight:bold}.sub{font-size:11.5px;fill:#555}"
+    ".loud{font-size:13px;font-weight:bold;fill:#c00}.tick{font-size:12px}.name{font-size:13.5px}"
+    ".label{font-size:13px;paint-order:stroke;stroke:#fff;stroke-width:4px}"
+    ".grid{stroke:#e4e4e4}.axis{stroke:#222;fill:none}.leader{stroke:#999;stroke-width:.8}"
+    ".mark{stroke:#888;stroke-dasharray:5 4}.note{font-size:11.5px;fill:#777}</style>\n"
+    "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n";
+
+}  // namespace
+
+std::string svg_text(const Comparison& comparison, Against against) {
+  const Drawing drawing = drawing_of(comparison, against);
+  const auto [x, y] = axes_of(drawing);
+  std::string svg =
+      format("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" width=\"%.0f\" height=\"%.0f\">\n",
+             width, height, width, height);
+  svg += style + titles(comparison, against) + frame(x, y, against);
+  LabelPlaces places({left, top, right, bottom});
+  if (drawing.mark != nullptr) svg += mark_at(drawing, x, places);
+  if (!drawing.left_out.empty())
+    svg += text_at(left, height - 12, "class=\"loud\"", "not finite, hence not drawn: " + drawing.left_out);
+  if (y.most > 1 && y.least < 1) {
+    svg += format("<path class=\"mark\" d=\"M%.1f %.1fH%.1f\"/>\n", left, y.at(1), right);
+    svg += text_at(right - 4, y.at(1) - 5, "class=\"note\" text-anchor=\"end\"", "as wrong as answering 0");
+  }
+  return svg + points(drawing, x, y, places) + "</svg>\n";
 }
 
 }  // namespace compare

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <string_view>
 
 #include "printf_text.hpp"
@@ -24,7 +26,15 @@ std::string time_text(double seconds) {
   return format("%.*f", ms >= 999.5 ? 0 : ms >= 99.95 ? 1 : ms >= 9.995 ? 2 : 3, ms);
 }
 
-std::string ratio_text(double ratio) { return format(ratio < 99.95 ? "%.2fx" : "%.0fx", ratio); }
+std::string ratio_text(double ratio) {
+  if (!(ratio > 0) || !std::isfinite(ratio)) return "-";
+  return format(ratio < 99.95 ? "%.2fx" : "%.0fx", ratio);
+}
+
+std::string errors_text(const Row& row) {
+  if (!std::isfinite(row.error_max)) return "not finite";
+  return format("%9.2e %9.2e %9.2e", row.error_p50, row.error_p90, row.error_max);
+}
 
 // `text` in lines of at most `columns`, broken at spaces; all but the first begin with two spaces.
 std::string wrapped(std::string_view text) {
@@ -47,12 +57,12 @@ std::string wrapped(std::string_view text) {
 }
 
 std::string row_text(const Row& row) {
-  return format("%-17s %8s %7s %8s %10s %7s   %9.2e %9.2e %9.2e\n", row.name.c_str(), count_text(row.flops).c_str(),
+  return format("%-17s %8s %7s %8s %10s %7s   %s\n", row.name.c_str(), count_text(row.flops).c_str(),
                 ratio_text(row.fewer).c_str(), count_text(row.exponentials).c_str(), time_text(row.seconds).c_str(),
-                ratio_text(row.faster).c_str(), row.error_p50, row.error_p90, row.error_max);
+                ratio_text(row.faster).c_str(), errors_text(row).c_str());
 }
 
-// What making the value rows cost, where methods make them: over the products of all real tokens, and over those of all positions.
+// What methods that make their value rows spent on that, against the products of all real tokens and of all positions.
 std::string values_text(const Comparison& comparison) {
   const Inputs& inputs = *comparison.inputs;
   std::string text;
@@ -62,12 +72,12 @@ std::string values_text(const Comparison& comparison) {
     const heed::FlopCounter& flops = (*comparison.measurements)[m].flops;
     const double per_token = 2.0 * static_cast<double>(inputs.heads.front().x->cols() * inputs.d_v());
     text += format(
-        "%-17s %8s %7s %7s %10s   %9.2e %9.2e %9.2e\n", row.name.c_str(), count_text(row.value_flops).c_str(),
+        "%-17s %8s %7s %7s %10s   %s\n", row.name.c_str(), count_text(row.value_flops).c_str(),
         ratio_text(flops.real_tokens() * per_token / row.value_flops).c_str(),
         ratio_text(flops.padded_tokens() * per_token / row.value_flops).c_str(),
         format("%.0f%%", 100 * flops.sampled_rows() / std::max(1.0, flops.sampled_rows() + flops.projected_rows()))
             .c_str(),
-        row.error_p50, row.error_p90, row.error_max);
+        errors_text(row).c_str());
   }
   if (text.empty()) return "";
   return "\n" +

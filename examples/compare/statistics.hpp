@@ -6,8 +6,8 @@
 
 namespace compare {
 
-/// The value below which a share `part` of `values` lies, between neighbours on a line (numpy's default). `values` has one
-/// value or more.
+/// The value below which a share `part` of `values` lies, on a line between neighbours (numpy's default). `values` must
+/// be finite and not empty.
 inline double percentile(std::vector<double> values, double part) {
   std::sort(values.begin(), values.end());
   const double place = part * static_cast<double>(values.size() - 1);

@@ -6,7 +6,7 @@
 
 namespace compare {
 
-// How messages and shapes are taken from stored tensors. Every complaint begins with the file of the tensor.
+// Shapes and matrices of stored tensors, and complaints about them. Every complaint names the file of the tensor.
 // Errors  heed::ShapeError.
 
 [[noreturn]] void refuse(const StoredInputs& stored, const std::string& name, const std::string& complaint);

@@ -21,8 +21,8 @@ struct LabelPlace {
   bool far = false;                   ///< far enough from its point to need that line
 };
 
-/// Finds a free place near each point for its label: right of it if it can be, else around it in growing circles. Text is
-/// taken as 13 pixels high and 8 wide a letter.
+/// Finds a free place for the label of each point: on its right where there is room, else around it in growing circles.
+/// A line of text counts as 16 pixels high and 8 pixels wide a letter.
 class LabelPlaces {
  public:
   explicit LabelPlaces(Box inside) : inside_(inside) {}

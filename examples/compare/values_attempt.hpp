@@ -8,7 +8,8 @@
 
 namespace compare {
 
-/// Exact attention whose value rows are made from x and w_v during the call: `make(x, w_v, bias)` returns the value source.
+/// Exact attention that makes its value rows from x and w_v during the call. `make(x, w_v, bias)` returns the value
+/// source that does.
 template <class Values>
 class ValuesAttempt : public Attempt {
  public:

@@ -159,6 +159,41 @@ TEST(MonteCarloValues, TokensAndHeadsDrawForThemselves) {
   EXPECT_EQ(alike, 15);  // those that share its sequence in the block of 256
 }
 
+// What a decoder must know: it may keep value rows of one kind only.
+TEST(MonteCarloValues, LaterTokensChangeRowsOfEveryBudgetButTheConstantOneWithoutCentring) {
+  const Index early = 290, n = 431;
+  const Layer<float> layer(n, n, 8, 32, 12);
+  const Matrix<float> q = layer.q.topRows(early), k = layer.k.topRows(early), x = layer.x.topRows(early);
+  const AttentionOptions causal{.mask = {.causal = Causal::square}};
+  for_every_way([&](const MonteCarloOptions& options) {
+    Matrix<float> of_all(n, 12), of_early(early, 12);
+    MonteCarloValues<float>(layer.x, layer.w, options).value_rows_into(of_all, layer.q, layer.k, causal);
+    MonteCarloValues<float>(x, layer.w, options).value_rows_into(of_early, q, k, causal);
+    const bool kept = options.budget == Budget::constant && !options.centred;
+    EXPECT_EQ(of_all.topRows(early) == of_early, kept);
+  });
+}
+
+TEST(MonteCarloHeads, LargestOfAConstantBudgetIsChosenOnceUntilCountsDiffer) {
+  const Index n = 40, d = 4, d_v = 6;
+  const Layer<float> layer(n, n, d, 24, 2 * d_v, 2, 2);
+  const MonteCarloOptions options{
+      .estimator = Estimator::largest, .budget = Budget::constant, .fraction = 0.25, .path = ValuePath::sampled};
+  const HeadOptions heads{.n_heads = 2};
+  const Matrix<float> w = layer.w.leftCols(d_v), q = layer.q.leftCols(d), k = layer.k.leftCols(d);
+  Matrix<float> both(n, 2 * d_v), alone(n, d_v);
+  const auto head_0_is_as_alone = [&](const AttentionOptions& of_both) {
+    MonteCarloValues<float>(layer.x, layer.w, options)
+        .value_rows_into(both, layer.q, layer.k, of_both, ExactAttention{}, {}, heads);
+    MonteCarloValues<float>(layer.x, w, options).value_rows_into(alone, q, k);
+    return both.leftCols(d_v) == alone;
+  };
+  EXPECT_FALSE(head_0_is_as_alone({}));
+  Matrix<bool> allowed = Matrix<bool>::Constant(2 * n, n, true);
+  allowed.block(n, 7, n, 1).setConstant(false);  // head 1 never sees token 7
+  EXPECT_TRUE(head_0_is_as_alone({.mask = {.allowed = allowed}}));
+}
+
 TEST(MonteCarloValues, ReadAnyLayout) {
   const Layer<float> layer(21, 70, 8, 40, 11);
   for_every_way([&](const MonteCarloOptions& options) {
@@ -355,7 +390,8 @@ TEST(MonteCarloCall, TakesTheExactProductWhereSamplingWouldBeSlowerAndSaysSo) {
   }
 }
 
-// A budget that needs weights pays for two passes over all scores: worth it for few queries or a short window, not for a square.
+// A budget that needs weights pays for two passes over all scores: worth it for few queries or a short window, not for
+// a square.
 TEST(MonteCarloCall, CountsThePassesThatFindTheImportance) {
   const MonteCarloOptions options{.budget = Budget::column_norm, .fraction = 0.05};
   const auto sampled_rows = [&](Index n_q, const AttentionOptions& mask) {

@@ -132,7 +132,8 @@ TEST(TcImportance, OfHeadsThatShareKeysIsOverAllOfThem) {
 }
 
 TEST(TcImportance, SmallNormsAreNotLostBesideLargeOnes) {
-  // The first query has a leaf of its own and gives its one key all of its weight; the keys of the rest get little from anybody.
+  // The first query has a leaf of its own and gives its one key all of its weight; the keys of the rest get little from
+  // anybody.
   constexpr Index n = 400;
   Matrix<float> q = Matrix<float>::Constant(n, 1, -1.0f), k = q;
   q(0, 0) = k(0, 0) = 1.0f;

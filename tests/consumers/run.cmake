@@ -1,4 +1,5 @@
-# Configures and builds one consumer from nothing and runs its programs, consumer*; fails with what the failing step said.
+# Configures and builds one consumer from nothing and runs its programs, consumer*. Where a step fails, it prints what
+# that step said.
 #
 #   cmake -D NAME=<folder> -D SCRATCH=<folder> -D HEED_BINARY_DIR=<build> -D GENERATOR=<name> -D COMPILER=<c++>
 #         -D EIGEN_DIR=<Eigen3_DIR> -D EIGEN=<folder of Eigen/Core> -P run.cmake

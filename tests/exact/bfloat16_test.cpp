@@ -1,4 +1,5 @@
-// bfloat16 storage over panels of queries, with and without the dot instruction: which of the two is the active set's choice.
+// bfloat16 storage over panels of queries, with the dot instruction or without it, as the active instruction set has
+// it.
 #include <string>
 #include <vector>
 
@@ -129,7 +130,8 @@ TEST(Bfloat16, SeveralQueriesAgainstACacheAreTheSameBits) {
   EXPECT_SAME_BITS(attend(in.q, cache, options).out, attend(in.q, in.k, in.v, options).out);
 }
 
-/// A key that is NaN or infinite reaches the queries that see it and changes no bit of the others, whoever its neighbour is.
+/// A key that is NaN or infinite reaches the queries that see it and changes no bit of the others, whoever its
+/// neighbour is.
 TEST(Bfloat16, MaskedKeysNeverInfluenceAnything) {
   for (const Index n_k : {133, 150}) {
     const auto in = random_inputs<S>({.n_q = 70, .n_k = n_k, .d = 5, .d_v = 6});

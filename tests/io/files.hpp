@@ -1,14 +1,17 @@
 #pragma once
 #include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <future>
 #include <iterator>
 #include <random>
 #include <string>
 #include <string_view>
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include "heed/core/errors.hpp"
 
@@ -68,6 +71,23 @@ inline ::testing::AssertionResult complains(const std::string& message, const st
   }
   return ::testing::AssertionFailure() << "message \"" << message << "\" must be one line, name " << path
                                        << " and say \"" << part << '"';
+}
+
+/// Checks that a reader refuses what is no regular file and does not wait for the writer of a pipe. `message_of(path)`
+/// is what reading `path` says.
+inline void expect_only_regular_files(const std::function<std::string(const std::string&)>& message_of) {
+  const TemporaryFolder folder;
+  const auto directory = folder.path(".");
+  EXPECT_TRUE(complains(message_of(directory), directory, "path is a directory but must be a regular file"));
+  EXPECT_TRUE(complains(message_of("/dev/zero"), "/dev/zero", "path is a device but must be a regular file"));
+  const auto pipe = folder.path("pipe");
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  auto message = std::async(std::launch::async, message_of, pipe);
+  if (message.wait_for(std::chrono::seconds(20)) != std::future_status::ready) {
+    ADD_FAILURE() << "the reader waits for somebody to write into " << pipe;
+    std::ofstream(pipe) << "";  // lets it go
+  }
+  EXPECT_TRUE(complains(message.get(), pipe, "path is a pipe but must be a regular file"));
 }
 
 }  // namespace heed_test

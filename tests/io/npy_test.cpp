@@ -52,6 +52,8 @@ TEST(Npy, ReadsWhatNumpyWrites) {
   }
 }
 
+TEST(Npy, WhatIsNoRegularFileIsRefusedAndNotWaitedFor) { heed_test::expect_only_regular_files(read_error); }
+
 TEST(Npy, FortranOrderIsTurnedIntoCOrder) {
   const TemporaryFolder folder;
   const auto path = folder.file(

@@ -1,4 +1,5 @@
-// Kernels of the active instruction set against plain loops. A panel lies transposed: entry (row, query i) at [row * panel + i].
+// Kernels of the active instruction set against plain loops. A panel lies transposed: entry (row, query i) is at
+// [row * panel + i].
 #include "heed/kernels/tile_kernels.hpp"
 
 #include <algorithm>

@@ -10,9 +10,9 @@
 
 namespace heed::test {
 
-/// A method over values made during the call of which the answer is known: x = [v | 0] in the layout of v and w_v = [I; anything], so
-/// that x w_v is v to the last bit, and as many of the 2 cols(v) products as there are columns of v make it.
-/// make(x, w_v) -> the value source.
+/// A method over values made during the call, where the answer is known: x = [v | 0] in the layout of v, and w_v = [I;
+/// anything], so that x w_v is v to the last bit. Of the 2 cols(v) products of a row, the first cols(v) make it.
+/// make(x, w_v) returns the value source.
 template <class S, class Method, class Make>
 class OverComputed {
  public:

@@ -6,7 +6,7 @@
 
 namespace heed::test {
 
-/// Positions of a pair in its sequence: key minus the query's diagonal, the diagonal, and how many keys the sequence has.
+/// Whether a pair is of one sequence, and where in it the key, the query's aligned diagonal and the query stand.
 struct Place {
   bool together = false;
   Index key = 0;

@@ -52,7 +52,7 @@ double largest_difference(const A& a, const B& b) {
   return largest;
 }
 
-/// Attention as three matrix expressions in S would compute it: scores and weights are kept in S, sums in the accumulator.
+/// Attention as three matrix expressions in S compute it: scores and weights are kept in S, sums in the accumulator.
 template <class S, class ScoreMod = NoScoreMod>
 AttentionResult<S> naive_attention(const Inputs<S>& in, const AttentionOptions& options = {},
                                    const ScoreMod& score_mod = {}, Index head = 0) {

@@ -23,8 +23,8 @@ DecisionTree<S> random_tree(Index height, Index d, std::uint64_t seed = 1,
                          (T(0.5) * random_matrix<T>(n_nodes, 1, 77 * seed + 2)).eval(), options);
 }
 
-/// Which pairs TF-attention sees, from its definition and the leaves alone: the keys of the deepest node on the query's path that
-/// has a key the mask keeps for it.
+/// The pairs that TF-attention sees, from its definition and the leaves alone: a query sees the keys of the deepest
+/// node on its path that holds a key the mask keeps for it.
 inline PairMatrix pairs_of_leaves(const Vector<Index>& query_leaf, const Vector<Index>& key_leaf, Index height,
                                   const Mask& mask) {
   const Index n_q = query_leaf.size(), n_k = key_leaf.size();
@@ -42,8 +42,8 @@ inline PairMatrix pairs_of_leaves(const Vector<Index>& query_leaf, const Vector<
   return pairs;
 }
 
-/// True when key j is one of the window_left before query i's aligned diagonal, the one on it, or one of the first n_sinks of the
-/// query's sequence.
+/// True when key j is one of the window_left keys before query i's aligned diagonal, the key on it, or one of the first
+/// n_sinks keys of the query's sequence.
 inline bool is_near(const Mask& mask, Index i, Index j, Index n_q, Index n_k, Index window_left, Index n_sinks) {
   const auto key_offsets = mask.key_sequence_offsets.empty() ? mask.sequence_offsets : mask.key_sequence_offsets;
   const auto of_query = heed::detail::reference_sequence(mask.sequence_offsets, i, n_q);

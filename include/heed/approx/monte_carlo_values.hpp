@@ -78,6 +78,9 @@ struct SamplePlan {
 ///         heads of one group share its importance.
 /// Draws   a pure function of (seed, key head, token, index): no order, thread or batch matters. With replacement, 16 tokens of a block of
 ///         256, no two next to each other, share their sequence, which keeps the law of every token; the first r_j of it are token j's.
+/// Later   under a causal mask too, a sampled row depends on tokens behind its own, unless the budget is constant and
+///         not centred: see Budget. A decoder may keep rows of that kind only. `largest` with Budget::constant chooses
+///         once for all heads, and head by head once masks that differ by head make counts differ.
 /// Exact   with ValuePath::fastest, the default, a head whose sampling is estimated to be no faster than the exact product
 ///         (value_path.hpp) is multiplied exactly: small layers, narrow heads, large r, `largest` with a budget that needs weights, and
 ///         such budgets altogether where two passes over all scores cost more than they can save. A call

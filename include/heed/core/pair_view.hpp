@@ -86,42 +86,41 @@ class PairView {
 class BoolView : public PairView {
  public:
   BoolView() = default;
-  template <class T>
-    requires detail::is_dense_eigen<T> BoolView(const T& allowed) : PairView(checked(allowed)) {}
-    template <class T>
-      requires OwningMatrix<T> &&(!std::is_lvalue_reference_v<T>)BoolView(T&&) {
-        static_assert(sizeof(T) == 0,
-                      "heed: mask.allowed would dangle: it views a temporary matrix; name the matrix first");
-      }
+  template <DenseMatrix T>
+  BoolView(const T& allowed) : PairView(checked(allowed)) {}
+  template <TemporaryMatrix T>
+  BoolView(T&&) {
+    static_assert(sizeof(T) == 0,
+                  "heed: mask.allowed would dangle: it views a temporary matrix; name the matrix first");
+  }
 
-     private:
-      template <class T>
-      static auto checked(const T& m) {
-        static_assert(std::is_same_v<typename T::Scalar, bool>,
-                      "heed: mask.allowed must be a matrix of bool (true = may attend)");
-        return view_of(m);
-      }
+ private:
+  template <class T>
+  static auto checked(const T& m) {
+    static_assert(std::is_same_v<typename T::Scalar, bool>,
+                  "heed: mask.allowed must be a matrix of bool (true = may attend)");
+    return view_of(m);
+  }
 };
 
 /// View of an additive matrix, in units of the scores after scaling; -inf masks the pair.
 class BiasView : public PairView {
  public:
   BiasView() = default;
-  template <class T>
-    requires detail::is_dense_eigen<T> BiasView(const T& bias) : PairView(checked(bias)) {}
-    template <class T>
-      requires OwningMatrix<T> &&(!std::is_lvalue_reference_v<T>)BiasView(T&&) {
-        static_assert(sizeof(T) == 0,
-                      "heed: mask.bias would dangle: it views a temporary matrix; name the matrix first");
-      }
+  template <DenseMatrix T>
+  BiasView(const T& bias) : PairView(checked(bias)) {}
+  template <TemporaryMatrix T>
+  BiasView(T&&) {
+    static_assert(sizeof(T) == 0, "heed: mask.bias would dangle: it views a temporary matrix; name the matrix first");
+  }
 
-     private:
-      template <class T>
-      static auto checked(const T& m) {
-        static_assert(RealScalar<typename T::Scalar>,
-                      "heed: mask.bias must be a matrix of float, double, half or bfloat16");
-        return view_of(m);
-      }
+ private:
+  template <class T>
+  static auto checked(const T& m) {
+    static_assert(RealScalar<typename T::Scalar>,
+                  "heed: mask.bias must be a matrix of float, double, half or bfloat16");
+    return view_of(m);
+  }
 };
 
 }  // namespace heed

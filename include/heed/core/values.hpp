@@ -25,18 +25,18 @@ class StoredValues {
   template <TokenMatrix V>
     requires std::is_same_v<typename V::Scalar, S>
   explicit StoredValues(const V& v) : view_(view_of(v)) {}
-  template <class V>
-    requires OwningMatrix<V> &&(!std::is_lvalue_reference_v<V>)explicit StoredValues(V&&) {
-      static_assert(sizeof(V) == 0,
-                    "heed: StoredValues would dangle: it views a temporary matrix; name the matrix first");
-    }
+  template <TemporaryMatrix V>
+  explicit StoredValues(V&&) {
+    static_assert(sizeof(V) == 0,
+                  "heed: StoredValues would dangle: it views a temporary matrix; name the matrix first");
+  }
 
-    Index n_keys() const { return view_.rows; }
-    Index width() const { return view_.cols; }
-    ConstView<S> view() const { return view_; }
+  Index n_keys() const { return view_.rows; }
+  Index width() const { return view_.cols; }
+  ConstView<S> view() const { return view_; }
 
-   private:
-    ConstView<S> view_;
+ private:
+  ConstView<S> view_;
 };
 
 template <TokenMatrix V>

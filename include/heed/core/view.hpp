@@ -41,6 +41,14 @@ template <class T>
 concept OwningMatrix =
     TokenMatrix<T> && std::is_base_of_v<Eigen::PlainObjectBase<std::remove_cvref_t<T>>, std::remove_cvref_t<T>>;
 
+/// What T of a parameter T&& is where the argument is an OwningMatrix that nobody has named.
+template <class T>
+concept TemporaryMatrix = OwningMatrix<T> && !std::is_lvalue_reference_v<T>;
+
+/// Any dense Eigen object, with memory or not: what a door takes that has words of its own for expressions.
+template <class T>
+concept DenseMatrix = detail::is_dense_eigen<T>;
+
 /// Read-only strided view, the one operand type of the kernels. Entry (i, j) is data[i * row_stride + j * col_stride].
 /// Copies are shallow; the data must outlive the view.
 template <class S>

@@ -25,8 +25,8 @@ namespace detail {
 
 inline constexpr std::string_view npy_magic = "\x93NUMPY";
 
-/// The bytes of an array turned from Fortran to C order: `shape` is the array's, `from` has its first index fastest. With
-/// the shape reversed it turns C order into Fortran order.
+/// Turns the bytes of an array from Fortran to C order: `shape` is the array's, `from` has its first index fastest.
+/// Given the shape in reverse it turns C order into Fortran order.
 inline void reverse_axes(std::span<const Index> shape, std::size_t item, std::span<const std::byte> from,
                          std::span<std::byte> into) {
   std::vector<std::size_t> stride(shape.size(), item);  // bytes between neighbours of an axis in `from`
@@ -49,12 +49,13 @@ inline void reverse_axes(std::span<const Index> shape, std::size_t item, std::sp
 
 }  // namespace detail
 
-/// Reads one numpy array: format versions 1.0, 2.0 and 3.0, C or Fortran order, little-endian f8, f4, f2, i8, i4, u1, b1.
+/// Reads one numpy array: format 1.0, 2.0 or 3.0, C or Fortran order, little-endian f8, f4, f2, i8, i4, u1 or b1.
 ///
-/// Shapes  as the file says; always handed out in C order.
+/// Shapes  as the file says; the tensor is in C order whatever the file is in.
 /// Errors  FormatError naming the file, the field, its value and what it must be: not a regular file, too small, magic,
 ///         version, header length, header syntax, descr (big-endian and bfloat16 are named), a shape whose product
-///         overflows, data shorter or longer than shape and descr say. Checked in this order, before the data are allocated.
+///         overflows, data shorter or longer than shape and descr say. Checked in this order, before the data are
+///         allocated.
 /// Cost    one read of the file; Fortran order takes a second pass.
 /// Threads re-entrant.
 /// Source  numpy.lib.format, "NPY format".
@@ -98,9 +99,9 @@ inline void reverse_axes(std::span<const Index> shape, std::size_t item, std::sp
   return turned;
 }
 
-/// Writes one numpy array, data starting at a multiple of 64 bytes as numpy does.
-/// Errors  FormatError for BF16, which npy cannot say, or where the file cannot be written; OptionError for another version.
-///         All but a full disk is known before the file is touched.
+/// Writes one numpy array. Its data start at a multiple of 64 bytes, as numpy's do.
+/// Errors  FormatError for BF16, which npy cannot say, or where the file cannot be written; OptionError for another
+///         version. Everything but a full disk is known before the file is touched.
 inline void write_npy(const std::string& path, const Tensor& tensor, const NpyOptions& options = {}) {
   if (options.version < 1 || options.version > 3) {
     throw OptionError("heed: NpyOptions::version = " + std::to_string(options.version) + " must be 1, 2 or 3");

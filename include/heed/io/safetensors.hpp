@@ -26,11 +26,13 @@ using TensorInfo = detail::TensorInfo;
 
 /// The header of one .safetensors file, checked as a whole; tensors are loaded one by one, by name.
 ///
-/// Shapes  as the file says, C order. dtypes F64, F32, F16, BF16, I64, I32, U8, BOOL.
+/// Shapes  as the file says, C order. dtypes F64, F32, F16, BF16, I64, I32, U8, BOOL; a tensor of another dtype is
+///         listed like its neighbours and refused when it is loaded.
 /// Errors  FormatError naming the file, the tensor, the field, its value and what it must be: not a regular file, too
 ///         small, header length, header syntax (a strict reading of the JSON the format uses: duplicate, unknown and
-///         missing keys are refused), dtype, shape product, data_offsets, truncated, overlap, hole, trailing bytes.
-///         Checked in this order; nothing of a tensor's size is allocated before `load`.
+///         missing keys are refused), shape product, data_offsets, truncated, overlap, hole, trailing bytes. Checked in
+///         this order; nothing of a tensor's size is allocated before `load`. Of a dtype that is not read the bytes
+///         cannot be held against the shape; everything else is checked.
 /// Cost    the constructor reads the header alone; load reads one tensor.
 /// Threads const and re-entrant: load opens the file anew.
 /// Source  huggingface/safetensors, README "Format".
@@ -59,23 +61,29 @@ class SafetensorsFile {
   /// The __metadata__ map; empty where the file has none.
   [[nodiscard]] const TextMap& metadata() const { return metadata_; }
 
-  /// One tensor's bytes. FormatError where the file has no such tensor, or is no longer the size it was.
+  /// One tensor's bytes. FormatError where the file has no such tensor, its dtype is none of those read, or the file is
+  /// no longer the size it was.
   [[nodiscard]] Tensor load(const std::string& name) const {
     const auto found = tensors_.find(name);
     if (found == tensors_.end()) {
       detail::refuse_file(path_,
                           "tensor " + detail::in_quotes(name) + " is missing but must be there; found " + some_names());
     }
+    if (!found->second.dtype) {
+      detail::refuse_file(path_, "tensor " + detail::in_quotes(name) + " dtype is " +
+                                     detail::in_quotes(found->second.dtype_name) + " but must be one of " +
+                                     detail::dtype_list(&detail::DtypeRow::safetensors));
+    }
     detail::InputFile file(path_);
     if (file.size() != file_bytes_) {
       file.refuse("file size is now " + std::to_string(file.size()) + " but must be " + std::to_string(file_bytes_));
     }
-    Tensor tensor(found->second.shape, found->second.dtype);
+    Tensor tensor(found->second.shape, *found->second.dtype);
     file.read(data_at_ + found->second.begin, tensor.bytes());
     return tensor;
   }
 
-  /// All of them.
+  /// All of them. FormatError where one cannot be loaded: nothing is left out in silence.
   [[nodiscard]] TensorMap load_all() const {
     TensorMap all;
     for (const auto& [name, info] : tensors_) all.emplace(name, load(name));
@@ -125,9 +133,10 @@ class SafetensorsFile {
   TextMap metadata_;
 };
 
-/// Writes a .safetensors file: header padded with spaces to 8 bytes, wide dtypes first so that every tensor is aligned.
-/// Errors  FormatError where a name is reserved or no UTF-8, or the file cannot be written. All but a full disk is known
-///         before the file is touched.
+/// Writes a .safetensors file: a header padded with spaces to 8 bytes, then wide dtypes first, so that every tensor is
+/// aligned.
+/// Errors  FormatError where a name is reserved or not UTF-8, or the file cannot be written. Everything but a full disk
+///         is known before the file is touched.
 inline void write_safetensors(const std::string& path, const TensorMap& tensors, const TextMap& metadata = {}) {
   std::vector<TensorMap::const_pointer> order;
   for (const auto& entry : tensors) order.push_back(&entry);

@@ -24,8 +24,8 @@ namespace heed {
 /// An n-dimensional array as files hold it: shape, dtype, and the bytes in C order (last index fastest), little-endian.
 ///
 /// Shapes  any rank; rank 0 is one element. bytes().size() is always the product of the shape times bytes_of(dtype).
-/// Errors  ShapeError where a size is negative, the product overflows, an index is out of range or the rank does not fit;
-///         OptionError where integers are asked of a float tensor.
+/// Errors  ShapeError where a size is negative, the product overflows, an index is out of range or the rank does not
+///         fit; OptionError where integers are asked of a float tensor.
 /// Cost    one owned copy of the bytes; every conversion is one pass over the elements it returns.
 /// Threads const members are re-entrant.
 class Tensor {
@@ -70,7 +70,7 @@ class Tensor {
   [[nodiscard]] std::span<const std::byte> bytes() const { return bytes_; }
   [[nodiscard]] std::span<std::byte> bytes() { return bytes_; }
 
-  /// Every element in C order, converted to S = float, double, Eigen::half or Eigen::bfloat16. Narrowing rounds to nearest.
+  /// Every element in C order as S = float, double, Eigen::half or Eigen::bfloat16, rounded to the nearest.
   template <RealScalar S>
   [[nodiscard]] std::vector<S> as() const {
     std::vector<S> values(static_cast<std::size_t>(size()));
@@ -103,7 +103,7 @@ class Tensor {
     return slice;
   }
 
-  /// The last two axes at one index for each axis before them: `v.matrix<float>(layer, head)` of a rank-4 tensor.
+  /// The matrix of the last two axes at one index for each axis before them: v.matrix<float>(layer, head) of rank 4.
   template <RealScalar S, std::convertible_to<Index>... Leading>
   [[nodiscard]] Matrix<S> matrix(Leading... leading) const {
     require_rank_two();

@@ -12,7 +12,7 @@
 
 namespace heed {
 
-/// The element types of stored tensors. Everything else a file may name is refused, not guessed.
+/// The element types that heed reads and writes. A tensor of any other type is refused, not guessed at.
 enum class TensorDtype : std::uint8_t { f64, f32, f16, bf16, i64, i32, u8, boolean };
 
 namespace detail {

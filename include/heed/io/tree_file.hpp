@@ -10,8 +10,8 @@
 
 namespace heed {
 
-/// Writes a tree as a .safetensors file: tensors planes, (2^h - 1) x d, and biases, 2^h - 1, in float or double; lift_weights and
-/// lift_radius where it has a lift; metadata bias_rule = stored | key_medians.
+/// Writes a tree as a .safetensors file: the tensors planes, (2^h - 1) x d, and biases, 2^h - 1, in float or double;
+/// lift_weights and lift_radius where the tree has a lift; and the metadata bias_rule = stored | key_medians.
 /// Errors  FormatError where the file cannot be written.
 template <class S>
 void save_tree(const std::string& path, const DecisionTree<S>& tree) {
@@ -31,8 +31,8 @@ void save_tree(const std::string& path, const DecisionTree<S>& tree) {
   write_safetensors(path, tensors, {{"bias_rule", medians ? "key_medians" : "stored"}});
 }
 
-/// Reads a tree that save_tree, or anybody, has written so; numbers are converted to the scalar S keeps sums in.
-/// Errors  FormatError for a file that is no such thing; ShapeError or OptionError for numbers that make no tree.
+/// Reads a tree from a file of that layout, whoever wrote it. Numbers become those of the scalar S keeps sums in.
+/// Errors  FormatError for a file of another layout; ShapeError or OptionError for numbers that make no tree.
 template <class S>
 DecisionTree<S> load_tree(const std::string& path) {
   using T = Accumulator<S>;

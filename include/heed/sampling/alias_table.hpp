@@ -13,15 +13,15 @@ namespace heed {
 
 namespace detail {
 
-/// A cell of an alias table as the kernels read it: below its threshold, the lower 32 bits, it stands for its own index, else for its
-/// alias, the upper 32.
+/// A cell of an alias table as the kernels read it: a threshold in the lower 32 bits, an alias in the upper 32. Below
+/// the threshold the cell stands for its own index, else for its alias.
 using AliasCell = std::uint64_t;
 inline AliasCell alias_cell(std::uint32_t threshold, std::uint32_t alias) {
   return std::uint64_t{alias} << 32 | threshold;
 }
 
-/// An index of n cells. The high part of one product chooses a cell, its low part between the cell's two indices. ProjectKernels::draw is
-/// the same for many draws.
+/// Draws an index from n cells. The high part of one product chooses a cell, its low part one of the cell's two
+/// indices. ProjectKernels::draw does the same for many draws.
 inline Index draw_cell(const AliasCell* cells, std::size_t n, std::uint32_t random) {
   const std::uint64_t place = std::uint64_t{random} * n;
   const auto cell = static_cast<std::uint32_t>(place >> 32);
@@ -30,11 +30,12 @@ inline Index draw_cell(const AliasCell* cells, std::size_t n, std::uint32_t rand
                                                                                 : static_cast<Index>(chosen >> 32);
 }
 
-/// Fills cells for `share`, weights whose mean is 1, which it overwrites; `order` has room for as many. Nothing is allocated.
+/// Fills the cells of weights whose mean is 1. It overwrites those weights, `share`; `order` has room for as many.
+/// Nothing is allocated.
 inline void build_alias_cells(std::span<double> share, AliasCell* cells, std::uint32_t* order) {
   const std::size_t n = share.size();
-  std::size_t small = 0,
-              large = n;  // indices below their cell's share lie in order[0, small), the others in [large, n)
+  // Indices below their cell's share lie in order[0, small), the others in order[large, n).
+  std::size_t small = 0, large = n;
   for (std::size_t k = 0; k < n; ++k) order[share[k] < 1 ? small++ : --large] = static_cast<std::uint32_t>(k);
   const auto threshold = [](double part) {
     const double scaled = part * 4294967296.0;
@@ -49,17 +50,17 @@ inline void build_alias_cells(std::span<double> share, AliasCell* cells, std::ui
       order[small++] = rich;
     }
   }
-  // What is left is a whole cell but for rounding.
+  // Each index that is left fills its cell but for rounding.
   for (std::size_t t = 0; t < small; ++t) cells[order[t]] = alias_cell(0xffffffffu, order[t]);
   for (std::size_t t = large; t < n; ++t) cells[order[t]] = alias_cell(0xffffffffu, order[t]);
 }
 
 }  // namespace detail
 
-/// Draws index k with probability weights[k] / sum(weights), one random number and one look-up a draw.
+/// Draws index k with probability weights[k] / sum(weights), by one random number and one look-up a draw.
 ///
-/// Shapes  weights: n >= 1 numbers, finite and >= 0.
-/// Errors  OptionError for no weights, or one that is negative or not finite. Where all are 0 every index is as likely.
+/// Shapes  weights: n >= 1 numbers, finite and >= 0. Where all are 0 every index is as likely.
+/// Errors  OptionError for no weights, or one that is negative or not finite.
 /// Cost    O(n) to build; 8 bytes an index. Probabilities are met to n 2^-32.
 /// Threads const and re-entrant: the generator is the caller's.
 /// Source  Walker 1977; Vose 1991 (building in linear time).

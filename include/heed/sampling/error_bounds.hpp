@@ -16,21 +16,22 @@ namespace heed {
 /// The published bound on the error of one output row, for with_replacement and column_max:
 /// E |out~_i - out_i| <= alpha beta |W|_F, beta = mean_j |x_j| over the tokens that n counts.
 ///
-/// Rounding::published costs at most sqrt(2): a floored r >= 1 is at least half of what was asked, and a floored 0 errs by less than its
-/// term of the bound. No independence between tokens is used, so shared sequences keep it.
+/// Rounding::published costs at most sqrt(2): a floored r >= 1 is at least half of what was asked, and a floored 0 errs
+/// by less than its term of the bound. No independence between tokens is used, so shared sequences keep it.
 /// Source  Kim and Ko 2022, section 3, constants corrected.
 inline double published_bound(double alpha, double mean_x_norm, double w_norm, Rounding rounding = Rounding::up) {
   return alpha * mean_x_norm * w_norm * (rounding == Rounding::up ? 1.0 : std::sqrt(2.0));
 }
 
-/// The same with probability at least 1 - delta (Markov): |out~_i - out_i| <= alpha beta |W|_F / delta. delta in (0, 1].
+/// The bound that holds with probability at least 1 - delta, 0 < delta <= 1 (Markov):
+/// |out~_i - out_i| <= alpha beta |W|_F / delta.
 inline double published_bound_within(double delta, double alpha, double mean_x_norm, double w_norm,
                                      Rounding rounding = Rounding::up) {
   return published_bound(alpha, mean_x_norm, w_norm, rounding) / delta;
 }
 
-/// What leaving out tokens of importance below `threshold` costs any output row at most: the sum over them of
-/// importance_j |x_j| |W|_F >= sum_j A_ij |x_j W|. With a bias the skipped rows are the bias, and the bound is the same.
+/// The most that leaving out tokens of importance below `threshold` costs any output row: the sum over these tokens of
+/// importance_j |x_j| |W|_F >= sum_j A_ij |x_j W|. With a bias their rows are the bias, and the bound is the same.
 inline double skip_bound(std::span<const double> importance, std::span<const double> x_norms, double w_norm,
                          double threshold) {
   double sum = 0;
@@ -42,8 +43,9 @@ inline double skip_bound(std::span<const double> importance, std::span<const dou
 
 namespace detail {
 
-/// Squared error of a row, averaged over the systematic samples: they change only where u passes the fractional part of a sum of pi.
-template <class T>  // double
+/// Squared error of a row, averaged over u: the systematic sample changes only where u passes the fractional part of a
+/// sum of pi. T is double.
+template <class T>
 double systematic_variance(const std::vector<T>& x, const std::vector<T>& w, Index d_v, const std::vector<T>& pi) {
   const std::size_t d_in = x.size();
   std::vector<T> ends{0.0, 1.0};
@@ -51,7 +53,7 @@ double systematic_variance(const std::vector<T>& x, const std::vector<T>& w, Ind
   for (const double share : pi) {
     if (share >= 1) continue;
     place += share;
-    ends.push_back(1 - (place - std::floor(place)));  // u from here on takes one index more of those so far
+    ends.push_back(1 - (place - std::floor(place)));  // from this u on, one index more of those so far is taken
   }
   std::sort(ends.begin(), ends.end());
   std::vector<std::int32_t> list(d_in + 1);
@@ -81,13 +83,14 @@ double systematic_variance(const std::vector<T>& x, const std::vector<T>& w, Ind
 
 }  // namespace detail
 
-/// E |H - x W|^2 of one token with r samples, exactly, over the draws (the squared error itself for `largest`, which draws nothing):
+/// E |H - x W|^2 of one token with r samples over the draws, exactly; for `largest`, which draws nothing, the squared
+/// error itself:
 ///   with_replacement     (|x|^2 |W|_F^2 - |x W|^2) / r
 ///   product_weighted     ((sum_k |x_k| |W_k|)^2 - |x W|^2) / r
-///   without_replacement  summed over the systematic samples there are, at most d_in + 1 of them
+///   without_replacement  the mean over all systematic samples, at most d_in + 1 of them
 ///   largest              |sum over the k left out of x_k W_k|^2
-/// 0 for r >= d_in, where the product is exact, and |x W|^2 for r = 0, where the row is 0. With centring x is what is sampled, the
-/// row less the mean row.
+/// It is 0 for r >= d_in, where the product is exact, and |x W|^2 for r = 0, where the row is 0. With centring, x is
+/// the row less the mean row, which is what is sampled.
 ///
 /// Shapes  x: 1 x d_in, w: d_in x d_v, any TokenMatrix.
 /// Cost    O(d_in d_v), and O(d_in^2 d_v) for without_replacement: for tests and reports, not for loops.

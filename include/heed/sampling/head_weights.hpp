@@ -14,19 +14,19 @@
 
 namespace heed::detail {
 
-/// One head's d_in x d_v weights as samples read them: rows one after the other, padded with zeros to whole vectors, so that a head
-/// lies in the nearest caches; the norms of its rows; and for with_replacement the table that draws them.
+/// One head's d_in x d_v weights as sampling reads them: rows one after the other, padded with zeros to whole vectors,
+/// so that a head fits the nearest caches; the norms of the rows; and for with_replacement the table that draws rows.
 template <class T>
 struct HeadWeights {
   Index d_in = 0;
   Index d_v = 0;
   Index padded = 0;            ///< columns with padding
-  T* rows = nullptr;           ///< W_k, or W_k / p_k for with_replacement: a draw costs no further product
-  T* norms = nullptr;          ///< |W_k|, 0 behind d_in up to a whole vector
+  T* rows = nullptr;           ///< W_k, or W_k / p_k for with_replacement, so that a draw costs no further product
+  T* norms = nullptr;          ///< |W_k|, and 0 behind d_in up to a whole vector
   AliasCell* cells = nullptr;  ///< with_replacement only
   double norm = 0;             ///< |W|_F
 
-  /// Takes memory only; `fill` does the work.
+  /// Takes the memory; `fill` fills it.
   template <class Memory>
   void take(Memory& memory, Index n_rows, Index n_columns, Index lanes, Estimator estimator) {
     d_in = n_rows;

@@ -6,9 +6,9 @@
 
 namespace heed {
 
-/// Inclusion probabilities proportional to size for samples of `count` different indices: pi_k = min(1, c size_k) with c such that
-/// they sum to `count`. Indices whose share exceeds 1 are taken for certain and the rest shared among the others; an index of
-/// size 0 is never taken, so fewer than `count` come where fewer have a size.
+/// Inclusion probabilities in proportion to size for samples of `count` different indices: pi_k = min(1, c size_k),
+/// with c such that they sum to `count`. An index whose share exceeds 1 is taken for certain, and the rest is shared
+/// among the others. An index of size 0 is never taken, so fewer than `count` are taken where fewer have a size.
 ///
 /// Shapes  sizes, pi: n entries each, sizes >= 0 and finite; count in 0 .. n.
 /// Cost    O(n) for each round of capping, few rounds.
@@ -44,9 +44,10 @@ void inclusion_probabilities(std::span<const T> sizes, Index count, std::span<T>
   }
 }
 
-/// Systematic sample: index k is taken when an integer lies in [u + pi_0 + ... + pi_{k-1}, u + pi_0 + ... + pi_k). Every index is taken
-/// with probability exactly pi_k over u uniform in [0, 1), none twice, and their number is the sum of pi up to rounding. Indices come in
-/// ascending order. `list` has room for n; returns how many were taken.
+/// Systematic sample: index k is taken where an integer lies in [u + pi_0 + ... + pi_{k-1}, u + pi_0 + ... + pi_k).
+/// Over u uniform in [0, 1) index k is taken with probability pi_k exactly, none is taken twice, and their number is
+/// the sum of pi up to rounding. Writes the indices in ascending order; `list` has room for n. Returns how many were
+/// taken.
 ///
 /// Source  Madow 1949.
 template <class T>
@@ -55,7 +56,7 @@ Index systematic_sample(std::span<const T> pi, double u, std::int32_t* list) {
   double place = u;
   for (std::size_t k = 0; k < pi.size(); ++k) {
     const T share = pi[k];
-    if (!(share < 1)) {  // for certain, whatever rounding does
+    if (!(share < 1)) {  // taken for certain, whatever rounding does to `place`
       list[taken++] = static_cast<std::int32_t>(k);
       continue;
     }

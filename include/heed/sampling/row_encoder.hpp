@@ -15,35 +15,35 @@
 
 namespace heed::detail {
 
-/// Tokens whose rows are made together, and those of them that share a sequence of draws: far enough from each other that few queries
-/// look at two of them. Which tokens share depends on their positions alone.
+/// Rows are made for a block of tokens at a time, and the tokens of a group share a sequence of draws. They stand so
+/// far apart that few queries look at two of them. Which tokens share depends on their positions alone.
 inline constexpr Index group_tokens = 16;
 inline constexpr Index block_groups = 16;
 inline constexpr Index block_tokens = group_tokens * block_groups;
 
-/// Where member `lane` of a group stands in its block: 15 or 31 after the one before. At 16 apart the rows of a group would fall on the
-/// same cache lines.
+/// Where member `lane` of a group stands in its block: 15 or 31 tokens after the one before. At 16 apart the rows of a
+/// group would compete for the same cache lines.
 inline constexpr Index group_member(Index group, Index lane) {
   return lane * block_groups + (group + block_groups - lane) % block_groups;
 }
 
-/// Names the draws of a head for a token, or for the group it shares them with.
+/// The random stream of a head and a token, or of a head and the group that shares draws.
 inline std::uint64_t draw_stream(Index head, Index token) {
   return static_cast<std::uint64_t>(head) << 40 | static_cast<std::uint64_t>(token);
 }
 
-/// A token to encode: its row x (or x less the mean row), how many samples, and where its value row goes. Entry k of the row is
-/// y[k * stride]: tokens that share draws lie side by side, so that a draw finds all of them on one cache line.
+/// A token whose value row is sampled. Entry k of its row is y[k * stride]: the rows of tokens that share draws are
+/// interleaved, so that a draw finds its entry of each of them on one cache line.
 template <class T>
 struct EncodeToken {
   Index token = 0;
   Index samples = 0;
-  const T* y = nullptr;
-  T* to = nullptr;  ///< d_v entries
-  T floor = 0;      ///< least size that is taken, where it is known: where to look first
+  const T* y = nullptr;  ///< row of x, less the mean row where centred
+  T* to = nullptr;       ///< the value row, d_v entries
+  T floor = 0;           ///< the least size that is taken, where a plan knows it; 0: unknown
 };
 
-/// Makes value rows base + (estimate of y W) for tokens of one head. What one thread owns.
+/// Makes value rows base + (estimate of y W) for tokens of one head. Each thread owns one.
 template <class T>
 class RowEncoder {
  public:
@@ -64,19 +64,19 @@ class RowEncoder {
     lists_ = scratch.take<std::int32_t>(block * (row + static_cast<std::size_t>(lanes)));
   }
 
-  /// Tokens that share one sequence, at most group_tokens; reorders them. Each has 0 < samples < d_in, and starts from the row
-  /// base_of(token).
+  /// Makes the rows of a group of at most group_tokens that shares one sequence of draws, and reorders the group. Each
+  /// token has 0 < samples < d_in, and its row starts from base_of(token).
   template <class BaseOf>
   void with_replacement(const HeadWeights<T>& weights, std::span<EncodeToken<T>> group, Index stride,
                         std::uint64_t seed, std::uint64_t stream, const BaseOf& base_of) {
     const auto n = static_cast<Index>(group.size());
     if (n == 0) return;
-    for (Index t = 1; t < n; ++t) {  // most samples first: those still drawing are the first ones
+    for (Index t = 1; t < n; ++t) {  // most samples first, so that those still drawing are the first ones
       for (Index u = t; u > 0 && at(group, u).samples > at(group, u - 1).samples; --u)
         std::swap(at(group, u), at(group, u - 1));
     }
     const Index most = at(group, 0).samples;
-    for (const EncodeToken<T>& token : group) {  // written long after they are asked for
+    for (const EncodeToken<T>& token : group) {  // these lines are written long after they are asked for here
       for (Index c = 0; c < weights.d_v; c += kernels_.lanes) __builtin_prefetch(token.to + c, 1);
     }
     kernels_.draw(seed, stream, weights.cells, d_in_, most, lists_);  // lists_ has room for many tokens
@@ -133,8 +133,8 @@ class RowEncoder {
     }
   }
 
-  /// Makes the rows of the tokens chosen for, in the same order: a few tokens at a time, and band by band of rows of W, which stay in
-  /// the nearest cache.
+  /// Makes the rows of the tokens that `choose` was given, in the same order: a few tokens at a time, and a band of
+  /// rows of W after the other, so that a band stays in the nearest cache.
   template <class BaseOf>
   void encode_chosen(const HeadWeights<T>& weights, std::span<const EncodeToken<T>> tokens, const BaseOf& base_of) {
     const auto n = static_cast<Index>(tokens.size());
@@ -163,7 +163,7 @@ class RowEncoder {
   static EncodeToken<T>& at(std::span<EncodeToken<T>> group, Index t) { return group[static_cast<std::size_t>(t)]; }
   std::int32_t* list_of(Index t) const { return lists_ + t * (row_ + kernels_.lanes); }
 
-  // Horvitz-Thompson: entries over their inclusion probabilities.
+  // Horvitz-Thompson: entries are divided by their inclusion probabilities.
   Index choose_different(Index r, double u, T* y, std::int32_t* list) {
     const auto n = static_cast<std::size_t>(d_in_);
     inclusion_probabilities<T>({size_, n}, r, {pi_, n});
@@ -172,7 +172,8 @@ class RowEncoder {
     return taken;
   }
 
-  // p_k = size_k / sum: x_k W_k / p_k = sum * (x_k / size_k) W_k. An index drawn several times is listed as often, in ascending order.
+  // p_k = size_k / sum, so x_k W_k / p_k = sum * (x_k / size_k) W_k. The list ascends, and has an index as often as it
+  // was drawn.
   Index draw_by_product(Index r, CounterRng& random, T* y, std::int32_t* list) {
     double total = 0;
     for (Index k = 0; k < d_in_; ++k) cumulated_[k] = total += static_cast<double>(size_[k]);
@@ -187,7 +188,7 @@ class RowEncoder {
     return r;
   }
 
-  // Rows of W that take two thirds of the nearest cache, in whole vectors.
+  // Rows of W that fill two thirds of the nearest cache, a multiple of 16.
   Index band_rows() const { return std::max<Index>(16, 32768 / (padded_ * static_cast<Index>(sizeof(T))) / 16 * 16); }
   Index n_bands() const { return (d_in_ + band_rows() - 1) / band_rows(); }
 

@@ -9,8 +9,8 @@
 
 namespace heed {
 
-/// The published number of samples of one token, (n importance / alpha)^2, at most d_in (then the product is exact): the ceiling, or
-/// the floor for Rounding::published. A NaN importance asks for the exact product.
+/// The published number of samples of one token: (n importance / alpha)^2, rounded up, or down for
+/// Rounding::published, and at most d_in, which is the exact product. A NaN importance asks for the exact product.
 ///
 /// Source  Kim and Ko 2022, section 3; which tokens n counts is the caller's, see Rounding.
 inline Index published_count(double importance, double n, double alpha, Index d_in, Rounding rounding) {
@@ -19,11 +19,12 @@ inline Index published_count(double importance, double n, double alpha, Index d_
   return static_cast<Index>(rounding == Rounding::up ? std::ceil(wanted) : std::floor(wanted));
 }
 
-/// Shares `total` products among tokens in proportion to their weights, none more than d_in: counts_j = min(d_in, c weight_j) rounded,
-/// c such that they sum to about `total`. With weight_j = |A[:, j]| |x_j| that minimises the sum over j of
-/// |A[:, j]|^2 |x_j|^2 / r_j, the squared error of independent tokens (Cauchy-Schwarz).
+/// Shares `total` products among tokens in proportion to their weights, at most d_in for each:
+/// counts_j = min(d_in, c weight_j), rounded, with c such that they sum to about `total`. With weight_j =
+/// |A[:, j]| |x_j| this minimises the sum over j of |A[:, j]|^2 |x_j|^2 / r_j, the squared error of independent tokens
+/// (Cauchy-Schwarz).
 ///
-/// A weight that is not finite asks for the exact product, at the cost of nobody else; a weight of 0 gets nothing.
+/// A weight that is not finite asks for the exact product, and takes nothing from the others; a weight of 0 gets none.
 inline void proportional_counts(std::span<const double> weights, double total, Index d_in, Rounding rounding,
                                 std::span<Index> counts) {
   const double most = static_cast<double>(d_in);

@@ -8,21 +8,23 @@
 
 namespace heed::detail {
 
-/// Finds the r largest of n sizes (>= 0) by narrowing a threshold: counting passes over whole vectors, no sort. Remembers where it
-/// ended for each share of n, since neighbouring rows are alike; that changes the way, never the answer.
+/// Finds the r largest of n sizes (>= 0) by narrowing a threshold: passes that count whole vectors, and no sort. It
+/// remembers the last threshold for each share r / n, since neighbouring rows are alike; that changes how many passes
+/// it takes, never the answer.
 template <class T>
 class LargestSelector {
  public:
   explicit LargestSelector(const ProjectKernels<T>& kernels) : kernels_(kernels) {
-    for (int b = 0; b < buckets; ++b) {  // sizes spread like the absolute value of a bell curve
+    for (int b = 0; b < buckets; ++b) {  // as if sizes were absolute values of normal numbers
       const T left = static_cast<T>(b + 1) / static_cast<T>(buckets + 1);
       guess_[b] = static_cast<T>(2.2) * (1 - left) * (1 - left / 2);
     }
   }
 
-  /// Writes the places of the r largest, ascending; of equal sizes the lower places. `sum` is that of all sizes; 0 < r < n. `list`
-  /// has room for n and a whole vector. Returns how many were written: r, and fewer only where sizes are NaN.
-  /// `known` > 0: where to look first. ends[b]: how many of them lie below (b + 1) * band, a whole number of vectors.
+  /// Writes the places of the r largest in ascending order, 0 < r < n; of equal sizes the lower places. `sum` is the
+  /// sum of all sizes, `known` > 0 a threshold to try first, `band` a whole number of vectors. `list` has room for n
+  /// and one vector; ends[b] becomes the number of places below (b + 1) * band. Returns how many places were written:
+  /// r, or fewer where sizes are NaN.
   Index select(Index n, const T* size, T sum, Index r, T known, Index band, std::int32_t* list, Index* ends) {
     const T floor = known > 0 && kernels_.count_above(n, size, known) == r ? known : find(n, size, sum, r);
     if (floor > 0) {
@@ -47,7 +49,7 @@ class LargestSelector {
  private:
   static constexpr int buckets = 32;
 
-  // A floor that r sizes reach; 0 where equal sizes stand in the way.
+  // A threshold that exactly r sizes reach; 0 where equal sizes leave none.
   T find(Index n, const T* size, T sum, Index r) {
     const T mean = sum / static_cast<T>(n);
     T& guess = guess_[std::min<Index>(buckets - 1, r * buckets / n)];
@@ -62,12 +64,12 @@ class LargestSelector {
       }
       (above > r ? low : high) = floor;
       (above > r ? above_low : above_high) = above;
-      if (above_high == 0 || low == 0) {  // no bracket yet: a step as long as the bell curve suggests
+      if (above_high == 0 || low == 0) {  // no bracket yet: a step as long as normal numbers suggest
         const T step = static_cast<T>(above - r) / static_cast<T>(n) * static_cast<T>(1.7);
         floor *= 1 + std::clamp(step, T(-0.6), T(1.5));
         if (low > 0 && !(floor > low)) floor = low * static_cast<T>(1.5);
         if (above_high > 0 && !(floor < high)) floor = high / 2;
-      } else {  // counts are nearly linear in between; every fourth pass halves, so that it ends for any sizes
+      } else {  // counts are nearly linear in between; every fourth pass halves, so that the search ends for any sizes
         const T part = pass % 4 == 3 ? T(0.5) : static_cast<T>(above_low - r) / static_cast<T>(above_low - above_high);
         floor = low + (high - low) * part;
       }
@@ -76,7 +78,7 @@ class LargestSelector {
     return 0;
   }
 
-  // Drops the smallest of those >= low_ until r are left.
+  // Drops the smallest of the sizes >= low_ until r are left.
   Index finish(Index n, const T* size, Index r, std::int32_t* list) {
     const Index positive = kernels_.list_above(n, size, std::numeric_limits<T>::denorm_min(), 0, list);
     if (positive <= r) {  // rows with zeros, as behind a relu

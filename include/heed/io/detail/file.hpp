@@ -2,17 +2,20 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <fstream>
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "heed/core/errors.hpp"
 
 namespace heed::detail {
 
-/// `text` in double quotes, fit for one line of a message: bytes outside printable ASCII as \xNN, cut after 60.
+/// `text` in double quotes, fit for one line of a message: bytes outside printable ASCII become \xNN, and what is
+/// behind byte 60 is cut off.
 inline std::string in_quotes(std::string_view text) {
   constexpr std::size_t longest = 60;
   constexpr std::string_view digits = "0123456789abcdef";
@@ -34,19 +37,33 @@ inline std::string in_quotes(std::string_view text) {
   throw FormatError("heed: " + path + ": " + complaint);
 }
 
+/// What a path leads to, for a message: "a pipe"; empty for a regular file, and for a path that leads nowhere.
+inline std::string_view other_kind(const std::string& path) {
+  std::error_code failure;  // one that cannot be looked at cannot be opened either, which is said then
+  switch (std::filesystem::status(path, failure).type()) {
+    case std::filesystem::file_type::directory: return "a directory";
+    case std::filesystem::file_type::fifo: return "a pipe";
+    case std::filesystem::file_type::socket: return "a socket";
+    case std::filesystem::file_type::character:
+    case std::filesystem::file_type::block: return "a device";
+    default: return "";
+  }
+}
+
 /// A file opened for reading whose size is known before a byte of it is trusted.
-/// Errors  FormatError where it cannot be opened, is no regular file, or a read ends early.
+/// Errors  FormatError where it cannot be opened, is no regular file, or a read ends early. A pipe is refused before it
+///         is opened: opening it would wait for a writer.
 class InputFile {
  public:
-  explicit InputFile(std::string path) : path_(std::move(path)), stream_(path_, std::ios::binary | std::ios::ate) {
+  explicit InputFile(std::string path) : path_(std::move(path)) {
     if constexpr (std::endian::native != std::endian::little)
       refuse("this machine is big-endian but must be little-endian");
+    if (const std::string_view kind = other_kind(path_); !kind.empty())
+      refuse("path is " + std::string(kind) + " but must be a regular file");
+    stream_.open(path_, std::ios::binary | std::ios::ate);
     if (!stream_) refuse("file cannot be opened but must be there and readable");
     const std::streamoff end = stream_.tellg();
-    stream_.seekg(0);
-    stream_.peek();  // a directory opens, and fails here
-    if (end < 0 || stream_.bad()) refuse("path is no regular file but must be one");
-    stream_.clear();  // peek in an empty file sets eof
+    if (end < 0) refuse("path has no size but must be a regular file");
     size_ = static_cast<std::uint64_t>(end);
   }
 
@@ -79,7 +96,7 @@ class InputFile {
   std::uint64_t size_ = 0;
 };
 
-/// A file written from its start. `close()` reports what buffering hid, a full disk above all.
+/// A file written from its start. `close()` reports the failures that buffering hid, above all a full disk.
 class OutputFile {
  public:
   explicit OutputFile(std::string path) : path_(std::move(path)), stream_(path_, std::ios::binary | std::ios::trunc) {

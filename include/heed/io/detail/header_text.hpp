@@ -10,8 +10,8 @@
 
 namespace heed::detail {
 
-/// A reading position in the text header of a file. Nothing is skipped but spaces; every complaint names the file, the
-/// byte of the header, what stands there and what must.
+/// A reading position in the text header of a file. Only spaces are skipped. Every complaint names the file, the byte
+/// of the header, what stands there and what must stand there.
 class HeaderText {
  public:
   HeaderText(std::string path, std::string_view text) : path_(std::move(path)), text_(text) {}
@@ -31,7 +31,7 @@ class HeaderText {
     while (!at_end() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\r' || text_[at_] == '\t')) ++at_;
   }
 
-  /// The next byte as it is, spaces included. `wanted` names what is being read, for the complaint at the end.
+  /// The next byte as it is, spaces included. `wanted` names what is being read, for the complaint where there is none.
   char next(std::string_view wanted) {
     if (at_end()) refuse_here(wanted);
     return text_[at_++];
@@ -43,7 +43,7 @@ class HeaderText {
     return at_end() ? '\0' : text_[at_];
   }
 
-  /// After spaces: whether `c` stood there; if so it is behind us.
+  /// After spaces: whether `c` stood there. If so, reading goes on behind it.
   bool take(char c) {
     skip_spaces();
     if (at_end() || text_[at_] != c) return false;
@@ -62,7 +62,7 @@ class HeaderText {
     if (!take(c)) refuse_here(wanted);
   }
 
-  /// A whole number 0 .. 2^63 - 1 without sign or leading zeros.
+  /// A whole number from 0 to 2^63 - 1 without sign or leading zeros.
   Index whole_number(std::string_view what) {
     skip_spaces();
     const std::string_view rest = text_.substr(at_);

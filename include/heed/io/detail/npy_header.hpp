@@ -38,7 +38,8 @@ inline TensorDtype npy_dtype(HeaderText& header) {
   header.refuse("descr is " + in_quotes(descr) + " but must be one of " + dtype_list(&DtypeRow::npy) + why);
 }
 
-/// {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }: the three keys in any order, once each, and spaces.
+/// Reads {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }: the three keys in any order, once each, and
+/// spaces.
 inline NpyHeader parse_npy_header(const std::string& path, std::string_view text) {
   HeaderText header(path, text);
   std::optional<TensorDtype> dtype;

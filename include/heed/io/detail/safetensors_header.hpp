@@ -17,25 +17,21 @@ namespace heed::detail {
 
 /// What a .safetensors header says of one tensor; its bytes lie at [begin, end) behind the header.
 struct TensorInfo {
-  TensorDtype dtype = TensorDtype::f32;
+  std::optional<TensorDtype> dtype;  ///< nullopt for a type heed does not read: such a tensor is listed, not loaded
   std::vector<Index> shape;
   std::uint64_t begin = 0;
   std::uint64_t end = 0;
+  std::string dtype_name;  ///< as the file has it, "F32" or "F8_E4M3"
 };
 
 inline TensorInfo parse_tensor_info(HeaderText& header, const std::string& name) {
   const std::string who = "tensor " + in_quotes(name);
-  std::optional<TensorDtype> dtype;
+  std::optional<std::string> dtype_name;
   std::optional<std::vector<Index>> shape;
   std::optional<std::vector<Index>> offsets;
   json_object(header, who, [&](const std::string& key) {
-    if (key == "dtype" && !dtype) {
-      const std::string text = json_string(header, "dtype");
-      dtype = dtype_named(text, &DtypeRow::safetensors);
-      if (!dtype) {
-        header.refuse(who + " dtype is " + in_quotes(text) + " but must be one of " +
-                      dtype_list(&DtypeRow::safetensors));
-      }
+    if (key == "dtype" && !dtype_name) {
+      dtype_name = json_string(header, "dtype");
     } else if (key == "shape" && !shape) {
       shape = json_numbers(header, "shape");
     } else if (key == "data_offsets" && !offsets) {
@@ -44,23 +40,30 @@ inline TensorInfo parse_tensor_info(HeaderText& header, const std::string& name)
       header.refuse(who + " key is " + in_quotes(key) + " but must be dtype, shape or data_offsets, once each");
     }
   });
-  if (!dtype || !shape || !offsets) {
+  if (!dtype_name || !shape || !offsets) {
     header.refuse(who + " key " +
-                  (!dtype   ? "dtype"
-                   : !shape ? "shape"
-                            : "data_offsets") +
+                  (!dtype_name ? "dtype"
+                   : !shape    ? "shape"
+                               : "data_offsets") +
                   " is missing but must be there");
   }
-  const auto bytes = tensor_bytes(*shape, *dtype);
-  if (!bytes) header.refuse(who + " shape is " + shape_text(*shape) + " but must have a product of bytes under 2^63");
   const bool two = offsets->size() == 2 && (*offsets)[0] <= (*offsets)[1];
-  if (!two || static_cast<std::uint64_t>((*offsets)[1] - (*offsets)[0]) != *bytes) {
-    header.refuse(who + " data_offsets is " + shape_text(*offsets) + " but must be two numbers " +
-                  std::to_string(*bytes) + " apart, the bytes of shape " + shape_text(*shape) + " of " +
-                  std::string(name_of(*dtype)));
+  const auto refuse_offsets = [&](const std::string& must) {
+    header.refuse(who + " data_offsets is " + shape_text(*offsets) + " but must be two numbers" + must);
+  };
+  const auto dtype = dtype_named(*dtype_name, &DtypeRow::safetensors);
+  if (!dtype) {  // the bytes of its shape are unknown, and it is never allocated
+    if (!two) refuse_offsets(", the second not below the first");
+  } else {
+    const auto bytes = tensor_bytes(*shape, *dtype);
+    if (!bytes) header.refuse(who + " shape is " + shape_text(*shape) + " but must have a product of bytes under 2^63");
+    if (!two || static_cast<std::uint64_t>((*offsets)[1] - (*offsets)[0]) != *bytes) {
+      refuse_offsets(" " + std::to_string(*bytes) + " apart, the bytes of shape " + shape_text(*shape) + " of " +
+                     *dtype_name);
+    }
   }
-  return {*dtype, std::move(*shape), static_cast<std::uint64_t>((*offsets)[0]),
-          static_cast<std::uint64_t>((*offsets)[1])};
+  return {dtype, std::move(*shape), static_cast<std::uint64_t>((*offsets)[0]),
+          static_cast<std::uint64_t>((*offsets)[1]), std::move(*dtype_name)};
 }
 
 /// Refuses tensors that leave `data_bytes`, overlap, or leave bytes between or behind them that belong to none.
