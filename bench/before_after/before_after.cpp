@@ -1,6 +1,6 @@
-// before_after <worker> <worker> [rounds] [threads] [text]: runs two workers in turns, A B B A ..., one batch at a time, and prints for
-// each case the shortest times, their ratio, and the median of the ratios of the rounds. Cases without `text` in their name are left
-// out. See README.md.
+// before_after <worker> <worker> [rounds] [threads] [text]: runs two workers in turns, A B B A ..., one batch at a
+// time, and prints for each case the shortest times, their ratio, and the median of the ratios of the rounds. Cases
+// without `text` in their name are left out. See README.md.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>

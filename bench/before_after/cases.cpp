@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <sstream>
 #include <type_traits>
 #include <utility>
 
@@ -36,11 +37,20 @@ Rows<S> numbers(Index rows, Index cols, std::uint64_t seed, double size = 1.0) {
   return m;
 }
 
+// "a", 3, "b" -> "a3b".
+template <class... Parts>
+std::string text_of(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  return text.str();
+}
+
 struct Sizes {
   Index n_q, n_k, n_heads = 12, n_kv_heads = 12, d = 64;
   std::string name() const {
-    return std::to_string(n_q) + (n_q == n_k ? "" : "x" + std::to_string(n_k)) + ", " + std::to_string(n_heads) +
-           (n_kv_heads == n_heads ? "" : "/" + std::to_string(n_kv_heads)) + (n_heads == 1 ? " head" : " heads");
+    const std::string keys = n_q == n_k ? "" : text_of("x", n_k);
+    const std::string shared = n_kv_heads == n_heads ? "" : text_of("/", n_kv_heads);
+    return text_of(n_q, keys, ", ", n_heads, shared, n_heads == 1 ? " head" : " heads");
   }
   heed::HeadOptions heads() const { return {n_heads, n_kv_heads}; }
 };
@@ -78,8 +88,8 @@ class Collector {
     cases.push_back({std::move(name), std::move(prepare)});
   }
 
-  /// Attention of packed heads by the method that make(layer) returns, under the options that options(layer, store) sets; `store` is an
-  /// object those options may view.
+  /// Attention of packed heads by the method that make(layer) returns, under the options that options(layer, store)
+  /// sets; `store` is an object those options may view.
   template <class S, class Store, class SetOptions, class Make>
   void layer(const std::string& name, const Sizes& sizes, Store store, SetOptions set, Make make) {
     const Index threads = threads_;
@@ -211,7 +221,7 @@ void tree_cases(Collector& to) {
 
 void importance_cases(Collector& to, Index threads) {
   for (const Index n : {64, 512, 2048}) {
-    to.add("importance " + std::to_string(n), [=] {
+    to.add(text_of("importance ", n), [=] {
       auto at = std::make_shared<Layer<float>>(Sizes{n, n, 1, 1});
       return [=] {
         heed::key_importance(at->q, at->k, {}, heed::ExactAttention<>{},
@@ -259,7 +269,7 @@ void tiny_cases(Collector& to, Index threads) {
   for (const Index n : {1, 4, 16}) {
     for (const bool reuse : {true, false}) {
       const Index n_k = n == 1 ? 16 : n;
-      to.add("tiny " + std::to_string(n) + "x" + std::to_string(n_k) + "x8" + (reuse ? "" : ", no workspace"), [=] {
+      to.add(text_of("tiny ", n, "x", n_k, "x8", reuse ? "" : ", no workspace"), [=] {
         auto at = std::make_shared<Tiny>();
         at->q = numbers<float>(n, 8, 1), at->k = numbers<float>(n_k, 8, 2), at->v = numbers<float>(n_k, 8, 3);
         at->out.resize(n, 8), at->lse.resize(n);
@@ -284,7 +294,7 @@ void sequence_cases(Collector& to, Index threads) {
       for (Index first = 0; first <= n; first += length) at->offsets.push_back(first);
       return at;
     };
-    const std::string name = std::to_string(n / length) + " sequences of " + std::to_string(length) + ", ";
+    const std::string name = text_of(n / length, " sequences of ", length, ", ");
     to.add(name + "one call", [=] {
       auto at = packed();
       return [=] {

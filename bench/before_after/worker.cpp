@@ -1,5 +1,6 @@
-// Times the cases against the headers it was built with, one batch of calls for each line it reads: "<case> <calls>", calls = 0 asks for
-// as many as take 10 ms. Answers "<calls> <nanoseconds a call>". First it writes the names of its cases.
+// Times the cases against the headers it was built with, one batch of calls for each line it reads: "<case> <calls>",
+// calls = 0 asks for as many as take 10 ms. Answers "<calls> <nanoseconds a call>". First it writes the names of its
+// cases.
 #include <chrono>
 #include <cstddef>
 #include <cstdio>

@@ -2,7 +2,8 @@
 
 #include "support.hpp"
 
-// fingerprints [text]: writes a line of hashes for each case, or for those whose name has the text in it. See README.md.
+// fingerprints [text]: writes a line of hashes for each case, or for those whose name has the text in it. See
+// README.md.
 int main(int argc, char** argv) {
   fingerprints::Recorder recorder(argc > 1 ? argv[1] : "");
   fingerprints::exact_cases(recorder);

@@ -3,7 +3,7 @@
 namespace fingerprints {
 namespace {
 
-/// Query i sees the keys j with j % stride == i % stride, and of those only the ones in the second half of the keys, in two segments.
+/// Query i sees the keys j with j % stride == i % stride, in two segments.
 class Strided {
  public:
   Strided(Index n_q, Index n_k, Index stride) : queries_(list(n_q, stride)), keys_(list(n_k, stride)) {}

@@ -13,7 +13,8 @@ void sampled_cases(Recorder& recorder) {
   const Shape shape{33, 70, 16, 8, 4, 2};
   record_sampled<float>(recorder, "window", shape, kinds, heed::WindowAttention(9, 3));
   record_sampled<float>(recorder, "bigbird", shape, kinds, heed::BigBirdAttention({.block = 8}));
-  // The default path, which multiplies exactly where sampling would be slower: over heads of a layer, and (edge/) one small head.
+  // The default path, which multiplies exactly where sampling would be slower: over heads of a layer, and (edge/) one
+  // small head.
   for (const Shape& layer : {Shape{300, 300, 64, 64, 12, 12}, Shape{65, 113, 16, 20}}) {
     const Operands<float> in(layer);
     const Rows<float> x = numbers<float>(layer.n_k, 768, 71),

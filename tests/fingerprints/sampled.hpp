@@ -11,8 +11,8 @@ struct Sampling {
   heed::MonteCarloOptions options;
 };
 
-/// Every estimator with every budget, centred or not; roundings, a bias and a threshold for some. Sampled always: which heads are
-/// multiplied exactly because that is faster is another matter.
+/// Every estimator with every budget, centred or not; roundings, a bias and a threshold for some. Sampled always: which
+/// heads are multiplied exactly because that is faster is another matter.
 inline std::vector<Sampling> samplings() {
   struct EstimatorName {
     const char* name;

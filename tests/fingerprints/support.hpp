@@ -1,10 +1,12 @@
 #pragma once
 #include <algorithm>
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <functional>
+#include <initializer_list>
 #include <limits>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -16,8 +18,8 @@
 
 #include <heed/heed.hpp>
 
-// What all files of this program share: inputs, options, and how a result becomes a line. It uses nothing but heed.hpp, so that the
-// same files compile against two states of the library.
+// What all files of this program share: inputs, options, and how a result becomes a line. It uses nothing but heed.hpp,
+// so that the same files compile against two states of the library.
 
 namespace fingerprints {
 
@@ -111,10 +113,10 @@ struct Shape {
   Index n_q, n_k, d, d_v;
   Index n_heads = 1, n_kv_heads = 1;
   std::string name() const {
-    std::string text =
-        std::to_string(n_q) + "x" + std::to_string(n_k) + "x" + std::to_string(d) + "x" + std::to_string(d_v);
-    if (n_heads > 1) text += "h" + std::to_string(n_heads) + "/" + std::to_string(n_kv_heads);
-    return text;
+    std::ostringstream text;
+    text << n_q << 'x' << n_k << 'x' << d << 'x' << d_v;
+    if (n_heads > 1) text << 'h' << n_heads << '/' << n_kv_heads;
+    return text.str();
   }
 };
 
@@ -275,8 +277,9 @@ class Recorder {
     std::fputc('\n', stdout);
   }
 
-  /// Runs call(context), which returns a vector of hashes, with one thread and a workspace full of other cases' numbers, and with two
-  /// threads and memory of its own. One line where the two agree, and a second for what was counted.
+  /// Runs call(context), which returns a vector of hashes, with one thread and a workspace full of other cases'
+  /// numbers, and with two threads and memory of its own. One line where the two agree, and a second for what was
+  /// counted.
   template <class Call>
   void record(const std::string& name, const Call& call) {
     if (!wants(name)) return;
