@@ -23,9 +23,11 @@
 
 namespace heed::detail::avx512_bf16 {
 #define HEED_INLINE [[gnu::always_inline]]
+// clang-format off
+#include "heed/kernels/simd_avx512_bf16.inl"
 #include "heed/kernels/bf16_pack_body.inl"
 #include "heed/kernels/bf16_tile_body.inl"
-#include "heed/kernels/simd_avx512_bf16.inl"
+// clang-format on
 #undef HEED_INLINE
 
 inline constexpr Bf16Kernels table = {&transpose, &gather, &pack_values, &all_finite, &clean, &scores, &weigh, &values};
