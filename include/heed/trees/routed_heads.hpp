@@ -88,7 +88,10 @@ void visit_routed_heads(const DecisionTree<S>& tree, std::span<const Call> calls
       Index* query_leaf = own.take<Index>(static_cast<std::size_t>(n_q));
       const Query queries{&router, call.q, n_q, TokenRole::query, query_leaf};
       route_all(std::span<const Query>(&queries, 1), own, threads);
-      if (context.flops != nullptr) context.flops->add_products(Phase::route, route_flops(router, n_q + n_real));
+      if (context.flops != nullptr) {
+        context.flops->add_products(
+            Phase::route, route_flops(router, n_q, TokenRole::query) + route_flops(router, n_real, TokenRole::key));
+      }
       visit(call, query_leaf, keys);
     }
   }
