@@ -42,8 +42,8 @@ constexpr auto by_query_formula = []<class S>(const Inputs<S>& in, const Attenti
   return tc_formula(by_query(in), in, options);
 };
 
-FlopCounter published_flops(const FlopCase& sizes) { return tc_flops(sizes, height, false); }
-FlopCounter by_query_flops(const FlopCase& sizes) { return tc_flops(sizes, height, true); }
+FlopCounter published_flops(const FlopCase& sizes) { return tc_flops(sizes, published(sizes.in)); }
+FlopCounter by_query_flops(const FlopCase& sizes) { return tc_flops(sizes, by_query(sizes.in)); }
 
 INSTANTIATE_METHOD_SUITE(TcAttention, {.make = published,
                                        .expected = published_formula,

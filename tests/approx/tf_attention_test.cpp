@@ -52,23 +52,13 @@ constexpr auto same_leaf_or_near = []<class S>(const Inputs<S>& in, const Attent
   return pairs;
 };
 constexpr auto same_balanced_leaf = []<class S>(const Inputs<S>& in, const AttentionOptions& options) {
-  std::vector<Index> seen;  // medians are over keys that some query sees
-  for (Index j = 0; j < in.k.rows(); ++j) {
-    for (Index i = 0; i < in.q.rows(); ++i) {
-      if (!heed::detail::reference_pair(options.mask, i, j, in.q.rows(), in.k.rows(), 0).kept) continue;
-      seen.push_back(j);
-      break;
-    }
-  }
-  const Matrix<S> keys = in.k(seen, Eigen::all);
-  return pairs_of_tree(balanced_tree_for(in).with_biases_of(keys), in, options);
+  return pairs_of_tree(balanced_tree_for(in), in, options);
 };
 
-/// Products of kept pairs, and h decisions a token.
+/// Products of kept pairs, and the decisions of every token.
 FlopCounter tf_flops(const FlopCase& sizes) {
   FlopCounter flops = exact_flops(sizes);
-  const double tokens = static_cast<double>(sizes.n_q) + sizes.real_keys;
-  flops.add_products(Phase::route, 2.0 * static_cast<double>(height * sizes.d) * tokens);
+  flops.add_products(Phase::route, tree_flops(tree_for(sizes.in), sizes));
   return flops;
 }
 
@@ -261,7 +251,7 @@ AttentionResult<double> capped_attention(const DecisionTree<S>& tree, const TfOp
                                          const AttentionOptions& options, double* centroids) {
   const Index n_q = in.q.rows(), n_k = in.k.rows(), d = in.q.cols(), d_v = in.v.cols();
   const PairMatrix pairs = pairs_of_tree(tree, in, options);
-  const Vector<Index> leaf = tree.leaf_of_keys(in.k);
+  const Vector<Index> leaf = PlainTree(tree).leaves(in.k, true);
   const auto q = in.q.template cast<double>().eval(), k = in.k.template cast<double>().eval(),
              v = in.v.template cast<double>().eval();
   const double scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(d)));

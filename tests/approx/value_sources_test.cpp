@@ -91,11 +91,10 @@ FlopCounter with_samples(FlopCounter flops, const FlopCase& sizes) {
 FlopCounter sampled_flops(const FlopCase& sizes) { return with_samples(exact_flops(sizes), sizes); }
 FlopCounter tf_flops(const FlopCase& sizes) {
   FlopCounter flops = sampled_flops(sizes);
-  const double tokens = static_cast<double>(sizes.n_q) + sizes.real_keys;
-  flops.add_products(Phase::route, 2.0 * static_cast<double>(height * sizes.d) * tokens);
+  flops.add_products(Phase::route, tree_flops(tf_for(sizes.in).tree(), sizes));
   return flops;
 }
-FlopCounter tc_sampled_flops(const FlopCase& sizes) { return with_samples(tc_flops(sizes, height, true), sizes); }
+FlopCounter tc_sampled_flops(const FlopCase& sizes) { return with_samples(tc_flops(sizes, tc_for(sizes.in)), sizes); }
 
 INSTANTIATE_METHOD_SUITE(ProjectedValues, {.make = projected_first,
                                            .exact_when = projected_first,

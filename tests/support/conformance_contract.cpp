@@ -73,7 +73,8 @@ TEST_P(MethodConformance, CountedWorkEqualsTheFormula) {
                                .kept_pairs = static_cast<double>(kept.count()),
                                .real_keys = static_cast<double>(std::min<Index>(113, options.mask.n_real_keys)),
                                .seen_keys = static_cast<double>(by_masks.colwise().any().count()),
-                               .options = options});
+                               .options = options,
+                               .in = in.template cast<double>()});
       FlopCounter got;
       for (const Index threads : {1, 2}) {
         got.reset();

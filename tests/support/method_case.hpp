@@ -133,6 +133,7 @@ struct FlopCase {
   double real_keys = 0.0;
   double seen_keys = 0.0;  ///< keys that some query sees by the masks
   AttentionOptions options{};
+  Inputs<double> in{};  ///< the tokens themselves, for what depends on them
 };
 
 /// 2 (d + d_v) per kept pair, one exp each.

@@ -1,76 +1,142 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <string_view>
 #include <vector>
 
 #include <Eigen/Core>
 
 #include "heed/approx/tc_attention.hpp"
+#include "heed/core/floating.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/result.hpp"
 #include "heed/exact/reference.hpp"
 #include "support/inputs.hpp"
 #include "support/method_case.hpp"
+#include "support/plain_tree.hpp"
 
 namespace heed::test {
 
-/// The formula in plain loops, a query and a level at a time.
+/// TC-attention and what it costs, from its definition in plain loops: for every query and level, the keys that the mask keeps and whose
+/// leaf lies below the node of that level on the query's path.
+class PlainTc {
+ public:
+  template <class S>
+  PlainTc(const TcAttention<S>& tc, const Inputs<double>& in, const AttentionOptions& options)
+      : in_(in),
+        options_(options),
+        by_query_(tc.options().by_query),
+        logits_(tc.level_logits().template cast<double>()),
+        seen_(keys_seen(options.mask, in.q.rows(), in.k.rows())),
+        tree_(tc.tree(), in.k, seen_),
+        of_query_(tree_.leaves(in.q, false)),
+        of_key_(tree_.leaves(in.k, true)) {}
+
+  /// Keys of the node of `level` that query i sees: level 0 holds all, the last one the leaf.
+  std::vector<Index> keys(Index i, Index level) const {
+    const Index leaves_below = Index(1) << (tree_.height() - level);
+    std::vector<Index> some;
+    for (Index j = 0; j < in_.k.rows(); ++j) {
+      const bool together = of_key_(j) / leaves_below == of_query_(i) / leaves_below;
+      if (together && kept(i, j)) some.push_back(j);
+    }
+    return some;
+  }
+  bool is_on(Index level) const { return !heed::detail::is_minus_infinity(logits_(level)); }
+
+  Matrix<double> out() const {
+    const Index d = in_.q.cols();
+    const double scale = options_.scale.value_or(1.0 / std::sqrt(static_cast<double>(d)));
+    Matrix<double> out = Matrix<double>::Zero(in_.q.rows(), in_.v.cols());
+    for (Index i = 0; i < out.rows(); ++i) {
+      std::vector<double> scores;
+      std::vector<Eigen::RowVectorXd> means;
+      for (Index t = 0; t <= tree_.height(); ++t) {
+        const std::vector<Index> node = keys(i, t);
+        if (node.empty() || !is_on(t)) continue;
+        const double n = static_cast<double>(node.size());
+        Eigen::RowVectorXd mean_k = Eigen::RowVectorXd::Zero(d), mean_v = Eigen::RowVectorXd::Zero(in_.v.cols());
+        for (const Index j : node) {
+          mean_k += in_.k.row(j) / n;
+          mean_v += in_.v.row(j) / n;
+        }
+        scores.push_back(logits_(t) + (by_query_ ? std::log(n) + scale * in_.q.row(i).dot(mean_k) : 0.0));
+        means.push_back(mean_v);
+      }
+      if (scores.empty()) continue;
+      const double top = *std::max_element(scores.begin(), scores.end());
+      double sum = 0;
+      for (std::size_t t = 0; t < scores.size(); ++t) {
+        sum += std::exp(scores[t] - top);
+        out.row(i) += std::exp(scores[t] - top) * means[t];
+      }
+      out.row(i) /= sum;
+    }
+    return out;
+  }
+
+  /// Counts what the definition asks for, once each. Sums: a row added to a leaf for every key that some query sees, and two nodes added for
+  /// each inner node of a sequence with queries; under a causal mask they run along, a row to every node of the key's path. Rows of out:
+  /// a multiply-add a level and value, once for all queries of a leaf in a sequence, or for each query where sums run along or queries
+  /// weigh the levels. Levels count where they are on and hold a key the query sees. By query, keys as well as values are summed, and a
+  /// product a level taken.
+  FlopCounter flops() const {
+    const bool causal = options_.mask.causal != Causal::none;
+    const auto& offsets = options_.mask.sequence_offsets;
+    const Index n_q = in_.q.rows();
+    double added = 0, read = 0;
+    for (const bool seen : seen_) added += !seen ? 0 : causal ? static_cast<double>(tree_.height() + 1) : 1;
+    for (Index first = 0, end = 0; first < n_q; first = end) {
+      end = n_q;
+      for (const Index offset : offsets) {
+        if (offset > first) end = std::min(end, offset);
+      }
+      for (Index node = 1; node < tree_.n_leaves() && !causal; ++node) ++added;
+      std::vector<bool> done(static_cast<std::size_t>(tree_.n_leaves()), false);
+      for (Index i = first; i < end; ++i) {
+        if (done[static_cast<std::size_t>(of_query_(i))] && !causal && !by_query_) continue;
+        done[static_cast<std::size_t>(of_query_(i))] = true;
+        for (Index t = 0; t <= tree_.height(); ++t) read += is_on(t) && !keys(i, t).empty();
+      }
+    }
+    FlopCounter flops;
+    for (Index i = 0; i < n_q; ++i) flops.add_products(Phase::route, tree_.route_flops(false));
+    Index n_real = 0;
+    for (Index j = 0; j < std::min(in_.k.rows(), options_.mask.n_real_keys); ++j, ++n_real)
+      flops.add_products(Phase::route, tree_.route_flops(true));
+    flops.add_products(Phase::values, (added + 2.0 * read) * static_cast<double>(in_.v.cols()));
+    if (by_query_) flops.add_products(Phase::scores, (added + 2.0 * read) * static_cast<double>(in_.k.cols()));
+    flops.add_exponentials(read);
+    flops.add_tokens(static_cast<double>(n_real), static_cast<double>(in_.k.rows()));
+    return flops;
+  }
+
+ private:
+  bool kept(Index i, Index j) const {
+    return heed::detail::reference_pair(options_.mask, i, j, in_.q.rows(), in_.k.rows(), 0).kept;
+  }
+
+  const Inputs<double>& in_;
+  const AttentionOptions& options_;
+  bool by_query_;
+  Vector<double> logits_;
+  std::vector<bool> seen_;
+  PlainTree tree_;
+  Vector<Index> of_query_, of_key_;
+};
+
 template <class S>
 AttentionResult<double> tc_formula(const TcAttention<S>& tc, const Inputs<S>& in, const AttentionOptions& options) {
-  const Index n_q = in.q.rows(), n_k = in.k.rows(), d = in.q.cols();
-  const Vector<Index> of_query = tc.tree().leaf_of(in.q), of_key = tc.tree().leaf_of_keys(in.k);
-  const double scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(d)));
-  AttentionResult<double> result{Matrix<double>::Zero(n_q, in.v.cols()), Vector<double>::Zero(n_q)};
-  for (Index i = 0; i < n_q; ++i) {
-    std::vector<double> logits;
-    std::vector<Eigen::RowVectorXd> means;
-    for (Index t = 0; t <= tc.tree().height(); ++t) {
-      const Index above = tc.tree().height() - t;
-      double n = 0;
-      Eigen::RowVectorXd k = Eigen::RowVectorXd::Zero(d), v = Eigen::RowVectorXd::Zero(in.v.cols());
-      for (Index j = 0; j < n_k; ++j) {
-        if (of_key(j) >> above != of_query(i) >> above) continue;
-        if (!heed::detail::reference_pair(options.mask, i, j, n_q, n_k, 0).kept) continue;
-        n += 1;
-        k += in.k.row(j).template cast<double>();
-        v += in.v.row(j).template cast<double>();
-      }
-      if (n == 0) continue;
-      const double product = in.q.row(i).template cast<double>().dot(k) / n;
-      logits.push_back(static_cast<double>(tc.level_logits()(t)) +
-                       (tc.options().by_query ? std::log(n) + scale * product : 0.0));
-      means.push_back(v / n);
-    }
-    if (means.empty()) continue;
-    const double top = *std::max_element(logits.begin(), logits.end());
-    double sum = 0;
-    for (std::size_t t = 0; t < means.size(); ++t) {
-      sum += std::exp(logits[t] - top);
-      result.out.row(i) += std::exp(logits[t] - top) * means[t];
-    }
-    result.out.row(i) /= sum;
-  }
-  return result;
+  const Inputs<double> exact = in.template cast<double>();
+  return {PlainTc(tc, exact, options).out(), Vector<double>::Zero(in.q.rows())};
 }
-/// Arithmetic of one head over a tree of this height.
-inline FlopCounter tc_flops(const FlopCase& sizes, Index height, bool query) {
-  FlopCounter flops;
-  const bool causal = sizes.options.mask.causal != Causal::none;
-  const auto& offsets = sizes.options.mask.sequence_offsets;
-  const double levels = static_cast<double>(height + 1), leaves = static_cast<double>(Index(1) << height),
-               n_q = static_cast<double>(sizes.n_q);
-  const double d = static_cast<double>(sizes.d), d_v = static_cast<double>(sizes.d_v);
-  const double sequences = offsets.empty() ? 1.0 : static_cast<double>(offsets.size() - 1);
-  const double added = causal ? levels * sizes.real_keys : sizes.real_keys + sequences * (leaves - 1);
-  const double read = levels * (causal || query ? n_q : sequences * leaves);
-  flops.add_products(Phase::route, 2.0 * static_cast<double>(height) * d * (n_q + sizes.real_keys));
-  flops.add_products(Phase::values, added * d_v + 2.0 * read * d_v);
-  if (query) flops.add_products(Phase::scores, added * d + 2.0 * levels * n_q * d);
-  flops.add_exponentials(read);
-  flops.add_tokens(sizes.real_keys, static_cast<double>(sizes.n_k));
-  return flops;
+
+/// Arithmetic of one head; `tc`: the method for sizes.in.
+inline FlopCounter tc_flops(const FlopCase& sizes, const TcAttention<double>& tc) {
+  return PlainTc(tc, sizes.in, sizes.options).flops();
 }
+
 /// Options by name that TC-attention has.
 inline bool tc_supports(std::string_view option) {
   for (const std::string_view refused :

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -99,6 +100,14 @@ TEST(DecisionTree, CountsTheProductsOfItsPaths) {
   random_tree<float>(5, 12).leaf_of(random_matrix<float>(33, 12, 1), {.flops = &flops});
   EXPECT_EQ(flops.products(Phase::route), 2.0 * 5 * 12 * 33);
   EXPECT_EQ(flops.products(), flops.products(Phase::route));
+  // Keys of a lifted tree have a coordinate more, queries have not.
+  const DecisionTree<float> lifted =
+      random_tree<float>(5, 12, 1, {.lift = TreeLift<float>{1, Vector<float>::Ones(31)}});
+  flops.reset();
+  lifted.leaf_of(random_matrix<float>(33, 12, 1), {.flops = &flops});
+  EXPECT_EQ(flops.products(), 2.0 * 5 * 12 * 33);
+  lifted.leaf_of_keys(random_matrix<float>(33, 12, 1), {.flops = &flops});
+  EXPECT_EQ(flops.products(), 2.0 * 5 * 12 * 33 + 2.0 * 5 * 13 * 33);
 }
 
 TEST(DecisionTree, MediansOfTheKeysBalanceItsLeaves) {
@@ -125,6 +134,39 @@ TEST(DecisionTree, LiftsKeysAndNotQueries) {
     EXPECT_EQ(as_key(i), plain_leaf(tree, x.row(i), 0.0, true));
   }
   EXPECT_NE(as_query, as_key);
+}
+
+/// Everything times a power of two: tokens, radius and biases. Squares of these numbers overflow or vanish.
+template <class S>
+void expect_lift_of_any_scale(const std::vector<int>& exponents) {
+  using T = Accumulator<S>;
+  const Matrix<S> x = random_matrix<S>(200, 6, 3);
+  const Vector<T> weights = random_matrix<T>(15, 1, 9);
+  const DecisionTree<S> tree = random_tree<S>(4, 6, 1, {.lift = TreeLift<T>{T(2.5), weights}});
+  const Vector<Index> as_query = tree.leaf_of(x), as_key = tree.leaf_of_keys(x);
+  EXPECT_NE(as_query, as_key);
+  for (const int exponent : exponents) {
+    const T factor = std::ldexp(T(1), exponent);
+    const Matrix<S> scaled = (x.template cast<T>() * factor).template cast<S>();
+    const DecisionTree<S> same(tree.planes(), (tree.biases() * factor).eval(),
+                               {.lift = TreeLift<T>{T(2.5) * factor, weights}});
+    EXPECT_SAME_BITS(same.leaf_of_keys(scaled), as_key) << exponent;
+    EXPECT_SAME_BITS(same.leaf_of(scaled), as_query) << exponent;
+  }
+}
+
+TEST(DecisionTree, LiftsKeysOfAnyScale) {
+  expect_lift_of_any_scale<float>({-90, -70, -40, 20, 40, 65, 100, 120});
+  expect_lift_of_any_scale<Eigen::bfloat16>({-90, -70, -40, 20, 40, 65, 100, 120});
+  expect_lift_of_any_scale<double>({-900, -600, -300, 20, 300, 520, 900, 1000});
+}
+
+TEST(DecisionTree, LongerKeysThanTheRadiusAreNotLifted) {
+  const Matrix<float> planes{{0.0f}};
+  const DecisionTree<float> tree(planes, Vector<float>::Constant(1, -0.5f),
+                                 {.lift = TreeLift<float>{1e-30f, Vector<float>::Constant(1, 1e30f)}});
+  const Matrix<float> k{{0.0f}, {0.5e-30f}, {1e-30f}, {1.0f}, {1e30f}, {3e38f}};
+  EXPECT_EQ(tree.leaf_of_keys(k), (Vector<Index>{{1, 1, 0, 0, 0, 0}}));
 }
 
 template <class Run>

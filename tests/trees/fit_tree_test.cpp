@@ -1,6 +1,8 @@
 #include "heed/trees/fit_tree.hpp"
 
 #include <cmath>
+#include <cstdint>
+#include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -23,7 +25,7 @@ TEST(FitTree, SpreadsItsKeysEvenly) {
       const auto tree = fit_tree(in.k, in.q, {.height = 4, .split = split, .inner_product_lift = lift});
       const TreeBalance balance = tree_balance(tree, in.q, in.k);
       EXPECT_EQ(tree.height(), 4);
-      EXPECT_LE(numbers(balance.keys).maxCoeff() - numbers(balance.keys).minCoeff(), 2);
+      EXPECT_LE(numbers(balance.keys).maxCoeff() - numbers(balance.keys).minCoeff(), 1);
       EXPECT_EQ(numbers(balance.keys).sum(), 1003);
       EXPECT_EQ(numbers(balance.queries).sum(), 300);
     }
@@ -71,6 +73,95 @@ TEST(FitTree, IsAFunctionOfItsArguments) {
     const auto b = fit_tree(in.k, in.q, {.height = 5, .split = split, .seed = 3});
     EXPECT_SAME_BITS(a.planes(), b.planes());
     EXPECT_SAME_BITS(a.biases(), b.biases());
+  }
+}
+
+/// The lift of a key as long as the radius is the root of what rounding leaves: large beside what distinguishes keys of one length, and
+/// another number where it is computed in another way.
+TEST(FitTree, LiftsKeysAsTheRouterDoes) {
+  for (std::uint64_t seed = 1; seed <= 5; ++seed) {
+    auto in = random_inputs<float>({.n_q = 1, .n_k = 1000, .d = 3, .seed = seed});
+    in.k *= 3e-3f;
+    in.k.col(0).array() += 1.0f;
+    in.k.rowwise().normalize();
+    const auto tree = fit_tree(in.k, in.q, {.height = 8, .inner_product_lift = true});
+    const TreeBalance balance = tree_balance(tree, in.q, in.k);
+    const auto keys = numbers(balance.keys);
+    EXPECT_LE(keys.maxCoeff() - keys.minCoeff(), 1);
+  }
+}
+
+constexpr Split both_splits[] = {Split::principal_direction, Split::two_means};
+
+/// Keys of few digits, so that they may be multiplied by powers of two down to the least numbers of S without rounding.
+template <class S>
+Matrix<S> coarse_keys(Index n, Index d, double step) {
+  Matrix<double> keys = random_matrix<double>(n, d, 8);
+  for (Index j = 0; j < n; ++j) {
+    for (Index c = 0; c < d; ++c) keys(j, c) = step * std::round(keys(j, c) / step);
+  }
+  return keys.cast<S>();
+}
+
+/// Fits k times 2^e for each of `exponents` and expects the leaves of k itself.
+template <class S>
+void expect_leaves_of_any_scale(const Matrix<S>& k, const std::vector<int>& exponents, int largest_lifted) {
+  using T = Accumulator<S>;
+  for (const Split split : both_splits) {
+    for (const bool lift : {false, true}) {
+      for (const FitPoints points : {FitPoints::keys, FitPoints::keys_and_queries}) {
+        const FitTreeOptions options{.height = 4, .split = split, .points = points, .inner_product_lift = lift};
+        const auto tree = fit_tree(k, k, options);
+        const Vector<Index> as_key = tree.leaf_of_keys(k), as_query = tree.leaf_of(k);
+        for (const int exponent : exponents) {
+          if (lift && exponent > largest_lifted) continue;  // the longest key's length must be a number of T
+          SCOPED_TRACE("2^" + std::to_string(exponent) + (lift ? ", lifted" : "") +
+                       (split == Split::two_means ? ", two means" : ""));
+          const Matrix<S> scaled = (k.template cast<T>() * std::ldexp(T(1), exponent)).template cast<S>();
+          const auto got = fit_tree(scaled, scaled, options);
+          EXPECT_SAME_BITS(got.leaf_of_keys(scaled), as_key);
+          EXPECT_SAME_BITS(got.leaf_of(scaled), as_query);
+        }
+      }
+    }
+  }
+}
+
+TEST(FitTree, APowerOfTwoChangesNoLeaf) {
+  expect_leaves_of_any_scale(coarse_keys<float>(300, 7, 0x1p-10),
+                             {-136, -126, -100, -80, -64, -40, -33, -32, -31, 20, 31, 32, 33, 63, 65, 100, 124, 126},
+                             124);
+  expect_leaves_of_any_scale(coarse_keys<Eigen::bfloat16>(300, 7, 0x1p-5),
+                             {-126, -100, -80, -40, -32, 20, 32, 63, 65, 100, 124, 126}, 124);
+  expect_leaves_of_any_scale(coarse_keys<double>(300, 7, 0x1p-20),
+                             {-1050, -1022, -600, -256, -255, 100, 255, 256, 512, 900, 1020, 1022}, 1020);
+}
+
+template <class S>
+void expect_even_leaves(const Matrix<S>& k, const std::string& what, std::vector<bool> lifts = {false, true}) {
+  for (const Split split : both_splits) {
+    for (const bool lift : lifts) {
+      SCOPED_TRACE(what + (lift ? ", lifted" : "") + (split == Split::two_means ? ", two means" : ""));
+      const auto tree = fit_tree(k, k, {.height = 4, .split = split, .inner_product_lift = lift});
+      const TreeBalance balance = tree_balance(tree, k, k);
+      const auto keys = numbers(balance.keys);
+      EXPECT_LE(keys.maxCoeff() - keys.minCoeff(), 1);
+    }
+  }
+}
+
+TEST(FitTree, SpreadsKeysOfAnyScaleEvenly) {
+  const Matrix<double> k = random_matrix<double>(403, 16, 5);
+  for (int exponent = -38; exponent <= 38; exponent += 2)
+    expect_even_leaves<float>((k * std::pow(10.0, exponent)).cast<float>(), "1e" + std::to_string(exponent));
+  for (int exponent = -307; exponent <= 307; exponent += 10)
+    expect_even_leaves<double>(k * std::pow(10.0, exponent), "1e" + std::to_string(exponent));
+  for (const double outlier : {1e10, 1e20, 1e30, 1e37}) {
+    Matrix<double> mixed = k;
+    mixed.row(17) *= outlier;
+    expect_even_leaves<float>(mixed.cast<float>(), "an outlier", {false});  // beside it all others are lifted alike
+    mixed.row(30) *= -outlier;
+    expect_even_leaves<float>(mixed.cast<float>(), "two outliers", {false});
   }
 }
 

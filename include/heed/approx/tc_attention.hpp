@@ -42,8 +42,10 @@ struct TcOptions {
 /// Empty   a query with no key to see gets out = 0. There is no lse: has_softmax is false and lse is left alone.
 /// Errors  as attend; ShapeError if cols(q) differs from the tree's d. Of the masks it has causal ones, padding and packed sequences:
 ///         OptionError for windows, pair masks, ALiBi, softcap and sinks, which need a score per key.
-/// Cost    routing 2 h d flops a token, and d_v additions a key; then per sequence 2^h (2 h + 3) d_v, or per token (h + 1) 3 d_v
-///         where causal. by_query: (h + 1) (2 d + 2 d_v) a query more. Memory 2^(h+1) (d_v + 1) numbers, and d more by_query.
+/// Cost    routing 2 h d flops a token, and d_v additions a key that some query sees; then d_v additions an inner node and sequence, and
+///         2 d_v flops and an exponential a level of each leaf that has queries. Causal: (h + 1) d_v additions a key and 2 (h + 1) d_v a
+///         query. by_query: 2 (h + 1) (d + d_v) a query, d additions with every d_v. Levels that are off or hold no key cost nothing.
+///         Memory 2^(h+1) (d_v + 1) numbers, and d more by_query.
 /// Threads const and re-entrant; results do not depend on context.threads.
 /// Source  Madaan, Bhojanapalli, Jain, Jain 2023, section 3.2. The rules for empty nodes and causal masks, and by_query, are ours.
 template <RealScalar S>
@@ -109,12 +111,11 @@ class TcAttention {
     detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, inner, nullptr,
                                [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
                                  const detail::LevelWeights<Sum> levels = level_weights(call.k.cols, options);
-                                 if (options.mask.causal != Causal::none) {
-                                   attend_causal(call, query_leaf, keys.leaf_of(), levels, options.mask, inner);
-                                 } else {
-                                   attend_whole(call, query_leaf, keys, levels, options.mask, inner);
-                                 }
-                                 if (context.flops != nullptr) count(*context.flops, call, options.mask);
+                                 const bool causal = options.mask.causal != Causal::none;
+                                 const Work work =
+                                     causal ? attend_causal(call, query_leaf, keys, levels, options.mask, inner)
+                                            : attend_whole(call, query_leaf, keys, levels, options.mask, inner);
+                                 if (context.flops != nullptr) count(*context.flops, call, options.mask, work);
                                });
   }
 
@@ -154,6 +155,12 @@ class TcAttention {
  private:
   using Sums = detail::PathSums<Sum>;
 
+  // What one head takes.
+  struct Work {
+    Index rows_added = 0;   // to nodes
+    Index levels_read = 0;  // of paths
+  };
+
   Index key_width(Index d) const { return options_.by_query ? d : 0; }
 
   // A thread for about ten microseconds of additions.
@@ -164,7 +171,7 @@ class TcAttention {
 
   // Keys [first, end) of a sequence all at once: sums in the leaves, then upwards, then read.
   template <class Call>
-  void attend_whole(const Call& call, const Index* query_leaf, const detail::LeafLists& keys,
+  Work attend_whole(const Call& call, const Index* query_leaf, const detail::LeafLists& keys,
                     const detail::LevelWeights<Sum>& levels, const Mask& mask, const Context& context) const {
     Workspace::Frame frame(*context.workspace);
     const Index n_leaves = tree_.n_leaves(), height = tree_.height(), d_v = call.v.cols;
@@ -173,6 +180,7 @@ class TcAttention {
     bool* ready = frame.template take<bool>(n_leaves);
     Sum* weights = frame.template take<Sum>(height + 1);
     const detail::OwnKeys own(mask, call.q.rows, call.k.rows);
+    Work work{keys.size(0, n_leaves), 0};
     for (Index first = 0, end = 0; first < call.q.rows; first = end) {
       const KeyRangeOf range = own.of(first);
       end = detail::end_of_sequence(mask, first, call.q.rows);
@@ -186,21 +194,23 @@ class TcAttention {
         };
       });
       sums.sum_up();
+      work.rows_added += n_leaves - 1;
       std::fill_n(ready, n_leaves, false);
       for (Index i = first; i < end; ++i) {
         Sum* known = table + query_leaf[i] * d_v;
         if (levels.by_query || !ready[query_leaf[i]]) {
           ready[query_leaf[i]] = true;
-          detail::read_path(sums, query_leaf[i], levels, call.q, i, weights, known);
+          work.levels_read += detail::read_path(sums, query_leaf[i], levels, call.q, i, weights, known);
         }
         write(call, i, 0, d_v, known);
       }
     }
+    return work;
   }
 
   // Running sums along the keys, read by every query in turn; threads share out the columns.
   template <class Call>
-  void attend_causal(const Call& call, const Index* query_leaf, const Index* key_leaf,
+  Work attend_causal(const Call& call, const Index* query_leaf, const detail::LeafLists& keys,
                      const detail::LevelWeights<Sum>& levels, const Mask& mask, const Context& context) const {
     const Index d_v = call.v.cols, height = tree_.height();
     const double additions = 2.0 * static_cast<double>(call.q.rows * d_v * (height + 1));
@@ -214,6 +224,8 @@ class TcAttention {
     take_causal(measure, width, call.k.cols);
     std::byte* memory = frame.template take<std::byte>(measure.used() * static_cast<std::size_t>(threads));
     const detail::OwnKeys own(mask, call.q.rows, call.k.rows);
+    const Index* key_leaf = keys.leaf_of();
+    Work work{(height + 1) * keys.size(0, tree_.n_leaves()), 0};
     detail::parallel_tasks(n_tasks, threads, [&](int thread) {
       detail::Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
       return [&, state = take_causal(scratch, width, call.k.cols)](Index task) mutable {
@@ -229,11 +241,13 @@ class TcAttention {
             low = next = range.low;
           }
           for (; next < range.high; ++next) sums.add_path(key_leaf[next], call.k, values, next);
-          detail::read_path(sums, query_leaf[i], levels, call.q, i, state.weights, state.row);
+          const Index read = detail::read_path(sums, query_leaf[i], levels, call.q, i, state.weights, state.row);
+          if (task == 0) work.levels_read += read;  // every task reads them
           write(call, i, first, n, state.row);
         }
       };
     });
+    return work;
   }
 
   // Columns [first, first + n) of row i of the call's output.
@@ -261,19 +275,13 @@ class TcAttention {
 
   // Additions of rows count one each, weights times rows two.
   template <class Call>
-  void count(FlopCounter& flops, const Call& call, const Mask& mask) const {
-    const double n_real = static_cast<double>(std::min(call.k.rows, mask.n_real_keys));
-    const double n_q = static_cast<double>(call.q.rows), d_v = static_cast<double>(call.v.cols);
-    const double d = static_cast<double>(key_width(call.k.cols));
-    const double levels = static_cast<double>(tree_.height() + 1), leaves = static_cast<double>(tree_.n_leaves());
-    const double sequences = static_cast<double>(mask.sequence_offsets.empty() ? 1 : mask.sequence_offsets.size() - 1);
-    const bool causal = mask.causal != Causal::none;
-    const double rows_added = causal ? levels * n_real : n_real + sequences * (leaves - 1);
-    const double rows_read = levels * (causal || options_.by_query ? n_q : sequences * leaves);
-    flops.add_products(Phase::values, (rows_added + 2.0 * rows_read) * d_v);
-    flops.add_products(Phase::scores, rows_added * d + (options_.by_query ? 2.0 * levels * n_q * d : 0.0));
-    flops.add_exponentials(rows_read);
-    flops.add_tokens(n_real, static_cast<double>(call.k.rows));
+  void count(FlopCounter& flops, const Call& call, const Mask& mask, const Work& work) const {
+    const double d_v = static_cast<double>(call.v.cols), d = static_cast<double>(key_width(call.k.cols));
+    const double added = static_cast<double>(work.rows_added), read = static_cast<double>(work.levels_read);
+    flops.add_products(Phase::values, (added + 2.0 * read) * d_v);
+    flops.add_products(Phase::scores, (added + 2.0 * read) * d);
+    flops.add_exponentials(read);
+    flops.add_tokens(static_cast<double>(std::min(call.k.rows, mask.n_real_keys)), static_cast<double>(call.k.rows));
   }
 
   using KeyRangeOf = detail::KeyRange;

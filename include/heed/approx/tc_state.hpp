@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "heed/approx/tc_attention.hpp"
+#include "heed/core/check.hpp"
 #include "heed/core/errors.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/types.hpp"
@@ -19,8 +20,11 @@ namespace heed {
 ///     state.append(k_new, v_new);
 ///     auto out = state.attend(q_new);
 ///
-/// Shapes  one head; k_new: n x d, v_new: n x d_v; q: n_q x d, every row seeing all tokens appended; returns n_q x d_v.
-/// Errors  ShapeError for widths that do not fit; OptionError for TreeBiases::key_medians.
+/// Shapes  one head; k_new: n x d, v_new: n x d_v; q: n_q x d, every row seeing all tokens appended, whatever Mask::causal says;
+///         returns n_q x d_v.
+/// Errors  ShapeError for widths that do not fit. OptionError as TcAttention under a causal mask (so for TreeBiases::key_medians), and
+///         for padding and packed sequences: a state is one sequence and holds no padding. Both before anything changes: a call that
+///         throws, if for want of memory, leaves the state as it was.
 /// Cost    a token: 2 h d flops to route, (h + 1) d_v additions; a query the same and 2 (h + 1) d_v. Memory 2^(h+1) (d_v + 1) numbers,
 ///         with TcOptions::by_query 2^(h+1) d more.
 /// Threads one at a time.
@@ -29,13 +33,11 @@ class TcState {
  public:
   using Sum = Accumulator<S>;
 
-  /// d_v: width of the values; d: of the keys, where the tree has no planes to tell (height 0).
+  /// d_v: width of the values; d: of the keys, needed where the tree has no planes to tell (height 0).
   explicit TcState(TcAttention<S> method, Index d_v, Index d = 0, const AttentionOptions& options = {})
-      : method_(std::move(method)), d_(method_.tree().height() > 0 ? method_.tree().d() : d), options_(options) {
+      : method_(std::move(method)), d_(key_width(method_.tree(), d)), options_(options) {
     if (d_v < 0) throw ShapeError(detail::message("d_v = ", d_v, " must be >= 0"));
-    AttentionOptions causal = options;
-    causal.mask.causal = Causal::bottom_right;
-    method_.check_heads(d_, causal);
+    check(options, d_v);
     Workspace::Frame frame(memory_);  // the memory stays when the frame goes: nothing else takes from it
     sums_ = Sums::take(frame, method_.tree().height(), d_v, method_.options().by_query ? d_ : 0);
     weights_ = frame.template take<Sum>(method_.tree().height() + 1);
@@ -76,6 +78,32 @@ class TcState {
 
  private:
   using Sums = detail::PathSums<Sum>;
+
+  static Index key_width(const DecisionTree<S>& tree, Index d) {
+    if (d < 0) throw ShapeError(detail::message("d = ", d, " must be >= 0"));
+    if (tree.height() == 0) return d;
+    if (d != 0 && d != tree.d())
+      throw ShapeError(detail::message("d = ", d, " must be that of the tree's planes, ", tree.d()));
+    return tree.d();
+  }
+
+  // Throws what attend would for a sequence of such tokens, and for masks that a growing sequence has no rows for.
+  void check(const AttentionOptions& options, Index d_v) const {
+    if (d_ == 0 && !options.scale)
+      throw ShapeError("heed: d = 0 must be >= 1: the width of the keys, which no plane of the tree tells");
+    const Mask& mask = options.mask;
+    const auto refuse = [](bool given, const char* name) {
+      if (given)
+        throw OptionError(detail::message(name, " is given but must not be: TcState is one sequence without padding"));
+    };
+    refuse(mask.n_real_keys != Mask::unlimited, "Mask::n_real_keys");
+    refuse(!mask.sequence_offsets.empty(), "Mask::sequence_offsets");
+    refuse(!mask.key_sequence_offsets.empty(), "Mask::key_sequence_offsets");
+    AttentionOptions causal = options;
+    causal.mask.causal = Causal::bottom_right;
+    method_.check_heads(d_, causal);
+    detail::check_attention(d_, 1, d_, 1, {1, 1, d_, d_v, 1}, causal);
+  }
 
   static void check_cols(Index cols, Index width, const char* name) {
     if (cols != width)

@@ -83,7 +83,7 @@ struct RouteKernels {
   void (*route)(const S* from, Size row_stride, Size n_rows, Size d, const T* planes, Size plane_stride,
                 const T* biases, const T* lift, const T* extra, Size height, Size* leaf);
   void (*project)(const S* from, Size row_stride, Size n_rows, Size d, const T* planes, Size plane_stride,
-                  const Size* node, T* to);
+                  const T* lift, const T* extra, const Size* node, T* to);
 };
 
 }  // namespace heed::detail

@@ -13,6 +13,7 @@
 #include "heed/core/floating.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
+#include "heed/trees/median_biases.hpp"
 #include "heed/trees/route.hpp"
 
 namespace heed {
@@ -202,7 +203,8 @@ class DecisionTree {
     const auto router = router_for(tokens, tokens.rows, nullptr, frame, threads);
     detail::RouteJob<Sum, Token> job{&router, tokens, tokens.rows, role, leaf.data()};
     detail::route_all(std::span<const detail::RouteJob<Sum, Token>>(&job, 1), frame, threads);
-    if (context.flops != nullptr) context.flops->add_products(Phase::route, detail::route_flops(router, tokens.rows));
+    if (context.flops != nullptr)
+      context.flops->add_products(Phase::route, detail::route_flops(router, tokens.rows, role));
     return leaf;
   }
 

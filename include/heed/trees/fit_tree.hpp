@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -12,6 +13,9 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/trees/decision_tree.hpp"
+#include "heed/trees/route.hpp"
+#include "heed/trees/safe_power.hpp"
+#include "heed/trees/split_direction.hpp"
 
 namespace heed {
 
@@ -70,106 +74,60 @@ class TreeFit {
   Vector<T> biases;  // nodes
 
  private:
-  const T* point(Index at) const { return points_.data() + order_[static_cast<std::size_t>(at)] * width_; }
-  T* plane(Index node) { return planes.data() + node * width_; }
-
   void split(Index node, Index first, Index end) {
     if (node >= planes.rows()) return;
     Index middle = first;  // a zero plane: everybody to the second child
-    if (end - first > 1) {
-      CounterRng rng(options_.seed, static_cast<std::uint64_t>(node));
-      if (options_.split == Split::two_means) {
-        two_means(plane(node), first, end, rng);
-      } else {
-        principal_direction(plane(node), first, end, rng);
-      }
-      middle = divide(node, first, end);
-    }
+    if (end - first > 1) middle = split_points(node, first, end);
     split(2 * node + 1, first, middle);
     split(2 * node + 2, middle, end);
   }
 
-  T dot(const T* a, const T* b) const {
-    T sum = 0;
-    for (Index c = 0; c < width_; ++c) sum += a[c] * b[c];
-    return sum;
-  }
-
-  // To length 1; stays 0 where it is.
-  void normalise(T* w) const {
-    T largest = 0;
-    for (Index c = 0; c < width_; ++c) largest = std::max(largest, std::abs(w[c]));
-    if (largest == 0) return;
-    for (Index c = 0; c < width_; ++c) w[c] /= largest;  // squares of what is left neither overflow nor vanish
-    const T inverse = T(1) / std::sqrt(dot(w, w));
-    for (Index c = 0; c < width_; ++c) w[c] *= inverse;
-  }
-
-  // Power iteration on the covariance. A dozen steps: the split needs a direction of much variance, not the eigenvector.
-  void principal_direction(T* w, Index first, Index end, CounterRng& rng) const {
-    std::vector<T> mean(static_cast<std::size_t>(width_)), next(static_cast<std::size_t>(width_));
-    for (Index i = first; i < end; ++i) {
-      for (Index c = 0; c < width_; ++c) mean[static_cast<std::size_t>(c)] += point(i)[c];
-    }
-    for (T& x : mean) x /= static_cast<T>(end - first);
-    for (Index c = 0; c < width_; ++c) w[c] = static_cast<T>(rng.uniform() - 0.5);
-    for (int step = 0; step < 12; ++step) {
-      normalise(w);
-      const T shift = dot(mean.data(), w);
-      std::fill(next.begin(), next.end(), T(0));
-      for (Index i = first; i < end; ++i) {
-        const T* x = point(i);
-        const T along = dot(x, w) - shift;
-        for (Index c = 0; c < width_; ++c)
-          next[static_cast<std::size_t>(c)] += along * (x[c] - mean[static_cast<std::size_t>(c)]);
+  // Sets the plane and the bias of a node of two points or more and sorts its run by child; returns where the second begins.
+  Index split_points(Index node, Index first, Index end) {
+    NodePoints<T> points{points_.data(), order_.data() + first, end - first, width_};
+    T* w = planes.data() + node * width_;
+    // Points of extreme size are split as a copy of ordinary size. Plane and bias are its own, so that the products of tokens are of
+    // ordinary size too.
+    const T power = safe_power(points.largest());
+    std::vector<T> copy;
+    if (power != 1) {
+      copy.reserve(static_cast<std::size_t>(points.size * width_));
+      for (Index i = 0; i < points.size; ++i) {
+        for (Index c = 0; c < width_; ++c) copy.push_back(points[i][c] * power);
       }
-      std::copy(next.begin(), next.end(), w);
+      points.rows = copy.data();
+      points.list = nullptr;
     }
-    normalise(w);
+    CounterRng rng(options_.seed, static_cast<std::uint64_t>(node));
+    if (options_.split == Split::two_means) {
+      two_means(points, rng, w);
+    } else {
+      principal_direction(points, rng, w);
+    }
+    T* z = z_.data() + first;
+    for (Index i = 0; i < points.size; ++i) z[i] = points.dot(points[i], w);
+    biases(node) = -threshold_of(z, points.size);
+    for (Index c = 0; c < width_ && power != 1; ++c) w[c] *= power;
+    return divide(biases(node), first, end);
   }
 
-  // Lloyd's algorithm from two drawn points.
-  void two_means(T* w, Index first, Index end, CounterRng& rng) const {
-    const Index a = first + rng.below(end - first);
-    const Index b = first + (a - first + 1 + rng.below(end - first - 1)) % (end - first);
-    const auto width = static_cast<std::size_t>(width_);
-    std::vector<T> centre[2] = {{point(a), point(a) + width_}, {point(b), point(b) + width_}};
-    for (int step = 0; step < 8; ++step) {
-      std::vector<T> sum[2] = {std::vector<T>(width), std::vector<T>(width)};
-      Index count[2] = {0, 0};
-      const T half = (dot(centre[1].data(), centre[1].data()) - dot(centre[0].data(), centre[0].data())) / 2;
-      for (Index i = first; i < end; ++i) {
-        const T* x = point(i);
-        const int nearer = dot(x, centre[1].data()) - dot(x, centre[0].data()) >= half ? 1 : 0;
-        ++count[nearer];
-        for (std::size_t c = 0; c < width; ++c) sum[nearer][c] += x[c];
-      }
-      for (const int side : {0, 1}) {
-        for (std::size_t c = 0; c < width && count[side] > 0; ++c)
-          centre[side][c] = sum[side][c] / static_cast<T>(count[side]);
-      }
-    }
-    for (Index c = 0; c < width_; ++c)
-      w[c] = centre[1][static_cast<std::size_t>(c)] - centre[0][static_cast<std::size_t>(c)];
-    normalise(w);
-  }
-
-  // Sets the bias half-way between the two middle products and sorts the run by child; returns where the second begins.
-  Index divide(Index node, Index first, Index end) {
-    const T* w = plane(node);
-    for (Index i = first; i < end; ++i) z_[static_cast<std::size_t>(i)] = dot(point(i), w);
-    std::vector<T> sorted(z_.begin() + first, z_.begin() + end);
-    const auto upper = sorted.begin() + (end - first) / 2;
+  // Half-way between the two middle products.
+  static T threshold_of(const T* z, Index n) {
+    std::vector<T> sorted(z, z + n);
+    const auto upper = sorted.begin() + n / 2;
     std::nth_element(sorted.begin(), upper, sorted.end());
     const T below = *std::max_element(sorted.begin(), upper);
-    T threshold = below + (*upper - below) / 2;
-    if (!(threshold > below)) threshold = *upper;  // neighbours, or equal
-    biases(node) = -threshold;
+    const T threshold = below + (*upper - below) / 2;
+    return threshold > below ? threshold : *upper;  // neighbours, or equal
+  }
+
+  // Sorts the run by child; returns where the second begins.
+  Index divide(T bias, Index first, Index end) {
     std::vector<Index> second;
     Index middle = first;
     for (Index i = first; i < end; ++i) {
       const Index index = order_[static_cast<std::size_t>(i)];
-      if (z_[static_cast<std::size_t>(i)] + biases(node) >= 0) {
+      if (z_[static_cast<std::size_t>(i)] + bias >= 0) {
         second.push_back(index);
       } else {
         order_[static_cast<std::size_t>(middle++)] = index;
@@ -186,23 +144,48 @@ class TreeFit {
   std::vector<T> z_;
 };
 
-/// Length of a row in the scalar T.
+/// The largest size of a number in row i; infinite where one is NaN or infinite.
 template <class T, class S>
-T row_norm(const ConstView<S>& rows, Index i) {
-  T sum = 0;
-  for (Index c = 0; c < rows.cols; ++c) sum += static_cast<T>(rows(i, c)) * static_cast<T>(rows(i, c));
-  return std::sqrt(sum);
+T row_top(const ConstView<S>& rows, Index i) {
+  T top = 0;
+  for (Index c = 0; c < rows.cols; ++c) {
+    const T x = static_cast<T>(rows(i, c));
+    if (!is_finite(x)) return -minus_infinity<T>;
+    top = std::max(top, std::abs(x));
+  }
+  return top;
+}
+
+/// The length of the longest finite row, at most the largest number.
+template <class T, class S>
+T largest_length(const ConstView<S>& rows) {
+  T top = 0, longest = 0;
+  for (Index i = 0; i < rows.rows; ++i) {
+    const T own = row_top<T>(rows, i);
+    if (is_finite(own)) top = std::max(top, own);
+  }
+  const T power = safe_power(top);
+  for (Index i = 0; i < rows.rows; ++i) {
+    T sum = 0;
+    for (Index c = 0; c < rows.cols; ++c) {
+      const T x = static_cast<T>(rows(i, c)) * power;
+      sum += x * x;
+    }
+    if (is_finite(sum)) longest = std::max(longest, std::sqrt(sum));
+  }
+  return std::min(longest, std::numeric_limits<T>::max() * power) / power;
 }
 
 }  // namespace detail
 
 /// A tree fitted to tokens, without training: every node splits its points across `options.split` at the median, so that leaves hold
-/// equally many of them but for ties. A node with less than two points gets a zero plane.
+/// equally many of them but for ties, whatever the scale of the points. A node with less than two points gets a zero plane, one with
+/// points beyond 2^32 or all below 2^-32 (double: 2^256, 2^-256) a plane that brings their products back to that; others are of length 1.
 /// A fitted tree does not make TF- or TC-attention an approximation of softmax attention: published models train theirs.
 ///
 /// Shapes  k: n_k x d, q: n_q x d (read where options.points or the width ask for it); returns a tree of that height.
 /// Errors  ShapeError if cols(q) != cols(k); OptionError for a height outside 0 .. 24. Rows with NaN or an infinity are left out.
-/// Cost    about 50 h d flops a point; memory (n_k + n_q) (d + 4) numbers.
+/// Cost    about 50 h d flops a point; memory (n_k + n_q) (d + 4) numbers, twice that for extreme scales.
 /// Threads re-entrant; runs on the caller's thread. A pure function of its arguments.
 /// Source  Madaan et al. 2023, section 3.3 (growing a tree); Sproull 1991 (principal directions); Bachrach et al. 2014 (the lift).
 template <class K, class Q>
@@ -219,20 +202,14 @@ auto fit_tree(const K& k, const Q& q, const FitTreeOptions& options = {}) {
     throw OptionError(
         detail::message("FitTreeOptions::height = ", options.height, " must be 0 .. ", DecisionTree<S>::most_height));
   }
-  T radius = 0;
-  for (Index j = 0; j < keys.rows && options.inner_product_lift; ++j) {
-    const T norm = detail::row_norm<T>(keys, j);
-    if (detail::is_finite(norm)) radius = std::max(radius, norm);
-  }
-  detail::TreeFit<T> fit(options, keys.cols + (options.inner_product_lift ? 1 : 0));
-  for (Index j = 0; j < keys.rows; ++j) {
-    const T norm = options.inner_product_lift ? detail::row_norm<T>(keys, j) : T(0);
-    fit.add(keys, j, std::sqrt(std::max(T(0), radius * radius - norm * norm)));
-  }
+  const bool lifts = options.inner_product_lift;
+  const T radius = lifts ? detail::largest_length<T>(keys) : T(0), power = detail::safe_power(radius);
+  detail::TreeFit<T> fit(options, keys.cols + (lifts ? 1 : 0));
+  for (Index j = 0; j < keys.rows; ++j) fit.add(keys, j, lifts ? detail::lift_of(keys, j, radius, power) : T(0));
   for (Index i = 0; i < queries.rows && options.points == FitPoints::keys_and_queries; ++i) fit.add(queries, i, T(0));
   fit.run();
   TreeOptions<T> tree_options;
-  if (options.inner_product_lift) tree_options.lift = TreeLift<T>{radius, fit.planes.col(keys.cols)};
+  if (lifts) tree_options.lift = TreeLift<T>{radius, fit.planes.col(keys.cols)};
   return DecisionTree<S>(fit.planes.leftCols(keys.cols).eval(), fit.biases, tree_options);
 }
 

@@ -92,7 +92,7 @@ void add_path_columns(const ConstView<Q>& q, const ConstView<K>& k, const Index*
       for (const Index high = bounds.of(i).high; next < high; ++next)
         nodes.add_path(key_leaf[next], k, no_values, next);
       T* share = shares + i * n_levels;
-      const T total = weigh_path(nodes, query_leaf[i], levels, q, i, share);
+      const T total = weigh_path(nodes, query_leaf[i], levels, q, i, share).total;
       T sum = 0;
       for (Index t = 0; t < n_levels; ++t) {
         const Index node = ((Index(1) << height) + query_leaf[i]) >> (height - t);

@@ -93,18 +93,31 @@ struct LevelWeights {
   T scale = 1;
 };
 
-/// weights[t] = exp(logit_t - the largest logit) over the non-empty nodes of the path to `leaf`, else 0; height + 1 of them. Returns their
-/// sum.
+/// What weigh_path found.
+template <class T>
+struct PathWeights {
+  T total = 0;       ///< of the levels that count
+  Index levels = 0;  ///< that count
+};
+
+/// The weight of a level that does not count: its node is empty or its logit -inf. Weights are never negative.
+template <class T>
+inline constexpr T no_weight = T(-1);
+
+/// weights[t] = exp(logit_t - the largest logit) over the levels of the path to `leaf` that count, no_weight for the others; height + 1 of
+/// them. A weight that underflows to 0 still counts: NaN in its rows shows.
 template <class T, class S>
-T weigh_path(const PathSums<T>& sums, Index leaf, const LevelWeights<T>& levels, const ConstView<S>& q, Index i,
-             T* weights) {
+PathWeights<T> weigh_path(const PathSums<T>& sums, Index leaf, const LevelWeights<T>& levels, const ConstView<S>& q,
+                          Index i, T* weights) {
   const Index height = sums.height;
   T top = 0;
-  Index found = 0;
+  Index full = 0;
+  PathWeights<T> found;
   for (Index t = 0; t <= height; ++t) {
     const Index node = ((Index(1) << height) + leaf) >> (height - t);
     weights[t] = minus_infinity<T>;
-    if (sums.counts[node] == 0) continue;
+    full += sums.counts[node] > 0;
+    if (sums.counts[node] == 0 || is_minus_infinity(levels.logits[t])) continue;
     weights[t] = levels.logits[t];
     if (levels.by_query) {
       const T n = static_cast<T>(sums.counts[node]);
@@ -112,35 +125,39 @@ T weigh_path(const PathSums<T>& sums, Index leaf, const LevelWeights<T>& levels,
       for (Index c = 0; c < sums.d; ++c) product += static_cast<T>(q(i, c)) * sums.k[node * sums.d + c];
       weights[t] += std::log(n) + levels.scale * (product / n);
     }
-    top = found == 0 || top < weights[t] ? weights[t] : top;
-    ++found;
+    top = found.levels == 0 || top < weights[t] ? weights[t] : top;
+    ++found.levels;
   }
-  const bool known = !levels.by_query && found == height + 1;  // no node is empty: as for any other leaf
-  T total = 0;
+  const bool known = !levels.by_query && full == height + 1;  // no node is empty: as for any other leaf
   for (Index t = 0; t <= height; ++t) {
-    weights[t] = is_minus_infinity(weights[t]) ? T(0) : known ? levels.powers[t] : std::exp(weights[t] - top);
-    total += weights[t];
+    if (is_minus_infinity(weights[t])) {
+      weights[t] = no_weight<T>;
+      continue;
+    }
+    weights[t] = known ? levels.powers[t] : std::exp(weights[t] - top);
+    found.total += weights[t];
   }
-  return total;
+  return found;
 }
 
-/// row = sum_t alpha_t C_t over the non-empty nodes of the path to `leaf`, alpha the softmax of their weights, C_t their mean value
-/// row; zeros where all are empty. `weights`: height + 1 numbers of scratch.
+/// row = sum_t alpha_t C_t over the levels of the path to `leaf` that count, alpha the softmax of their weights, C_t the mean value row of
+/// their node; zeros where none does. `weights`: height + 1 numbers of scratch. Returns how many count.
 template <class T, class S>
-void read_path(const PathSums<T>& sums, Index leaf, const LevelWeights<T>& levels, const ConstView<S>& q, Index i,
-               T* weights, T* row) {
+Index read_path(const PathSums<T>& sums, Index leaf, const LevelWeights<T>& levels, const ConstView<S>& q, Index i,
+                T* weights, T* row) {
   const Index height = sums.height, d_v = sums.d_v;
-  const T total = weigh_path(sums, leaf, levels, q, i, weights);
+  const PathWeights<T> found = weigh_path(sums, leaf, levels, q, i, weights);
   Index nodes[max_path];
   Index kept = 0;
   for (Index t = 0; t <= height; ++t) {
-    if (weights[t] == 0) continue;  // a level of weight 0 shows nothing, not even NaN
+    if (weights[t] < 0) continue;
     nodes[kept] = ((Index(1) << height) + leaf) >> (height - t);
-    weights[kept] = weights[t] / (total * static_cast<T>(sums.counts[nodes[kept]]));
+    weights[kept] = weights[t] / (found.total * static_cast<T>(sums.counts[nodes[kept]]));
     ++kept;
   }
   std::fill_n(row, d_v, T(0));
   storage_kernels<T, T>(sums.isa).add_rows(sums.v, d_v, nodes, kept, d_v, weights, row);
+  return found.levels;
 }
 
 }  // namespace heed::detail

@@ -2,16 +2,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <limits>
 #include <span>
 
 #include "heed/core/context.hpp"
-#include "heed/core/floating.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/head_call.hpp"
 #include "heed/kernels/select.hpp"
+#include "heed/trees/safe_power.hpp"
 
 namespace heed {
 
@@ -37,9 +36,10 @@ struct Router {
   Index n_nodes() const { return (Index(1) << height) - 1; }
 };
 
+/// Of n_tokens in this role: a key of a lifted tree has a coordinate more.
 template <class T>
-double route_flops(const Router<T>& router, Index n_tokens) {
-  const Index width = router.d + (router.lift != nullptr ? 1 : 0);
+double route_flops(const Router<T>& router, Index n_tokens, TokenRole role) {
+  const Index width = router.d + (router.lift != nullptr && role == TokenRole::key ? 1 : 0);
   return 2.0 * static_cast<double>(n_tokens) * static_cast<double>(router.height) * static_cast<double>(width);
 }
 
@@ -77,17 +77,23 @@ void with_rows(const ConstView<S>& tokens, Index first, Index n, const RouteScra
   run(route_kernels<T, T>(isa), scratch.rows, tokens.cols);
 }
 
-/// sqrt(radius^2 - ||k||^2) of n keys, 0 for a longer one.
+/// sqrt(radius^2 - ||k_j||^2), 0 for a longer key; power: safe_power(radius).
+template <class T, class S>
+T lift_of(const ConstView<S>& keys, Index j, T radius, T power) {
+  T rest = (radius * power) * (radius * power);
+  for (Index c = 0; c < keys.cols; ++c) {
+    const T x = static_cast<T>(keys(j, c)) * power;
+    rest -= x * x;
+  }
+  return rest > 0 ? std::sqrt(rest) / power : T(0);
+}
+
+/// The same of n keys, and zeros up to a whole vector.
 template <class T, class S>
 void lift_rows(const ConstView<S>& keys, Index first, Index n, T radius, T* extra) {
-  for (Index j = 0; j < n; ++j) {
-    T rest = radius * radius;
-    for (Index c = 0; c < keys.cols; ++c) {
-      const T x = static_cast<T>(keys(first + j, c));
-      rest -= x * x;
-    }
-    extra[j] = rest > 0 ? std::sqrt(rest) : T(0);
-  }
+  const T power = safe_power(radius);
+  for (Index j = 0; j < n; ++j) extra[j] = lift_of(keys, first + j, radius, power);
+  std::fill(extra + n, extra + padded_width(n), T(0));
 }
 
 /// Threads worth waking for routing: one for about ten microseconds of it.
@@ -102,7 +108,7 @@ void route_all(std::span<const RouteJob<T, S>> jobs, Workspace::Frame& frame, in
   double flops = 0;
   for (const RouteJob<T, S>& job : jobs) {
     n_tasks += (job.n_tokens + route_rows - 1) / route_rows;
-    flops += route_flops(*job.router, job.n_tokens);
+    flops += route_flops(*job.router, job.n_tokens, job.role);
   }
   threads = route_threads(flops, threads);
   Scratch measure;
@@ -124,70 +130,6 @@ void route_all(std::span<const RouteJob<T, S>> jobs, Workspace::Frame& frame, in
       });
     };
   });
-}
-
-/// Biases under which every node of `router` sends half of those of the first n_real `keys` that reach it to each child, the
-/// larger half to the second where they are odd, all equal products to one side. NaN products count as the least number.
-/// `counts`: n_real flags, false for keys that do not count; null: all do.
-template <class T, class S>
-const T* median_biases(const Router<T>& router, const ConstView<S>& keys, Index n_real, const bool* counts,
-                       Workspace::Frame& frame, int threads) {
-  const Index n_nodes = router.n_nodes();
-  T* biases = frame.take<T>(n_nodes);
-  Index* node = frame.take<Index>(n_real);
-  Index* end = frame.take<Index>(n_nodes + 1);
-  T* z = frame.take<T>(n_real);
-  T* sorted = frame.take<T>(n_real);
-  threads =
-      route_threads(route_flops(router, n_real) / static_cast<double>(std::max<Index>(1, router.height)), threads);
-  Scratch measure;
-  RouteScratch<T>(measure, keys.cols);
-  std::byte* memory = frame.template take<std::byte>(measure.used() * static_cast<std::size_t>(threads));
-  std::fill_n(node, n_real, Index(0));
-  std::fill_n(biases, n_nodes, T(0));
-  for (Index level = 0; level < router.height; ++level) {
-    parallel_tasks((n_real + route_rows - 1) / route_rows, threads, [&](int thread) {
-      Scratch block(memory + measure.used() * static_cast<std::size_t>(thread));
-      return [=, &router, &keys, scratch = RouteScratch<T>(block, keys.cols)](Index task) {
-        const Index first = task * route_rows, n = std::min(route_rows, n_real - first);
-        with_rows(keys, first, n, scratch, [&](const auto& kernels, const auto* rows, Index stride) {
-          kernels.project(rows, stride, n, router.d, router.planes, router.stride, node + first, z + first);
-        });
-        if (router.lift != nullptr) lift_rows(keys, first, n, router.radius, scratch.extra);
-        for (Index j = 0; j < n; ++j) {
-          T& product = z[first + j];
-          if (router.lift != nullptr) product += router.lift[node[first + j]] * scratch.extra[j];
-          // No order holds NaN, and minus an infinite median would be no bias.
-          if (!is_finite(product)) product = std::numeric_limits<T>::lowest();
-        }
-      };
-    });
-    const Index first_node = (Index(1) << level) - 1, n_here = Index(1) << level;
-    std::fill_n(end, n_here + 1, Index(0));  // counting sort of the products by node
-    Index n_counted = 0;
-    for (Index j = 0; j < n_real; ++j) {
-      if (counts != nullptr && !counts[j]) continue;
-      ++end[node[j] - first_node + 1];
-      ++n_counted;
-    }
-    for (Index v = 0; v < n_here; ++v) end[v + 1] += end[v];
-    for (Index j = n_real - 1; j >= 0; --j) {
-      if (counts == nullptr || counts[j]) sorted[--end[node[j] - first_node + 1]] = z[j];
-    }
-    for (Index v = 0; v < n_here; ++v) {  // end[v + 1] is now where node v begins
-      T* begin = sorted + end[v + 1];
-      T* stop = sorted + (v + 2 <= n_here ? end[v + 2] : n_counted);
-      if (begin == stop) continue;
-      T* middle = begin + (stop - begin) / 2;
-      std::nth_element(begin, middle, stop);
-      biases[first_node + v] = *middle == std::numeric_limits<T>::lowest() ? T(0) : -*middle;
-    }
-    for (Index j = 0; j < n_real; ++j) {
-      const bool second = z[j] + biases[node[j]] >= 0;
-      node[j] = 2 * node[j] + (second ? 2 : 1);
-    }
-  }
-  return biases;
 }
 
 }  // namespace detail

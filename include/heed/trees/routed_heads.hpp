@@ -92,7 +92,10 @@ void visit_routed_heads(const DecisionTree<S>& tree, std::span<const Call> calls
         Workspace::Frame route(*context.workspace);
         const Query queries{&router, group[c].q, n_q, TokenRole::query, query_leaves + static_cast<Index>(c) * n_q};
         route_all(std::span<const Query>(&queries, 1), route, threads);
-        if (context.flops != nullptr) context.flops->add_products(Phase::route, route_flops(router, n_q + n_real));
+        if (context.flops != nullptr) {
+          context.flops->add_products(
+              Phase::route, route_flops(router, n_q, TokenRole::query) + route_flops(router, n_real, TokenRole::key));
+        }
       }
     }
     const LeafLists keys(key_leaf, n_real, tree.n_leaves(), frame);

@@ -97,8 +97,16 @@ struct RouteBlock<X, S, 0> {
   }
 };
 
-// leaf[i]: where row i arrives after `height` decisions, leaves numbered from the left: z = plane . row + bias >= 0
-// goes to the second child, a NaN to the first. Where `lift` is given, z gains lift[node] * extra[i].
+// products + lift[node] * extra, what is added rounded first: fused it would be a number of its own on some machines only, and
+// medians found without a fused product would send their own key astray. `extra` is read to whole vectors.
+template <class X>
+HEED_INLINE inline typename X::V add_lift(typename X::V products, const typename X::Scalar* lift,
+                                          const std::int32_t* node, const typename X::Scalar* extra) {
+  return X::add(products, X::fma(X::load_each(lift, node), X::load(extra), X::zero()));
+}
+
+// leaf[i]: where row i arrives after `height` decisions, leaves numbered from the left: z >= 0 goes to the second child, a NaN to the
+// first; z = plane . row + bias, and (plane . row + lift[node] * extra[i]) + bias where `lift` is given.
 template <class X, class S, int Vectors>
 HEED_INLINE inline void route_rows(const S* from, Size row_stride, Size n_rows, Size d,
                                    const typename X::Scalar* planes, Size plane_stride,
@@ -121,9 +129,10 @@ HEED_INLINE inline void route_rows(const S* from, Size row_stride, Size n_rows, 
     }
     Size next = n;  // of the rows behind these, asked for in turns; asking beyond the last row does no harm
     for (Size level = 0; level < height; ++level) {
-      for (Size i = 0; i < n && lift != nullptr; ++i) bias[i] += lift[node[i]] * extra[at + i];
       for (Size b = 0; b < n; b += W) {
-        X::store(z, X::add(blocks[b / W].products(planes, plane_stride, node + b, d), X::load(bias + b)));
+        typename X::V products = blocks[b / W].products(planes, plane_stride, node + b, d);
+        if (lift != nullptr) products = add_lift<X>(products, lift, node + b, extra + at + b);
+        X::store(z, X::add(products, X::load(bias + b)));
         for (Size i = 0; i < W; ++i) node[b + i] = 2 * node[b + i] + 1 + (z[i] >= 0 ? 1 : 0);  // NaN: the first
         for (const Size last = next + a_turn; next < last; ++next) fetch_row(from + next * row_stride, d);
         if (level + 1 < height) X::store(bias + b, X::load_each(biases, node + b));
@@ -146,16 +155,19 @@ void route(const S* from, Size row_stride, Size n_rows, Size d, const typename X
   }
 }
 
-// to[i] = plane of node[i] . row i: what `route` compares with minus the bias.
+// to[i]: what `route` compares with minus the bias of node[i], for row i.
 template <class X, class S>
 void project(const S* from, Size row_stride, Size n_rows, Size d, const typename X::Scalar* planes, Size plane_stride,
-             const Size* node, typename X::Scalar* to) {
+             const typename X::Scalar* lift, const typename X::Scalar* extra, const Size* node,
+             typename X::Scalar* to) {
   RouteBlock<X, S, 0> block;
   std::int32_t node_of[X::lanes];
   for (Size at = 0; at < n_rows; at += X::lanes, from += X::lanes * row_stride) {
     const Size n = n_rows - at < X::lanes ? n_rows - at : X::lanes;
     block.begin(from, row_stride, n, d);
     for (Size i = 0; i < X::lanes; ++i) node_of[i] = static_cast<std::int32_t>(node[at + (i < n ? i : n - 1)]);
-    store_first<X>(to + at, block.products(planes, plane_stride, node_of, d), n);
+    typename X::V products = block.products(planes, plane_stride, node_of, d);
+    if (lift != nullptr) products = add_lift<X>(products, lift, node_of, extra + at);
+    store_first<X>(to + at, products, n);
   }
 }
