@@ -11,13 +11,13 @@
 #include "heed/core/options.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/engine/bf16_operands.hpp"
+#include "heed/engine/detail/bf16_operands.hpp"
+#include "heed/engine/detail/score_tile.hpp"
+#include "heed/engine/detail/tiling.hpp"
+#include "heed/engine/detail/widened_operands.hpp"
 #include "heed/engine/head_call.hpp"
 #include "heed/engine/pairs.hpp"
-#include "heed/engine/score_tile.hpp"
 #include "heed/engine/tasks.hpp"
-#include "heed/engine/tiling.hpp"
-#include "heed/engine/widened_operands.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {

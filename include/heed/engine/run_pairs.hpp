@@ -10,9 +10,9 @@
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/count.hpp"
-#include "heed/engine/merged_parts.hpp"
+#include "heed/engine/detail/merged_parts.hpp"
+#include "heed/engine/detail/softmax_engine.hpp"
 #include "heed/engine/pairs.hpp"
-#include "heed/engine/softmax_engine.hpp"
 
 namespace heed::detail {
 

@@ -8,8 +8,8 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/engine/detail/key_tile.hpp"
 #include "heed/engine/head_call.hpp"
-#include "heed/engine/key_tile.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {

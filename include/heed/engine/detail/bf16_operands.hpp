@@ -9,9 +9,9 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/engine/bf16_tile.hpp"
+#include "heed/engine/detail/bf16_tile.hpp"
+#include "heed/engine/detail/tile_part.hpp"
 #include "heed/engine/head_call.hpp"
-#include "heed/engine/tile_part.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {

@@ -10,12 +10,12 @@
 #include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/engine/detail/pair_tile.hpp"
+#include "heed/engine/detail/query_ranges.hpp"
+#include "heed/engine/detail/score_rule.hpp"
+#include "heed/engine/detail/tile_part.hpp"
 #include "heed/engine/head_call.hpp"
 #include "heed/engine/pair_rule.hpp"
-#include "heed/engine/pair_tile.hpp"
-#include "heed/engine/query_ranges.hpp"
-#include "heed/engine/score_rule.hpp"
-#include "heed/engine/tile_part.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {

@@ -9,11 +9,11 @@
 #include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/engine/detail/pair_tile.hpp"
+#include "heed/engine/detail/score_rule.hpp"
+#include "heed/engine/detail/softmax_state.hpp"
 #include "heed/engine/head_call.hpp"
 #include "heed/engine/pair_rule.hpp"
-#include "heed/engine/pair_tile.hpp"
-#include "heed/engine/score_rule.hpp"
-#include "heed/engine/softmax_state.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {

@@ -8,7 +8,7 @@
 #include "heed/core/pattern.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/engine/score_rule.hpp"
+#include "heed/engine/detail/score_rule.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {

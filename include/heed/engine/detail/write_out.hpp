@@ -4,8 +4,8 @@
 #include "heed/core/per_head.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
+#include "heed/engine/detail/softmax_state.hpp"
 #include "heed/engine/head_call.hpp"
-#include "heed/engine/softmax_state.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {

@@ -8,10 +8,10 @@
 #include "heed/core/options.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/engine/detail/score_tile.hpp"
+#include "heed/engine/detail/softmax_state.hpp"
+#include "heed/engine/detail/tile_part.hpp"
 #include "heed/engine/pair_rule.hpp"
-#include "heed/engine/score_tile.hpp"
-#include "heed/engine/softmax_state.hpp"
-#include "heed/engine/tile_part.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {
