@@ -1,4 +1,5 @@
 # Every source file is laid out as clang-format 14 lays it out (.clang-format). FIX=ON rewrites instead of complaining.
+# No line passes 120 columns, comments and pages included, which clang-format leaves alone.
 #
 #   cmake [-D FIX=ON] -P format.cmake
 include("${CMAKE_CURRENT_LIST_DIR}/gate_tools.cmake")
@@ -22,4 +23,25 @@ if(NOT result EQUAL 0)
   message("${said}")
   message(FATAL_ERROR "format: run 'cmake -D FIX=ON -P cmake/format.cmake'")
 endif()
-message("format: ${n_files} files")
+
+file(GLOB pages "${ROOT}/*.md" "${ROOT}/*.txt" "${ROOT}/cmake/*.cmake")
+foreach(folder IN ITEMS tests bench examples cmake/packaging include/heed/io include/heed/sampling)
+  file(GLOB_RECURSE found "${ROOT}/${folder}/*.hpp" "${ROOT}/${folder}/*.cpp" "${ROOT}/${folder}/*.md"
+                          "${ROOT}/${folder}/*.txt" "${ROOT}/${folder}/*.cmake")
+  list(APPEND pages ${found})
+endforeach()
+set(n_long 0)
+foreach(page IN LISTS pages)
+  file(STRINGS "${page}" long LENGTH_MINIMUM 121 ENCODING UTF-8)
+  foreach(line IN LISTS long)
+    if(NOT line MATCHES "^[$]")  # a command to copy stays in one line
+      message("${page}: ${line}")
+      math(EXPR n_long "${n_long} + 1")
+    endif()
+  endforeach()
+endforeach()
+if(n_long GREATER 0)
+  message(FATAL_ERROR "format: ${n_long} lines pass column 120")
+endif()
+list(LENGTH pages n_pages)
+message("format: ${n_files} files; ${n_pages} files within 120 columns")

@@ -158,6 +158,7 @@ std::string mark_at(const Drawing& drawing, const Axis& x, LabelPlaces& places) 
   const bool fits = at - words > left;
   const double first = fits ? at - words : at;
   places.keep_clear({first, bottom - 20, first + words, bottom});
+  places.keep_clear({at - 2, top, at + 2, bottom});
   return format("<path class=\"mark\" d=\"M%.1f %.1fV%.1f\"/>\n", at, top, bottom) +
          text_at(fits ? at - 6 : at + 6, bottom - 8,
                  format("class=\"note\" text-anchor=\"%s\"", fits ? "end" : "start"), "\u2190 " + drawing.better);
@@ -210,6 +211,7 @@ std::string svg_text(const Comparison& comparison, Against against) {
   if (y.most > 1 && y.least < 1) {
     svg += format("<path class=\"mark\" d=\"M%.1f %.1fH%.1f\"/>\n", left, y.at(1), right);
     svg += text_at(right - 4, y.at(1) - 5, "class=\"note\" text-anchor=\"end\"", "as wrong as answering 0");
+    places.keep_clear({right - 160, y.at(1) - 18, right, y.at(1)});
   }
   return svg + points(drawing, x, y, places) + "</svg>\n";
 }
