@@ -23,8 +23,9 @@ inline std::vector<bool> keys_seen(const Mask& mask, Index n_q, Index n_k, Index
   return seen;
 }
 
-/// Where a tree sends tokens, from its definition in plain loops and double: at node v a row x goes to the second child where
-/// (w_v . x + u_v e(x)) + b_v >= 0, u_v the weight of the lift and e(x) = sqrt(max(0, radius^2 - |x|^2)) for keys, 0 for queries.
+/// Where a tree sends tokens, from its definition in plain loops and double: at node v a row x goes to the second
+/// child where (w_v . x + u_v e(x)) + b_v >= 0, u_v the weight of the lift and e(x) = sqrt(max(0, radius^2 - |x|^2))
+/// for keys, 0 for queries.
 class PlainTree {
  public:
   template <class S>
@@ -39,8 +40,8 @@ class PlainTree {
     weights_ = tree.lift()->weights.template cast<double>();
   }
 
-  /// The same with the biases of a call over `keys`: under TreeBiases::key_medians, minus the upper median of each node's products
-  /// with those of the `counted` keys that reach it.
+  /// The same with the biases of a call over `keys`: under TreeBiases::key_medians, minus the upper median of each
+  /// node's products with those of the `counted` keys that reach it.
   template <class S, class K>
   PlainTree(const DecisionTree<S>& tree, const K& keys, const std::vector<bool>& counted) : PlainTree(tree) {
     if (tree.bias_rule() == TreeBiases::stored) return;

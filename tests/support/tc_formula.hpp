@@ -18,8 +18,8 @@
 
 namespace heed::test {
 
-/// TC-attention and what it costs, from its definition in plain loops: for every query and level, the keys that the mask keeps and whose
-/// leaf lies below the node of that level on the query's path.
+/// TC-attention and what it costs, from its definition in plain loops: for every query and level, the keys that the
+/// mask keeps and whose leaf lies below the node of that level on the query's path.
 class PlainTc {
  public:
   template <class S>
@@ -76,11 +76,11 @@ class PlainTc {
     return out;
   }
 
-  /// Counts what the definition asks for, once each. Sums: a row added to a leaf for every key that some query sees, and two nodes added for
-  /// each inner node of a sequence with queries; under a causal mask they run along, a row to every node of the key's path. Rows of out:
-  /// a multiply-add a level and value, once for all queries of a leaf in a sequence, or for each query where sums run along or queries
-  /// weigh the levels. Levels count where they are on and hold a key the query sees. By query, keys as well as values are summed, and a
-  /// product a level taken.
+  /// Counts what the definition asks for, once each. Sums: a row added to a leaf for every key that some query sees,
+  /// and two nodes added for each inner node of a sequence with queries; under a causal mask they run along, a row to
+  /// every node of the key's path. Rows of out: a multiply-add a level and value, once for all queries of a leaf in a
+  /// sequence, or for each query where sums run along or queries weigh the levels. Levels count where they are on and
+  /// hold a key the query sees. By query, keys as well as values are summed, and a product a level taken.
   FlopCounter flops() const {
     const bool causal = options_.mask.causal != Causal::none;
     const auto& offsets = options_.mask.sequence_offsets;

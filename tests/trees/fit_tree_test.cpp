@@ -76,8 +76,8 @@ TEST(FitTree, IsAFunctionOfItsArguments) {
   }
 }
 
-/// The lift of a key as long as the radius is the root of what rounding leaves: large beside what distinguishes keys of one length, and
-/// another number where it is computed in another way.
+/// The lift of a key as long as the radius is the root of what rounding leaves: large beside what distinguishes keys
+/// of one length, and another number where it is computed in another way.
 TEST(FitTree, LiftsKeysAsTheRouterDoes) {
   for (std::uint64_t seed = 1; seed <= 5; ++seed) {
     auto in = random_inputs<float>({.n_q = 1, .n_k = 1000, .d = 3, .seed = seed});

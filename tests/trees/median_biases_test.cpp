@@ -38,8 +38,9 @@ TEST(MedianBiases, HalveTheKeysOfALiftedTree) {
   EXPECT_EQ(counts_of(tree.with_biases_of(k).leaf_of_keys(k), 2), (Vector<Index>{{2, 2}}));
 }
 
-/// Biases and leaves by their definition, in plain loops of one feature: z = (w x + u e) + b, every operation rounded to T. Keys are
-/// small multiples of 1/64 and the radius is 1, so that e = sqrt(1 - x^2) is rounded once, whatever the machine fuses.
+/// Biases and leaves by their definition, in plain loops of one feature: z = (w x + u e) + b, every operation rounded
+/// to T. Keys are small multiples of 1/64 and the radius is 1, so that e = sqrt(1 - x^2) is rounded once, whatever
+/// the machine fuses.
 template <class T>
 struct PlainTree {
   Vector<T> planes, weights, biases;

@@ -11,37 +11,39 @@
 
 namespace heed {
 
-// What an attention method must and may offer. A method is an immutable value; every member below is const and re-entrant. It is
-// given *calls*: the heads of one call, all of one shape, `heads_per_kv` consecutive ones sharing keys and values (engine/head_call.hpp
-// has their members: q, k, v, out, lse, head). Shapes, masks, options and outputs have been checked by then.
+// What an attention method must and may offer. A method is an immutable value; every member below is const and
+// re-entrant. It is given *calls*: the heads of one call, all of one shape, `heads_per_kv` consecutive ones sharing
+// keys and values (engine/head_call.hpp has their members: q, k, v, out, lse, head). Shapes, masks, options and
+// outputs have been checked by then.
 //
 //   static constexpr bool has_softmax
 //       must. Whether it writes log-sum-exp values.
 //   Pairs pairs(calls, heads_per_kv, options, context, frame)
-//       this or attend_heads. The pairs of all heads, for methods whose answer is a softmax over pairs of keys. It is asked once a
-//       call, routes tokens there, counts that as Phase::route, and takes what it needs from `frame`; the engine does the rest, and so do
-//       key importance and Monte-Carlo values. The context brings a workspace.
+//       this or attend_heads. The pairs of all heads, for methods whose answer is a softmax over pairs of keys. It is
+//       asked once a call, routes tokens there, counts that as Phase::route, and takes what it needs from `frame`;
+//       the engine does the rest, and so do key importance and Monte-Carlo values. The context brings a workspace.
 //   bool names_pairs()
 //       may. False where this instance also sees what is no pair of keys; it then needs attend_heads.
 //   score_mod
 //       may. A member: the score functor of methods that name pairs (core/score_mod.hpp).
 //   void attend_heads(calls, heads_per_kv, options, context)
-//       this or pairs. Computes the heads, writes every row of out (and of lse where it is not null), counts its work. It refuses
-//       what it cannot mean before it writes anything.
+//       this or pairs. Computes the heads, writes every row of out (and of lse where it is not null), counts its
+//       work. It refuses what it cannot mean before it writes anything.
 //   void check_heads(Index d, options)
-//       may. Throws what a call with heads of width d would throw: all methods of a list are asked before the first writes.
+//       may. Throws what a call with heads of width d would throw: all methods of a list are asked before the first
+//       writes.
 //   static constexpr bool sees_all_keys = true
 //       may. Queries see every key that the mask keeps.
 //   void check_key_weights()
 //       may. Throws where this instance cannot tell what single keys weigh, though others of its kind can.
 //   void add_column_weights(calls, heads_per_kv, options, sums, context)
-//       may. For methods without a score for each pair: adds to sums of key head c / heads_per_kv what call c gives each key. The
-//       context brings a workspace.
+//       may. For methods without a score for each pair: adds to sums of key head c / heads_per_kv what call c gives
+//       each key. The context brings a workspace.
 
 namespace detail {
 
-/// Largest weight and sum of squared weights of each key, over the queries of all heads that share it: largest[kv * n_k + j],
-/// squares[kv * n_k + j]. Both start at 0 and take what is added.
+/// Largest weight and sum of squared weights of each key, over the queries of all heads that share it: largest[kv *
+/// n_k + j], squares[kv * n_k + j]. Both start at 0 and take what is added.
 template <class T>
 struct ColumnSums {
   T* largest;

@@ -22,8 +22,8 @@
 
 namespace heed::detail {
 
-/// One tile of keys against panel after panel of queries whose log-sum-exp is known: scores, weights, columns. What one thread
-/// owns.
+/// One tile of keys against panel after panel of queries whose log-sum-exp is known: scores, weights, columns. What
+/// one thread owns.
 template <class Operands, class Call, class ScoreMod>
 class ColumnPanel {
  public:
@@ -106,8 +106,8 @@ class ColumnPanel {
   TokenSet keys_;
 };
 
-/// Adds the column sums of `calls`, whose lse is known, over one part. Call c has the keys of key head (first_call + c) / heads_per_kv.
-/// A task is a key head and a chunk of keys: sums are in the same order for any number of threads.
+/// Adds the column sums of `calls`, whose lse is known, over one part. Call c has the keys of key head (first_call +
+/// c) / heads_per_kv. A task is a key head and a chunk of keys: sums are in the same order for any number of threads.
 template <class Operands, class Call, class ScoreMod>
 void add_column_weights(const PairsPart& part, std::span<const Call> calls, Index first_call, Index heads_per_kv,
                         const AttentionOptions& options, const ScoreMod& mod,

@@ -14,7 +14,8 @@
 
 namespace heed::detail {
 
-/// Weights d_in x columns as the value kernel reads them: blocks of a few columns, each one run of memory. Made once a call.
+/// Weights d_in x columns as the value kernel reads them: blocks of a few columns, each one run of memory. Made once
+/// a call.
 template <class S>
 class PackedWeights {
  public:
@@ -61,8 +62,8 @@ class PackedWeights {
   T* packed_ = nullptr;
 };
 
-/// Multiplies panels of tokens by packed weights: out(j, c) = sum_k x(j, k) w(k, c) + bias[c], vector lanes along tokens. One object per
-/// thread; holds the packed tokens of one panel.
+/// Multiplies panels of tokens by packed weights: out(j, c) = sum_k x(j, k) w(k, c) + bias[c], vector lanes along
+/// tokens. One object per thread; holds the packed tokens of one panel.
 template <class S>
 class DensePanel {
  public:
@@ -140,8 +141,8 @@ T* take_bias(Workspace::Frame& frame, const PairView& bias, Index columns) {
   return values;
 }
 
-/// out(j, :) = x(j, :) w + bias for every row of x: 2 rows(x) d_in cols(w) flops at the speed of the tile kernels, whatever the user's
-/// flags. x has storage Row, all else S or its accumulator.
+/// out(j, :) = x(j, :) w + bias for every row of x: 2 rows(x) d_in cols(w) flops at the speed of the tile kernels,
+/// whatever the user's flags. x has storage Row, all else S or its accumulator.
 template <class S, class Row, class Out>
 void project_rows(const ConstView<Row>& x, const PackedWeights<S>& weights, Index first, Index last,
                   const Accumulator<S>* bias, const View<Out>& out, Workspace& workspace, int threads) {

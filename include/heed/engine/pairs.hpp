@@ -34,8 +34,8 @@ struct PairsGroup {
   bool is_one_part() const { return parts->next == nullptr; }
 };
 
-/// The pairs of all heads of a call. Its method makes it once, and every pass reads it: routing happens once, however many passes
-/// there are. Lies in the frame it is made in.
+/// The pairs of all heads of a call. Its method makes it once, and every pass reads it: routing happens once, however
+/// many passes there are. Lies in the frame it is made in.
 class Pairs {
  public:
   explicit Pairs(Workspace::Frame& frame) : frame_(&frame) {}
@@ -86,8 +86,8 @@ class Pairs {
   Kept* kept_ = nullptr;
 };
 
-/// Tiles with every key the mask keeps by position: one group, or one for each packed sequence, so that no panel of queries reaches
-/// into two of them.
+/// Tiles with every key the mask keeps by position: one group, or one for each packed sequence, so that no panel of
+/// queries reaches into two of them.
 inline TileList dense_tiles(const Mask& mask, Index n_q, Index n_k, Workspace::Frame& frame) {
   const std::span<const Index> q_offsets = mask.sequence_offsets;
   const std::span<const Index> k_offsets = mask.key_sequence_offsets.empty() ? q_offsets : mask.key_sequence_offsets;

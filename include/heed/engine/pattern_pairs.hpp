@@ -13,7 +13,8 @@
 
 namespace heed::detail {
 
-/// A pattern written out, so that what runs over pairs is compiled once for all patterns. Its lists stay where they are.
+/// A pattern written out, so that what runs over pairs is compiled once for all patterns. Its lists stay where they
+/// are.
 template <KeyPattern Pattern>
 TileList tile_list_of(const Pattern& pattern, Workspace::Frame& frame) {
   const Index n_groups = pattern.n_groups();
@@ -97,7 +98,8 @@ PairTest members_of(const Pattern& pattern, Index n_q, Pairs& pairs) {
   }
 }
 
-/// Adds parts to a group that together have the pairs of `pattern` without those that `before` has. The pattern must outlive the pairs.
+/// Adds parts to a group that together have the pairs of `pattern` without those that `before` has. The pattern must
+/// outlive the pairs.
 template <PairPattern Pattern>
 void add_pattern(Pairs& pairs, PairsGroup& group, const Pattern& pattern, const PairTest& before, Index n_q) {
   if constexpr (is_union<Pattern>) {

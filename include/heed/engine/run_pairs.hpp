@@ -30,8 +30,8 @@ void run_part(const PairsPart& part, MergedParts<Call>& parts, const AttentionOp
   run_part(part, std::span(&call, 1), Index(1), options, mod, context);
 }
 
-/// Runs the heads of one group: parts one after the other, merged by their log-sum-exp; `add_more(parts)` adds to one head's what is no
-/// pair of keys. The context brings a workspace.
+/// Runs the heads of one group: parts one after the other, merged by their log-sum-exp; `add_more(parts)` adds to one
+/// head's what is no pair of keys. The context brings a workspace.
 template <class Call, class ScoreMod, class AddMore>
 void run_merged(const PairsGroup& group, std::span<const Call> calls, const AttentionOptions& options,
                 const ScoreMod& mod, const Context& context, const AddMore& add_more) {

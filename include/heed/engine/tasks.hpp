@@ -15,8 +15,9 @@ inline int threads_for(double work, double work_of_a_thread, int most) {
   return static_cast<int>(std::clamp(work / work_of_a_thread, 1.0, static_cast<double>(most)));
 }
 
-/// Runs body(worker, task) for task = 0 .. n_tasks - 1 on up to `threads` threads. Each thread has a worker of its own, made by
-/// make_worker(scratch); workers and what they take live in the frame, never on the stack. Tasks start in order.
+/// Runs body(worker, task) for task = 0 .. n_tasks - 1 on up to `threads` threads. Each thread has a worker of its
+/// own, made by make_worker(scratch); workers and what they take live in the frame, never on the stack. Tasks start
+/// in order.
 template <class MakeWorker, class Body>
 void for_each_task(Index n_tasks, int threads, Workspace::Frame& frame, const MakeWorker& make_worker,
                    const Body& body) {

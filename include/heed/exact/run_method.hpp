@@ -40,8 +40,8 @@ constexpr bool returns_lse() {
   return MethodOfHead<Method>::has_softmax;
 }
 
-/// Calls visit(method, number of the method, first call, number of calls) for each method of a list, whose n_calls / size() heads stand
-/// together and share keys, or for the one method of all calls.
+/// Calls visit(method, number of the method, first call, number of calls) for each method of a list, whose n_calls /
+/// size() heads stand together and share keys, or for the one method of all calls.
 template <class Method, class Visit>
 void for_each_method(const Method& method, std::size_t n_calls, const Visit& visit) {
   if constexpr (method_list<Method>) {
@@ -60,7 +60,8 @@ void check_heads_of(const Method& method, Index d, const AttentionOptions& optio
   });
 }
 
-/// A method, or a list of them, for the heads of one call. Pairs are made once, and serve however many passes run over them.
+/// A method, or a list of them, for the heads of one call. Pairs are made once, and serve however many passes run
+/// over them.
 template <class Method>
 class MethodRun {
  public:
@@ -95,8 +96,8 @@ class MethodRun {
     });
   }
 
-  /// Makes the pairs of methods that name them, for several passes. No frame may have been opened behind that of this object. The
-  /// context brings a workspace.
+  /// Makes the pairs of methods that name them, for several passes. No frame may have been opened behind that of this
+  /// object. The context brings a workspace.
   template <class Call>
   void prepare(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
                const Context& context) {

@@ -16,9 +16,9 @@
 
 namespace heed::detail {
 
-/// How a panel multiplies where bfloat16 has an instruction of its own: operands as they are stored, two to a lane, sums in
-/// float. Scores are those of WidenedOperands but for rounding; weights are rounded to bfloat16 before they meet the values,
-/// a relative error of at most 2^-9 each. Same members as WidenedOperands.
+/// How a panel multiplies where bfloat16 has an instruction of its own: operands as they are stored, two to a lane,
+/// sums in float. Scores are those of WidenedOperands but for rounding; weights are rounded to bfloat16 before they
+/// meet the values, a relative error of at most 2^-9 each. Same members as WidenedOperands.
 template <class Call>
 class Bf16Operands {
  public:

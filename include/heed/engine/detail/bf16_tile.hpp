@@ -15,8 +15,8 @@
 namespace heed::detail {
 
 /// Keys and values of one tile in bfloat16 as the pair kernels read them: rows of keys in place where features come in
-/// neighbouring pairs, else copied; values always copied, so that two neighbouring keys lie together. The value column c of keys
-/// j and j + 1, j even, is at v(j)[c / rows * v_block + c % rows]. See KeyTile.
+/// neighbouring pairs, else copied; values always copied, so that two neighbouring keys lie together. The value
+/// column c of keys j and j + 1, j even, is at v(j)[c / rows * v_block + c % rows]. See KeyTile.
 class Bf16Tile {
  public:
   const Index rows;  ///< columns of a packed block of values
@@ -60,8 +60,8 @@ class Bf16Tile {
   Index v_block() const { return (capacity_ / 2 + 2) * rows; }
   Index d_v() const { return d_v_; }
 
-  /// True when the values of keys [j, j + n), and of the neighbour of an odd last one, hold no NaN or Inf; j is even. The whole
-  /// tile is looked at first, once.
+  /// True when the values of keys [j, j + n), and of the neighbour of an odd last one, hold no NaN or Inf; j is even.
+  /// The whole tile is looked at first, once.
   bool finite(Index j, Index n) {
     if (finite_ == Finite::unknown) finite_ = finite_rows(0, size_) ? Finite::all : Finite::some;
     return finite_ == Finite::all || finite_rows(j, n);

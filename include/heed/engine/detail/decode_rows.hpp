@@ -19,8 +19,8 @@
 namespace heed::detail {
 
 /// Streams keys past one query of each of several heads that share keys and values (decoding). Vector lanes run along
-/// features, and a key or value row is read from memory once for up to four heads. Each head's arithmetic is the same alone
-/// and in company.
+/// features, and a key or value row is read from memory once for up to four heads. Each head's arithmetic is the same
+/// alone and in company.
 template <class T, class Call, class ScoreMod>
 class DecodeRows {
  public:
@@ -139,8 +139,8 @@ class DecodeRows {
     return correction;
   }
 
-  // With masks present, keys that no head keeps are skipped rather than multiplied: NaN in a masked row goes nowhere. What some heads
-  // keep and others do not, each multiplies by itself.
+  // With masks present, keys that no head keeps are skipped rather than multiplied: NaN in a masked row goes nowhere.
+  // What some heads keep and others do not, each multiplies by itself.
   void values(const ConstView<typename Call::Key>& v, Index at, Index n, Index n_heads, const T* correction,
               bool masked) {
     if (v.col_stride != 1) {

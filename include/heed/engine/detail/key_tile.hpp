@@ -12,8 +12,8 @@
 
 namespace heed::detail {
 
-/// Keys and values of one tile as the kernels read them: in place where their layout allows, else copied once for all the
-/// panels that visit the tile. Value (j, c) is at v[(c / rows) * v_block + j * v_stride + c % rows].
+/// Keys and values of one tile as the kernels read them: in place where their layout allows, else copied once for all
+/// the panels that visit the tile. Value (j, c) is at v[(c / rows) * v_block + j * v_stride + c % rows].
 template <class T, class S>
 class KeyTile {
  public:

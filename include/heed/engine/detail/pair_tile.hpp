@@ -61,8 +61,9 @@ class PairTile {
     return pairs;
   }
 
-  /// Brings raw scores of vectors first .. first + count - 1 of a panel to what the softmax sees (the adjust kernel), bias and boolean
-  /// mask included; `pairs` is the census of these queries and keys. Returns whether the bias masks some pair.
+  /// Brings raw scores of vectors first .. first + count - 1 of a panel to what the softmax sees (the adjust kernel),
+  /// bias and boolean mask included; `pairs` is the census of these queries and keys. Returns whether the bias masks
+  /// some pair.
   bool adjust(const ScoreRule<T>& rule, const TokenSet& queries, const TokenSet& keys, const PairCensus& pairs,
               Index panel, Index first, Index count, const T* query_position, const T* key_position,
               const PairRoom<T>& room, T* s, T* top) const {
@@ -80,7 +81,8 @@ class PairTile {
     return some_masked;
   }
 
-  /// Calls rows(pointer to the first row, its bytes, bytes from row to row, number of rows) for each matrix given, as it lies in memory.
+  /// Calls rows(pointer to the first row, its bytes, bytes from row to row, number of rows) for each matrix given, as
+  /// it lies in memory.
   template <class Rows>
   void visit_rows(const TokenSet& queries, const TokenSet& keys, const Rows& rows) const {
     if (queries.list != nullptr || keys.list != nullptr) return;

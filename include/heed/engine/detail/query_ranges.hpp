@@ -8,14 +8,14 @@
 
 namespace heed::detail {
 
-/// Of the keys of a tile, counted from its first: where ranges of a panel's queries begin and end. Keys [low_most, high_least) lie in
-/// every query's range, keys outside [low_least, high_most) in none.
+/// Of the keys of a tile, counted from its first: where ranges of a panel's queries begin and end. Keys [low_most,
+/// high_least) lie in every query's range, keys outside [low_least, high_most) in none.
 struct RangeEnds {
   Index low_least = 0, low_most = 0, high_least = 0, high_most = 0;
 };
 
-/// The range of keys that causal masks, windows, padding and sequences leave to each query of a panel, and the place of its diagonal.
-/// Lanes behind the last query repeat it: their results are not written.
+/// The range of keys that causal masks, windows, padding and sequences leave to each query of a panel, and the place
+/// of its diagonal. Lanes behind the last query repeat it: their results are not written.
 template <class T>
 class QueryRanges {
  public:
@@ -94,7 +94,8 @@ class QueryRanges {
  private:
   static constexpr Index max_vectors = 3;
 
-  // Number of keys of the tile below position `key`, not less than `before`: the bounds of consecutive queries do not decrease.
+  // Number of keys of the tile below position `key`, not less than `before`: the bounds of consecutive queries do not
+  // decrease.
   static Index offset_of(Index key, const TokenSet& keys, Index before) {
     if (keys.list == nullptr) return std::clamp(key - keys.first, Index(0), keys.size);
     while (before < keys.size && keys.list[before] < key) ++before;

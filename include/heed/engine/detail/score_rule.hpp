@@ -7,8 +7,9 @@
 
 namespace heed::detail {
 
-/// How raw products q.k of one head become base-2 exponents, for scalar T. Where nothing but the scale acts the softmax kernel
-/// applies it (`softmax_factor`); otherwise the adjust kernel first brings scores to the units the softmax expects.
+/// How raw products q.k of one head become base-2 exponents, for scalar T. Where nothing but the scale acts the
+/// softmax kernel applies it (`softmax_factor`); otherwise the adjust kernel first brings scores to the units the
+/// softmax expects.
 template <class T>
 struct ScoreRule {
   static constexpr double log2_e = 1.4426950408889634074;

@@ -41,13 +41,13 @@ struct ScoreRoom {
   TilePart* parts;
 };
 
-/// A panel of queries of one head (up to lanes * vectors of them) against tiles of keys: final scores, in units that `softmax_factor`
-/// brings to base-2 exponents; every pair that is not kept is -inf. Scale, softcap, bias, ALiBi, functor and masks are applied here
-/// and nowhere else.
+/// A panel of queries of one head (up to lanes * vectors of them) against tiles of keys: final scores, in units that
+/// `softmax_factor` brings to base-2 exponents; every pair that is not kept is -inf. Scale, softcap, bias, ALiBi,
+/// functor and masks are applied here and nowhere else.
 ///
-/// The keys of a tile go in *parts*. Keys every query of the panel sees form one wide part; keys at the edge of a causal or
-/// windowed range form parts one vector of keys long that only touch the query vectors which see some of them, so that a
-/// diagonal costs little more than its kept half.
+/// The keys of a tile go in *parts*. Keys every query of the panel sees form one wide part; keys at the edge of a
+/// causal or windowed range form parts one vector of keys long that only touch the query vectors which see some of
+/// them, so that a diagonal costs little more than its kept half.
 /// `Operands` are how products read queries and keys (WidenedOperands, Bf16Operands); all else is in their Sum.
 template <class Operands, class Call, class ScoreMod>
 class ScoreTile {
@@ -104,8 +104,8 @@ class ScoreTile {
     });
   }
 
-  /// Scores those of the tile's `keys` that some query sees, fetching meanwhile what is `ahead` (null: nothing). The scores of the
-  /// parts it returns are in the room, with the largest of each query.
+  /// Scores those of the tile's `keys` that some query sees, fetching meanwhile what is `ahead` (null: nothing). The
+  /// scores of the parts it returns are in the room, with the largest of each query.
   std::span<const TilePart> score(const Tile& tile, const TokenSet& keys, const Ahead* ahead) {
     tile_ = &tile;
     keys_ = keys;

@@ -25,9 +25,9 @@
 
 namespace heed::detail {
 
-/// The streaming engine: softmax attention of some heads over the pairs of one part. Work is cut into panels of queries and,
-/// where queries are few, chunks of keys merged in order; both depend on shapes alone, never on threads or on which heads
-/// are computed together, so results are the same bits however the call is split.
+/// The streaming engine: softmax attention of some heads over the pairs of one part. Work is cut into panels of
+/// queries and, where queries are few, chunks of keys merged in order; both depend on shapes alone, never on threads
+/// or on which heads are computed together, so results are the same bits however the call is split.
 template <class Call, class ScoreMod>
 class SoftmaxEngine {
  public:
@@ -130,8 +130,8 @@ class SoftmaxEngine {
     }
   }
 
-  // Each panel computes on one tile while its part of what comes next is on the way: the next tile, or behind the last one the
-  // next visit's queries and first tile and the rows this one will write.
+  // Each panel computes on one tile while its part of what comes next is on the way: the next tile, or behind the
+  // last one the next visit's queries and first tile and the rows this one will write.
   template <class Operands>
   void visit(Worker<Operands>& worker, const Tiling& tiling, const Visit& now, const Visit& next,
              SoftmaxState<T>* partials) {
@@ -182,8 +182,8 @@ class SoftmaxEngine {
     fetch(ahead, call.v, keys, part, parts);
   }
 
-  // Adds part `part` of `parts` of the `rows` of a matrix, where a list scatters them: for rows in order the processor looks ahead
-  // itself, and asking for them cost 2 to 8% at n = 128.
+  // Adds part `part` of `parts` of the `rows` of a matrix, where a list scatters them: for rows in order the
+  // processor looks ahead itself, and asking for them cost 2 to 8% at n = 128.
   template <class Matrix>
   static void fetch(Ahead& ahead, const Matrix& matrix, const TokenSet& rows, Index part, Index parts) {
     if (rows.list == nullptr || matrix.col_stride != 1) return;

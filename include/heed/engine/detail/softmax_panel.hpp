@@ -28,8 +28,8 @@ struct SoftmaxRoom {
   std::uint32_t* kept;          // keys x vectors: a bit for each lane; of keys whose value rows are not finite
 };
 
-/// Streams tiles of keys past one panel of queries of one head, keeping the running softmax: scores (ScoreTile), then a new maximum,
-/// weights, values.
+/// Streams tiles of keys past one panel of queries of one head, keeping the running softmax: scores (ScoreTile), then
+/// a new maximum, weights, values.
 template <class Operands, class Call, class ScoreMod>
 class SoftmaxPanel {
  public:
@@ -108,8 +108,8 @@ class SoftmaxPanel {
     return true;
   }
 
-  // Before scores become weights: which queries keep each key whose value row is not finite. A weight of 0 does not tell, it may be
-  // one that underflowed.
+  // Before scores become weights: which queries keep each key whose value row is not finite. A weight of 0 does not
+  // tell, it may be one that underflowed.
   void note_kept(const Tile& tile, const TilePart& part, const T* s) {
     const Index width = scores_.width(), vectors = scores_.vectors();
     for (Index j = 0; j < part.n_keys; ++j) {
@@ -123,8 +123,8 @@ class SoftmaxPanel {
     }
   }
 
-  // Value rows of a part with masked pairs may hold NaN or Inf: 0 has stood in for them, so that every other number keeps its bits;
-  // now they reach the queries that keep their key, whatever it weighs.
+  // Value rows of a part with masked pairs may hold NaN or Inf: 0 has stood in for them, so that every other number
+  // keeps its bits; now they reach the queries that keep their key, whatever it weighs.
   void add_spoiled(const Tile& tile, const TilePart& part, const T* w) {
     const Index width = scores_.width(), vectors = scores_.vectors();
     for (Index j = part.at; j < part.at + part.n_keys; ++j) {

@@ -9,7 +9,8 @@ namespace heed::detail {
 
 /// Running softmax of `width` queries over the keys seen so far, `factor` bringing scores s to base-2 exponents:
 ///   m = max s, l = sum of 2^(factor (s - m)), out[c * width + i] = sum of 2^(factor (s - m)) v_c.
-/// Two states over disjoint keys merge by scaling both to the larger m (Milakov and Gimelshein 2018; Rabe and Staats 2021).
+/// Two states over disjoint keys merge by scaling both to the larger m (Milakov and Gimelshein 2018; Rabe and Staats
+/// 2021).
 template <class T>
 struct SoftmaxState {
   Index width = 0;

@@ -31,9 +31,10 @@ inline Index tile_size(const TileList& tiles) {
   return std::min(most, largest_tile);
 }
 
-/// Forward: all keys of a panel of queries. Cuts the queries of a pattern into panels, and the panels of a group into tasks: a few panels that share tiles of keys, last
-/// panels first (the longest under a causal mask), times a chunk of keys where there is one panel only. Panels and
-/// chunks depend on shapes alone; how many panels share tiles changes no result and so may depend on threads.
+/// Forward: all keys of a panel of queries. Cuts the queries of a pattern into panels, and the panels of a group into
+/// tasks: a few panels that share tiles of keys, last panels first (the longest under a causal mask), times a chunk
+/// of keys where there is one panel only. Panels and chunks depend on shapes alone; how many panels share tiles
+/// changes no result and so may depend on threads.
 class Tiling {
  public:
   static constexpr Index max_share = 26;  ///< panels of a task
@@ -58,8 +59,8 @@ class Tiling {
     for (Index s = 0; n_panels == 1 && s < pattern.n_segments(only_group); ++s)
       most_keys = std::max(most_keys, pattern.keys(only_group, s).size);
     n_chunks = chunks_of(most_keys, chunk_keys);
-    // Several tasks for each thread; panels that take turns at a tile stay in the second level cache. A task stays in one
-    // group, so that tiles are made as few times as can be.
+    // Several tasks for each thread; panels that take turns at a tile stay in the second level cache. A task stays in
+    // one group, so that tiles are made as few times as can be.
     const Index spread = threads == 1 ? n_panels : n_calls * n_panels / (4 * threads);
     const Index most = std::clamp<Index>(std::min(spread, cache_bytes / (panel_bytes + 1)), 1, max_share);
     share = std::min(most, chunks_of(most_panels, 1));
@@ -89,7 +90,8 @@ class Tiling {
     return all.part(from, std::min(n * width_, all.size - from));
   }
 
-  /// The first tile of keys from `place` on with a key in [low, high), and moves `place` behind it. Empty: there is none.
+  /// The first tile of keys from `place` on with a key in [low, high), and moves `place` behind it. Empty: there is
+  /// none.
   TokenSet next_tile(const Visit& visit, Index low, Index high, KeyPlace& place) const {
     for (; place.segment < pattern_.n_segments(visit.group); ++place.segment, place.at = 0) {
       const TokenSet keys = pattern_.keys(visit.group, place.segment);
@@ -120,8 +122,8 @@ class Tiling {
   const Index* first_task_;  // of each group
 };
 
-/// Backwards: all panels of queries of a tile of keys. Cuts keys into chunks, a task each; where the pattern lists tokens, all keys are
-/// one chunk. Chunks depend on shapes alone.
+/// Backwards: all panels of queries of a tile of keys. Cuts keys into chunks, a task each; where the pattern lists
+/// tokens, all keys are one chunk. Chunks depend on shapes alone.
 class KeyTiling {
  public:
   KeyTiling(const TileList& pattern, Index n_k) : pattern_(pattern), n_k_(n_k) {

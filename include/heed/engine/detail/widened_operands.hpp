@@ -10,8 +10,8 @@
 
 namespace heed::detail {
 
-/// How a panel multiplies: operands converted to the scalar sums are kept in, which serves every storage scalar. Holds the
-/// packed queries of one panel; a panel's row is `width` queries long.
+/// How a panel multiplies: operands converted to the scalar sums are kept in, which serves every storage scalar.
+/// Holds the packed queries of one panel; a panel's row is `width` queries long.
 template <class Call>
 class WidenedOperands {
  public:
