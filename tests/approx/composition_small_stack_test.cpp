@@ -16,7 +16,7 @@ namespace {
 // What a call may need: its own frames (at most 32 KiB), those of this test, and what the C library keeps on a stack.
 constexpr std::size_t stack_bytes = 64 << 10;
 
-/// Runs `call` on a thread of 64 KiB stack. A stack that is too small ends the process: the name of the test tells where.
+/// Runs `call` on a thread of 64 KiB stack. A stack that is too small ends the process: its test is known by name.
 void on_small_stack(const std::function<void()>& call) {
   struct Job {
     const std::function<void()>& call;
