@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "heed/approx/tc_state.hpp"
 #include "heed/approx/tf_attention.hpp"
 #include "heed/exact/attend.hpp"
+#include "heed/exact/importance.hpp"
 #include "heed/exact/key_value_cache.hpp"
 #include "heed/exact/multi_head.hpp"
 #include "support/conformance.hpp"
@@ -34,6 +36,11 @@ TcAttention<S> tc_for(const Inputs<S>& in, const TcOptions& options) {
 }
 constexpr auto published = []<class S>(const Inputs<S>& in) { return tc_for<S>(in, {}); };
 constexpr auto by_query = []<class S>(const Inputs<S>& in) { return tc_for<S>(in, {.by_query = true}); };
+constexpr auto lifted = []<class S>(const Inputs<S>& in) {
+  const Index d = in.q.cols();
+  return TcAttention<S>(random_tree<S>(height, d, 2, {.lift = random_lift<S>(height, d)}), some_logits<S>(height + 1),
+                        {.by_query = true});
+};
 
 constexpr auto published_formula = []<class S>(const Inputs<S>& in, const AttentionOptions& options) {
   return tc_formula(published(in), in, options);
@@ -41,9 +48,13 @@ constexpr auto published_formula = []<class S>(const Inputs<S>& in, const Attent
 constexpr auto by_query_formula = []<class S>(const Inputs<S>& in, const AttentionOptions& options) {
   return tc_formula(by_query(in), in, options);
 };
+constexpr auto lifted_formula = []<class S>(const Inputs<S>& in, const AttentionOptions& options) {
+  return tc_formula(lifted(in), in, options);
+};
 
 FlopCounter published_flops(const FlopCase& sizes) { return tc_flops(sizes, published(sizes.in)); }
 FlopCounter by_query_flops(const FlopCase& sizes) { return tc_flops(sizes, by_query(sizes.in)); }
+FlopCounter lifted_flops(const FlopCase& sizes) { return tc_flops(sizes, lifted(sizes.in)); }
 
 INSTANTIATE_METHOD_SUITE(TcAttention, {.make = published,
                                        .expected = published_formula,
@@ -58,6 +69,12 @@ INSTANTIATE_METHOD_SUITE(TcAttentionByQuery, {.make = by_query,
                                               .supports = tc_supports,
                                               .has_softmax = false,
                                               .reads_keys_to_choose = true});
+INSTANTIATE_METHOD_SUITE(TcAttentionLifted, {.make = lifted,
+                                             .expected = lifted_formula,
+                                             .flops = lifted_flops,
+                                             .supports = tc_supports,
+                                             .has_softmax = false,
+                                             .reads_keys_to_choose = true});
 
 /// The suite's tolerance is that of softmax attention, which TC is not.
 TEST(TcAttention, EqualsItsFormulaToRounding) {
@@ -99,6 +116,91 @@ TEST(TcAttention, ALevelOfMinusInfinityIsOff) {
   const auto root_alone = attend(in.q, in.k, in.v, {}, TcAttention<double>{tree, logits});
   const Eigen::RowVectorXd mean = in.v.colwise().mean();
   for (Index i = 0; i < 40; ++i) EXPECT_MATRIX_NEAR(root_alone.out.row(i).eval(), mean, 1e-14);
+}
+
+/// Published weights, by query, and what they make of keys: over trees with empty nodes, logits of every size and levels that are off.
+TEST(TcAttention, LevelLogitsOfAnySizeWeighTheNodesThatHoldKeys) {
+  const double sizes[] = {0, 5, -200, 1e30, -1e30, 1e38, -1e38, minus_infinity_of<double>()};
+  NumberStream numbers(3);
+  for (int trial = 0; trial < 60; ++trial) {
+    const Index tree_height = trial % 2 == 0 ? 3 : 5;
+    const auto in = random_inputs<double>({.n_q = 40, .n_k = 2 + numbers.below(20), .d = 5, .d_v = 6});
+    Vector<double> logits(tree_height + 1);
+    for (Index t = 0; t <= tree_height; ++t) logits(t) = sizes[numbers.below(8)];
+    const OptionStore store(40, in.k.rows());
+    for (const bool query : {false, true}) {
+      const TcAttention<double> tc(random_tree<double>(tree_height, 5), logits, {.by_query = query});
+      const Inputs<float> single = in.cast<float>();
+      const TcAttention<float> tc_single(random_tree<float>(tree_height, 5), logits.cast<float>(), {.by_query = query});
+      for (const OptionKind& kind : option_kinds(store)) {
+        if (!tc_supports(kind.name)) continue;
+        std::ostringstream text;
+        text << kind.name << (query ? ", by query, " : ", ") << logits.transpose();
+        SCOPED_TRACE(text.str());
+        const AttentionOptions options = options_of(store, kind);
+        const Matrix<double> want = tc_formula(tc, in, options).out;
+        EXPECT_MATRIX_NEAR(attend(in.q, in.k, in.v, options, tc).out, want, 2e-14);
+        EXPECT_MATRIX_NEAR(attend(single.q, single.k, single.v, options, tc_single).out, want, 1e-5);
+        Inputs<double> identity = in;  // A itself is the formula over the identity as values
+        identity.v = Matrix<double>::Identity(in.k.rows(), in.k.rows());
+        const Matrix<double> weights = tc_formula(tc, identity, options).out;
+        const auto importance = key_importance(in.q, in.k, options, tc);
+        for (Index j = 0; j < in.k.rows(); ++j) {
+          EXPECT_NEAR(importance.largest(j), weights.col(j).maxCoeff(), 1e-14);
+          EXPECT_NEAR(importance.norm(j), weights.col(j).norm(), 1e-14);
+        }
+      }
+    }
+  }
+}
+
+TEST(TcAttention, CountsWorkOnceHoweverManyThreadsShareIt) {
+  const auto in = random_inputs<double>({.n_q = 300, .n_k = 400, .d = 5, .d_v = 70});
+  for (const bool query : {false, true}) {
+    const TcAttention<double> tc = tc_for(in, {.by_query = query});
+    for (const Causal causal : {Causal::none, Causal::bottom_right, Causal::top_left}) {
+      const AttentionOptions options{.mask = {.causal = causal, .n_real_keys = 390}};
+      const FlopCounter want = PlainTc(tc, in, options).flops();
+      for (const Index threads : {1, 2, 5}) {
+        FlopCounter got;
+        attend(in.q, in.k, in.v, options, tc, {.flops = &got, .threads = threads});
+        for (const Phase phase : {Phase::route, Phase::scores, Phase::values})
+          EXPECT_EQ(got.products(phase), want.products(phase)) << threads;
+        EXPECT_EQ(got.exponentials(), want.exponentials()) << threads;
+      }
+    }
+  }
+}
+
+/// A level that is off is not read, whatever its node holds; one whose weight rounds to 0 is.
+TEST(TcAttention, NanShowsThroughAWeightThatUnderflowsButNotThroughALevelThatIsOff) {
+  Matrix<float> q = Matrix<float>::Constant(6, 1, 1.0f), k = Matrix<float>::Constant(8, 1, 1.0f), v(8, 2);
+  v.setRandom();
+  k.topRows(3).setConstant(-1.0f);  // in the other leaf
+  v(1, 0) = nan_of<float>();
+  const DecisionTree<float> tree(Matrix<float>::Ones(1, 1), Vector<float>::Zero(1).eval());
+  const Matrix<float> poisoned = [&] {
+    Matrix<float> keys = k;
+    keys(1, 0) = nan_of<float>();  // NaN goes to the first child: to where it was
+    return keys;
+  }();
+  for (const bool query : {false, true}) {
+    for (const Causal causal : {Causal::none, Causal::bottom_right}) {
+      const AttentionOptions options{.mask = {.causal = causal}};
+      const auto out = [&](const Matrix<float>& keys, double root_logit) {
+        const Vector<float> logits{{static_cast<float>(root_logit), 0.0f}};
+        return attend(q, keys, v, options, TcAttention<float>(tree, logits, {.by_query = query})).out;
+      };
+      const Matrix<float> underflows = out(k, -300), off = out(k, minus_infinity_of<double>());
+      const Matrix<float> off_and_poisoned = out(poisoned, minus_infinity_of<double>());
+      for (Index i = 0; i < 6; ++i) {
+        EXPECT_TRUE(is_nan(underflows(i, 0)));
+        EXPECT_FALSE(is_nan(underflows(i, 1)));
+      }
+      EXPECT_TRUE(off.allFinite());
+      EXPECT_SAME_BITS(off_and_poisoned, off);
+    }
+  }
 }
 
 TEST(TcAttention, DecodingGivesTheRowsOfTheCausalPassBitForBit) {

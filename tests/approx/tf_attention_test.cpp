@@ -13,6 +13,7 @@
 #include "heed/exact/key_value_cache.hpp"
 #include "heed/exact/multi_head.hpp"
 #include "support/conformance.hpp"
+#include "support/tf_formula.hpp"
 #include "support/trees.hpp"
 
 namespace heed::test {
@@ -33,6 +34,12 @@ DecisionTree<S> balanced_tree_for(const Inputs<S>& in) {
 constexpr auto small_tree = []<class S>(const Inputs<S>& in) { return TfAttention<S>(tree_for(in)); };
 constexpr auto united = []<class S>(const Inputs<S>& in) { return TfAttention<S>(tree_for(in), near); };
 constexpr auto balanced = []<class S>(const Inputs<S>& in) { return TfAttention<S>(balanced_tree_for(in)); };
+template <class S>
+DecisionTree<S> lifted_tree_for(const Inputs<S>& in) {
+  return random_tree<S>(height, in.q.cols(), 3,
+                        {.biases = TreeBiases::key_medians, .lift = random_lift<S>(height, in.q.cols())});
+}
+constexpr auto lifted = []<class S>(const Inputs<S>& in) { return TfAttention<S>(lifted_tree_for(in)); };
 constexpr auto one_leaf = []<class S>(const Inputs<S>&) { return TfAttention<S>(DecisionTree<S>()); };
 constexpr auto wide_window = []<class S>(const Inputs<S>& in) {
   return TfAttention<S>(tree_for(in), {.n_sinks = 100000});
@@ -55,10 +62,19 @@ constexpr auto same_balanced_leaf = []<class S>(const Inputs<S>& in, const Atten
   return pairs_of_tree(balanced_tree_for(in), in, options);
 };
 
+constexpr auto same_lifted_leaf = []<class S>(const Inputs<S>& in, const AttentionOptions& options) {
+  return pairs_of_tree(lifted_tree_for(in), in, options);
+};
+
 /// Products of kept pairs, and the decisions of every token.
 FlopCounter tf_flops(const FlopCase& sizes) {
   FlopCounter flops = exact_flops(sizes);
   flops.add_products(Phase::route, tree_flops(tree_for(sizes.in), sizes));
+  return flops;
+}
+FlopCounter lifted_flops(const FlopCase& sizes) {
+  FlopCounter flops = exact_flops(sizes);
+  flops.add_products(Phase::route, tree_flops(lifted_tree_for(sizes.in), sizes));
   return flops;
 }
 
@@ -83,6 +99,12 @@ INSTANTIATE_METHOD_SUITE(TfAttentionWithWindowAndSinks, {.make = united,
 INSTANTIATE_METHOD_SUITE(TfAttentionBalancedByMedians, {.make = balanced,
                                                         .keeps = same_balanced_leaf,
                                                         .flops = tf_flops,
+                                                        .supports = without_the_future,
+                                                        .reads_keys_to_choose = true,
+                                                        .falls_back = true});
+INSTANTIATE_METHOD_SUITE(TfAttentionLiftedAndBalanced, {.make = lifted,
+                                                        .keeps = same_lifted_leaf,
+                                                        .flops = lifted_flops,
                                                         .supports = without_the_future,
                                                         .reads_keys_to_choose = true,
                                                         .falls_back = true});
@@ -245,71 +267,6 @@ TEST(TfAttention, RefusesWhatItCannotMean) {
             std::string::npos);
 }
 
-/// TF-attention with a leaf cap, from its definition in plain loops.
-template <class S>
-AttentionResult<double> capped_attention(const DecisionTree<S>& tree, const TfOptions& tf, const Inputs<S>& in,
-                                         const AttentionOptions& options, double* centroids) {
-  const Index n_q = in.q.rows(), n_k = in.k.rows(), d = in.q.cols(), d_v = in.v.cols();
-  const PairMatrix pairs = pairs_of_tree(tree, in, options);
-  const Vector<Index> leaf = PlainTree(tree).leaves(in.k, true);
-  const auto q = in.q.template cast<double>().eval(), k = in.k.template cast<double>().eval(),
-             v = in.v.template cast<double>().eval();
-  const double scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(d)));
-  std::vector<Index> rank(static_cast<std::size_t>(n_k)), seen(static_cast<std::size_t>(tree.n_leaves()));
-  for (Index j = 0; j < n_k; ++j) {
-    bool kept = false;  // a key that no query keeps takes no place in its leaf
-    for (Index i = 0; i < n_q; ++i) kept = kept || heed::detail::reference_pair(options.mask, i, j, n_q, n_k, 0).kept;
-    if (kept) rank[static_cast<std::size_t>(j)] = seen[static_cast<std::size_t>(leaf(j))]++;
-  }
-  AttentionResult<double> result{Matrix<double>::Zero(n_q, d_v), Vector<double>::Zero(n_q)};
-  for (Index i = 0; i < n_q; ++i) {
-    std::vector<double> scores;
-    std::vector<Eigen::VectorXd> values;
-    double diagonal = 0;
-    for (Index l = 0; l < tree.n_leaves(); ++l) {
-      double n = 0, position = 0, bias = 0;
-      Eigen::VectorXd mean_k = Eigen::VectorXd::Zero(d), mean_v = Eigen::VectorXd::Zero(d_v);
-      for (Index j = 0; j < n_k; ++j) {
-        const auto pair = heed::detail::reference_pair(options.mask, i, j, n_q, n_k, 0);
-        if (leaf(j) != l || !pair.kept) continue;
-        diagonal = static_cast<double>(j - pair.ahead);
-        const bool exact = pairs(i, j) && rank[static_cast<std::size_t>(j)] < *tf.leaf_cap;
-        const bool is_united =
-            tf.window_left && !pairs(i, j) && is_near(options.mask, i, j, n_q, n_k, *tf.window_left, tf.n_sinks);
-        if (exact || is_united) {
-          scores.push_back(heed::detail::reference_score<double>(view_of(q), view_of(k), options, scale, i, j,
-                                                                 pair.ahead, NoScoreMod{}, 0));
-          values.push_back(v.row(j).transpose());
-        } else if (pairs(i, j)) {
-          n += 1;
-          position += static_cast<double>(j);
-          if (options.mask.bias.given()) bias += options.mask.bias.at(i, j);
-          mean_k += k.row(j).transpose();
-          mean_v += v.row(j).transpose();
-        }
-      }
-      if (n == 0) continue;
-      ++*centroids;
-      double s = scale * q.row(i).dot((mean_k / n).transpose());
-      if (options.softcap) s = *options.softcap * std::tanh(s / *options.softcap);
-      s += bias / n;
-      if (options.mask.alibi_slope.given()) s -= options.mask.alibi_slope.of(0) * std::abs(diagonal - position / n);
-      scores.push_back(s + std::log(n));
-      values.push_back(mean_v / n);
-    }
-    double top = options.sinks.given() ? options.sinks.of(0) : -1e300;
-    for (const double s : scores) top = std::max(top, s);
-    double sum = options.sinks.given() ? std::exp(options.sinks.of(0) - top) : 0.0;
-    for (std::size_t t = 0; t < scores.size(); ++t) {
-      sum += std::exp(scores[t] - top);
-      result.out.row(i) += std::exp(scores[t] - top) * values[t].transpose();
-    }
-    if (sum > 0) result.out.row(i) /= sum;
-    result.lse(i) = sum > 0 ? top + std::log(sum) : minus_infinity_of<double>();
-  }
-  return result;
-}
-
 TEST(TfAttention, OverflowOfALeafStandsAsOneCentroid) {
   const auto in = random_inputs<double>({.n_q = 65, .n_k = 113, .d = 9, .d_v = 7});
   const OptionStore store(65, 113);
@@ -321,13 +278,13 @@ TEST(TfAttention, OverflowOfALeafStandsAsOneCentroid) {
         if (!fit_together(a, b)) continue;
         SCOPED_TRACE(std::string(a.name) + " and " + std::string(b.name));
         const AttentionOptions options = options_of(store, a, b);
-        double centroids = 0;
-        const auto want = capped_attention(tree, tf, in, options, &centroids);
+        const TfAnswer want = tf_formula(tree, tf, in, options);
         FlopCounter flops;
         const auto got = attend(in.q, in.k, in.v, options, TfAttention<double>(tree, tf), {.flops = &flops});
-        EXPECT_MATRIX_NEAR(got.out, want.out, 1e-13);
-        EXPECT_MATRIX_NEAR(got.lse, want.lse, 1e-13);
-        EXPECT_EQ(flops.products(Phase::far_field), 2.0 * (9 + 7) * centroids);
+        EXPECT_MATRIX_NEAR(got.out, want.result.out, 1e-13);
+        EXPECT_MATRIX_NEAR(got.lse, want.result.lse, 1e-13);
+        EXPECT_EQ(flops.products(Phase::far_field), 2.0 * (9 + 7) * want.centroids);
+        EXPECT_EQ(flops.exponentials(), want.pairs + want.centroids);
       }
     }
   }

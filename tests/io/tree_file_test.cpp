@@ -34,6 +34,43 @@ TEST(TreeFile, GivesBackWhatWasSaved) {
   }
 }
 
+/// A tree is worth where it sends tokens: lifts and medians too must come back.
+template <class S>
+void expect_same_leaves() {
+  using T = Accumulator<S>;
+  const heed_test::TemporaryFolder folder;
+  const std::string path = folder.path("tree.safetensors");
+  const Matrix<S> tokens = random_matrix<S>(203, 9, 5);
+  for (const TreeBiases biases : {TreeBiases::stored, TreeBiases::key_medians}) {
+    for (const bool lifted : {false, true}) {
+      TreeOptions<T> options{.biases = biases};
+      if (lifted) options.lift = random_lift<S>(4, 9);
+      const DecisionTree<S> tree = random_tree<S>(4, 9, 1, options);
+      save_tree(path, tree);
+      const auto back = load_tree<S>(path);
+      EXPECT_SAME_BITS(back.leaf_of(tokens), tree.leaf_of(tokens));
+      EXPECT_SAME_BITS(back.leaf_of_keys(tokens), tree.leaf_of_keys(tokens));
+      EXPECT_SAME_BITS(back.with_biases_of(tokens).biases(), tree.with_biases_of(tokens).biases());
+      // The same tree in another scalar reads the same numbers.
+      if (sizeof(T) == sizeof(float)) {
+        const auto wide = load_tree<double>(path);
+        ASSERT_EQ(wide.lift().has_value(), lifted);
+        EXPECT_EQ(wide.bias_rule(), biases);
+        if (lifted) {
+          EXPECT_SAME_BITS(wide.lift()->weights, tree.lift()->weights.template cast<double>().eval());
+        }
+      }
+    }
+  }
+}
+
+TEST(TreeFile, ASavedTreeSendsTokensToTheSameLeaves) {
+  expect_same_leaves<float>();
+  expect_same_leaves<double>();
+  expect_same_leaves<Eigen::half>();
+  expect_same_leaves<Eigen::bfloat16>();
+}
+
 TEST(TreeFile, RefusesWhatIsNoTree) {
   const heed_test::TemporaryFolder folder;
   const std::string path = folder.path("tree.safetensors");
