@@ -76,7 +76,8 @@ std::vector<Kind<S>> kinds() {
   return {
       {"none", [](O&, const D&) {}},
       {"causal", [](O& o, const D&) { o.mask.causal = Causal::bottom_right; }},
-      {"window", [](O& o, const D& at) { o.mask.causal = Causal::bottom_right, o.mask.window_left = at.shape.n_k / 2; }},
+      {"window",
+       [](O& o, const D& at) { o.mask.causal = Causal::bottom_right, o.mask.window_left = at.shape.n_k / 2; }},
       {"padding", [](O& o, const D& at) { o.mask.n_real_keys = at.shape.n_k - at.shape.n_k / 5; }},
       {"allowed", [](O& o, const D& at) { o.mask.allowed = at.allowed; }},
       {"bias", [](O& o, const D& at) { o.mask.bias = at.bias; }},
@@ -134,14 +135,12 @@ void expect_every_option(const Shape& shape) {
 }
 
 constexpr Shape shapes[] = {
-    {1, 70, 1, 1, 8, 5},      // one head, one chunk of keys
-    {1, 333, 4, 4, 8, 8},     // heads apart
-    {1, 333, 7, 1, 5, 9},     // more heads than run side by side over shared keys
-    {1, 5003, 12, 4, 16, 16}, // several chunks of keys
-    {1, 5003, 2, 1, 64, 64},
-    {2, 333, 4, 2, 8, 5},     // a few queries
-    {3, 4500, 3, 1, 16, 3},
-    {5, 600, 8, 2, 8, 8},
+    {1, 70, 1, 1, 8, 5},                             // one head, one chunk of keys
+    {1, 333, 4, 4, 8, 8},                            // heads apart
+    {1, 333, 7, 1, 5, 9},                            // more heads than run side by side over shared keys
+    {1, 5003, 12, 4, 16, 16},                        // several chunks of keys
+    {1, 5003, 2, 1, 64, 64},  {2, 333, 4, 2, 8, 5},  // a few queries
+    {3, 4500, 3, 1, 16, 3},   {5, 600, 8, 2, 8, 8},
 };
 
 TEST(DecodeOptions, EveryOptionByHeadGivesTheAnswerOfTheOracleInFloat) {
