@@ -1,4 +1,5 @@
-// Packed sequences whose keys lie elsewhere than their queries: whatever is planned for one call is what each sequence alone would plan.
+// Packed sequences whose keys lie elsewhere than their queries: whatever is planned for one call is what each sequence
+// alone would plan.
 #include <cmath>
 #include <string>
 #include <utility>

@@ -1,4 +1,5 @@
-// Few queries of one head or of many over many keys: every option, and those that differ by head, against the oracle of each head.
+// Few queries of one head or of many over many keys: every option, and those that differ by head, against the oracle of
+// each head.
 #include <cstddef>
 #include <string>
 #include <vector>
