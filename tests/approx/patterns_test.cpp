@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <cmath>
 #include <set>
 #include <vector>
 
@@ -6,7 +8,9 @@
 #include "heed/approx/bigbird_attention.hpp"
 #include "heed/approx/pattern_attention.hpp"
 #include "heed/approx/window_attention.hpp"
+#include "heed/exact/attend.hpp"
 #include "heed/exact/attend_over.hpp"
+#include "heed/exact/reference.hpp"
 #include "support/conformance.hpp"
 #include "support/places.hpp"
 #include "support/trees.hpp"
@@ -35,28 +39,44 @@ constexpr auto near_or_global = []<class S>(const Inputs<S>& in, const Attention
 INSTANTIATE_METHOD_SUITE(BigBirdAttention,
                          {.make = bigbird, .exact_when = all_blocks, .keeps = near_or_global, .positional = true});
 
+/// Which blocks of `size` keys each query sees, from its weights alone: 1 where every key of the block that the mask
+/// keeps has one, 0 where none has; anything else is a mistake of the pattern.
+Eigen::MatrixXi blocks_seen(const BigBirdOptions& options, const Mask& mask, Index n, Index size) {
+  const auto in = random_inputs<double>({.n_q = n, .n_k = n, .d = 2, .d_v = 1});
+  const Matrix<double> identity = Matrix<double>::Identity(n, n);
+  const Matrix<double> weights = attend(in.q, in.k, identity, {.mask = mask}, BigBirdAttention(options)).out;
+  Eigen::MatrixXi seen = Eigen::MatrixXi::Zero(n, (n + size - 1) / size);
+  for (Index i = 0; i < n; ++i) {
+    for (Index b = 0; b < seen.cols(); ++b) {
+      Index n_seen = 0, n_kept = 0;
+      for (Index j = b * size; j < std::min(n, (b + 1) * size); ++j) {
+        n_seen += weights(i, j) > 0 ? 1 : 0;
+        n_kept += heed::detail::reference_pair(mask, i, j, n, n, 0).kept ? 1 : 0;
+      }
+      EXPECT_TRUE(n_seen == 0 || n_seen == n_kept) << "query " << i << ", block " << b;
+      seen(i, b) = n_seen > 0 ? 1 : 0;
+    }
+  }
+  return seen;
+}
+
 TEST(BigBirdAttention, DrawsItsBlocksAnewForEachSeedAndBlockAndNeverTwice) {
-  std::set<std::vector<Index>> choices;
-  const Mask mask;
-  Workspace workspace;
+  std::set<std::vector<int>> choices;
   for (const std::uint64_t seed : {1, 2}) {
-    Workspace::Frame frame(workspace);
-    const auto tiles = heed::detail::bigbird_tiles({.block = 4, .n_random = 5, .seed = seed}, mask, 400, 400, frame);
-    EXPECT_EQ(tiles.n_groups(), 100);
-    for (Index g = 0; g < 100; ++g) {
-      std::vector<Index> blocks;
-      for (Index s = 0; s < tiles.n_segments(g); ++s) {
-        const TokenSet keys = tiles.keys(g, s);
-        for (Index b = keys.first / 4; b < (keys.first + keys.size) / 4; ++b) blocks.push_back(b);
+    const auto seen = blocks_seen({.block = 4, .n_random = 5, .seed = seed}, {}, 400, 4);
+    for (Index i = 0; i < 400; ++i) {
+      const Index mine = i / 4;
+      EXPECT_EQ(seen.row(i), seen.row(mine * 4)) << "queries of a block see the same blocks";
+      if (mine < 2) {
+        EXPECT_EQ(seen.row(i).sum(), 100) << "the first see all";
+        continue;
       }
-      EXPECT_TRUE(std::set<Index>(blocks.begin(), blocks.end()).size() == blocks.size());
-      if (g >= 4 && g < 99) {
-        EXPECT_EQ(blocks.size(), 2u + 3u + 5u) << "block " << g;
-      }
-      if (g < 2) {
-        EXPECT_EQ(blocks.size(), 100u);
-      }
-      choices.insert(blocks);
+      for (const Index b : {Index(0), Index(1), mine - 1, mine, std::min<Index>(mine + 1, 99)})
+        EXPECT_EQ(seen(i, b), 1);
+      std::set<Index> fixed{0, 1, mine - 1, mine, std::min<Index>(mine + 1, 99)};
+      EXPECT_EQ(seen.row(i).sum(), static_cast<int>(fixed.size()) + 5) << "five further ones";
+      const Eigen::RowVectorXi row = seen.row(i);
+      choices.insert({row.data(), row.data() + row.size()});
     }
   }
   EXPECT_GT(choices.size(), 190u);
@@ -65,17 +85,45 @@ TEST(BigBirdAttention, DrawsItsBlocksAnewForEachSeedAndBlockAndNeverTwice) {
 TEST(BigBirdAttention, DrawsFromThePastWhereItIsCausal) {
   Mask mask;
   mask.causal = Causal::square;
-  Workspace workspace;
-  Workspace::Frame frame(workspace);
-  const auto tiles = heed::detail::bigbird_tiles({.block = 4, .n_random = 5}, mask, 400, 400, frame);
-  for (Index g = 0; g < tiles.n_groups(); ++g) {
-    const TokenSet last = tiles.keys(g, tiles.n_segments(g) - 1);
-    EXPECT_LE(last.first + last.size, 4 * (g + 1)) << "keys after the block are masked anyway";
+  const auto seen = blocks_seen({.block = 4, .n_random = 5}, mask, 400, 4);
+  for (Index i = 0; i < 400; ++i) {
+    const Index mine = i / 4, free = std::max<Index>(0, mine - 3);  // neither global nor next to the query's
+    EXPECT_EQ(seen.row(i).tail(99 - mine).sum(), 0);
+    const Index fixed = std::min<Index>(mine + 1, mine >= 3 ? 4 : mine + 1);
+    EXPECT_EQ(seen.row(i).sum(), fixed + std::min<Index>(5, free))
+        << "query " << i << ": no draw is lost to the future";
   }
-  for (Index g = 12; g < 100; ++g) {
-    Index n_keys = 0;
-    for (Index s = 0; s < tiles.n_segments(g); ++s) n_keys += tiles.keys(g, s).size;
-    EXPECT_EQ(n_keys, 4 * (2 + 2 + 5));
+}
+
+// Over seeds every free block comes equally often, and every two of them together.
+TEST(BigBirdAttention, DrawsEveryFreeBlockEquallyOften) {
+  constexpr int n_seeds = 3000, n_blocks = 12;
+  Mask mask;
+  for (const Causal causal : {Causal::none, Causal::square}) {
+    mask.causal = causal;
+    Eigen::MatrixXd together = Eigen::MatrixXd::Zero(n_blocks, n_blocks);
+    const Index mine = 9;
+    for (int seed = 0; seed < n_seeds; ++seed) {
+      const BigBirdOptions options{
+          .block = 2, .n_near = 1, .n_global = 1, .n_random = 3, .seed = static_cast<std::uint64_t>(seed)};
+      const auto seen = blocks_seen(options, mask, 2 * n_blocks, 2);
+      const Eigen::RowVectorXd row = seen.row(2 * mine).cast<double>();
+      together += row.transpose() * row;
+    }
+    std::vector<Index> free;
+    for (Index b = 1; b < (causal == Causal::none ? n_blocks : mine); ++b) {
+      if (std::abs(b - mine) > 1) free.push_back(b);
+    }
+    const auto n_free = static_cast<double>(free.size());
+    const double one = 3 / n_free, two = one * 2 / (n_free - 1);  // of 3 out of n_free
+    for (const Index a : free) {
+      EXPECT_NEAR(together(a, a), n_seeds * one, 5 * std::sqrt(n_seeds * one * (1 - one))) << "block " << a;
+      for (const Index b : free) {
+        if (b > a) {
+          EXPECT_NEAR(together(a, b), n_seeds * two, 5 * std::sqrt(n_seeds * two * (1 - two))) << a << " and " << b;
+        }
+      }
+    }
   }
 }
 

@@ -45,6 +45,58 @@ TEST(CounterRng, UniformHasTheMomentsOfTheUniformLaw) {
   EXPECT_NEAR(square / n, 1.0 / 3, 5 * std::sqrt(4.0 / 45 / n));
 }
 
+/// Sum over the cells of (count - expected)^2 / expected, and where it must stay under: 5 standard deviations above its
+/// mean.
+double chi_square(const std::vector<double>& counts) {
+  double n = 0, sum = 0;
+  for (const double count : counts) n += count;
+  const double expected = n / static_cast<double>(counts.size());
+  for (const double count : counts) sum += (count - expected) * (count - expected) / expected;
+  return sum;
+}
+double chi_square_limit(std::size_t cells) {
+  const auto freedom = static_cast<double>(cells - 1);
+  return freedom + 5 * std::sqrt(2 * freedom) + 10;
+}
+
+TEST(CounterRng, UniformFillsEveryPartOfTheIntervalAndEveryBit) {
+  CounterRng random(4, 5);
+  constexpr int n = 200000;
+  std::vector<double> cells(256, 0.0), fine(256, 0.0), pairs(256, 0.0);
+  double before = random.uniform();
+  for (int t = 0; t < n; ++t) {
+    const double u = random.uniform();
+    ++cells[static_cast<std::size_t>(u * 256)];
+    const auto bits = static_cast<std::uint64_t>(u * 0x1p53);
+    EXPECT_EQ(static_cast<double>(bits) * 0x1p-53, u) << "a multiple of 2^-53";
+    ++fine[bits & 255];
+    ++pairs[static_cast<std::size_t>(before * 16) * 16 + static_cast<std::size_t>(u * 16)];
+    before = u;
+  }
+  for (const auto* counts : {&cells, &fine, &pairs}) EXPECT_LT(chi_square(*counts), chi_square_limit(256));
+}
+
+TEST(CounterRng, BelowIsUniformForSmallRangesAndLarge) {
+  for (const Index range : {2, 3, 5, 64, 1000}) {
+    CounterRng random(11, static_cast<std::uint64_t>(range));
+    std::vector<double> counts(static_cast<std::size_t>(range), 0.0);
+    for (int t = 0; t < 300000; ++t) ++counts[static_cast<std::size_t>(random.below(range))];
+    EXPECT_LT(chi_square(counts), chi_square_limit(counts.size())) << "below " << range;
+  }
+  // 2^64 is no multiple of these ranges: remainders of a plain draw would favour the low numbers by half, or a third.
+  for (const Index range : {Index{3} << 61, (Index{1} << 62) + (Index{1} << 61) + (Index{1} << 60), Index{1} << 40}) {
+    CounterRng random(12, static_cast<std::uint64_t>(range));
+    std::vector<double> counts(16, 0.0);
+    for (int t = 0; t < 100000; ++t) {
+      const Index drawn = random.below(range);
+      ASSERT_GE(drawn, 0);
+      ASSERT_LT(drawn, range);
+      ++counts[static_cast<std::size_t>(drawn / (range / 16))];
+    }
+    EXPECT_LT(chi_square(counts), chi_square_limit(counts.size())) << "below " << range;
+  }
+}
+
 TEST(CounterRng, BelowReachesEveryNumberEquallyOften) {
   CounterRng random(3, 6);
   constexpr int n = 70000, sides = 7;

@@ -122,6 +122,20 @@ TEST(KeyValueCache, MayStoreSixteenBits) {
   expect_cache_rounds_to<Eigen::bfloat16>();
 }
 
+/// What the oracle says of one query of 4 heads over these keys and values of 2.
+template <class Got>
+void expect_each_head(const Got& got, const Matrix<float>& q, const Matrix<float>& k, const Matrix<float>& v,
+                      const AttentionOptions& options) {
+  for (Index h = 0; h < 4; ++h) {
+    const Inputs<float> in{q.middleCols(6 * h, 6), k.middleCols(6 * (h / 2), 6), v.middleCols(5 * (h / 2), 5)};
+    const auto exact = in.cast<double>();
+    const auto want = reference_attention(exact.q, exact.k, exact.v, options);
+    const Rounding rounding = rounding_against<float>(want, in, options);
+    EXPECT_MATRIX_NEAR(got.out.middleCols(5 * h, 5).eval(), want.out, rounding.out);
+    EXPECT_MATRIX_NEAR(got.lse.col(h).eval(), want.lse, rounding.lse);
+  }
+}
+
 TEST(KeyValueCache, LongOnesAreSplitOverKeysWithoutChangingABit) {
   const Matrix<float> q = random_matrix<float>(1, 24, 1), k = random_matrix<float>(40000, 12, 2),
                       v = random_matrix<float>(40000, 10, 3);
@@ -134,6 +148,8 @@ TEST(KeyValueCache, LongOnesAreSplitOverKeysWithoutChangingABit) {
         AttentionOptions{.sinks = 3.0}}) {
     const auto want = attend(q, floats, options, {.threads = 1});
     const auto want_half = attend(q, halves, options, {.threads = 1});
+    expect_each_head(want, q, k, v, options);
+    expect_each_head(want_half, q, k.cast<Eigen::half>().cast<float>(), v.cast<Eigen::half>().cast<float>(), options);
     for (const Index threads : {2, 3, 5, 0}) {
       EXPECT_SAME_BITS(attend(q, floats, options, {.threads = threads}).out, want.out);
       EXPECT_SAME_BITS(attend(q, halves, options, {.threads = threads}).out, want_half.out);
