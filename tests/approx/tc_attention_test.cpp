@@ -100,6 +100,23 @@ TEST(TcAttention, EqualsItsFormulaToRounding) {
   }
 }
 
+/// Medians are those of the keys that some query sees, lifted where the tree has a lift.
+TEST(TcAttention, TakesMediansOfTheKeysOfTheCall) {
+  const auto in = random_inputs<double>({.n_q = 65, .n_k = 113, .d = 9, .d_v = 7});
+  for (const bool lift : {false, true}) {
+    TreeOptions<double> of_tree{.biases = TreeBiases::key_medians};
+    if (lift) of_tree.lift = random_lift<double>(height, 9);
+    for (const bool query : {false, true}) {
+      const TcAttention<double> tc(random_tree<double>(height, 9, 5, of_tree), some_logits<double>(height + 1),
+                                   {.by_query = query});
+      for (const Index n_real : {Mask::unlimited, Index(70), Index(1), Index(0)}) {
+        const AttentionOptions options{.mask = {.n_real_keys = n_real}};
+        EXPECT_MATRIX_NEAR(attend(in.q, in.k, in.v, options, tc).out, tc_formula(tc, in, options).out, 2e-14);
+      }
+    }
+  }
+}
+
 TEST(TcAttention, HeightZeroIsMeanPooling) {
   const auto in = random_inputs<double>({.n_q = 20, .n_k = 30, .d = 5, .d_v = 6});
   const TcAttention<double> tc{DecisionTree<double>(), Vector<double>::Zero(1).eval()};
@@ -118,7 +135,8 @@ TEST(TcAttention, ALevelOfMinusInfinityIsOff) {
   for (Index i = 0; i < 40; ++i) EXPECT_MATRIX_NEAR(root_alone.out.row(i).eval(), mean, 1e-14);
 }
 
-/// Published weights, by query, and what they make of keys: over trees with empty nodes, logits of every size and levels that are off.
+/// Published weights, by query, and what they make of keys: over trees with empty nodes, logits of every size and
+/// levels that are off.
 TEST(TcAttention, LevelLogitsOfAnySizeWeighTheNodesThatHoldKeys) {
   const double sizes[] = {0, 5, -200, 1e30, -1e30, 1e38, -1e38, minus_infinity_of<double>()};
   NumberStream numbers(3);
@@ -249,6 +267,12 @@ TEST(TcAttention, RefusesWhatItCannotMean) {
   Vector<float> bad = some_logits<float>(3);
   bad(1) = nan_of<float>();
   EXPECT_THROW((TcAttention<float>{tree, bad}), OptionError);
+  for (const double beyond : {1e39, -1e39, infinity_of<double>()}) {
+    Vector<double> wide = some_logits<double>(3);
+    wide(1) = beyond;
+    EXPECT_THROW((TcAttention<float>{tree, wide}), OptionError);
+    EXPECT_THROW((TcAttention<float>{tree, wide.transpose()}), OptionError);
+  }
   const TcAttention<float> tc{tree, some_logits<float>(3)};
   const OptionStore store(9, 9);
   for (const OptionKind& kind : option_kinds(store)) {

@@ -198,6 +198,32 @@ TEST(DecisionTree, RefusesWhatIsNoTree) {
   EXPECT_EQ(said([&] { DecisionTree<float>(planes, biases).leaf_of(random_matrix<float>(3, 5, 1)); }),
             "heed: cols(tokens) = 5 but the tree has planes of 4 entries");
   EXPECT_NO_THROW(DecisionTree<float>(Matrix<float>(0, 4), Vector<float>(0)));
+  // Finite as given, and not in the scalar of the sums.
+  Matrix<double> wide = planes.cast<double>();
+  wide(3, 2) = -1e39;
+  EXPECT_EQ(said([&] { DecisionTree<Eigen::half>(wide, biases); }),
+            "heed: planes(3, 2) = -1e+39 must be finite in float, which sums are kept in");
+  EXPECT_NO_THROW(DecisionTree<double>(wide, biases));
+  Vector<double> wide_biases = Vector<double>::Zero(7);
+  wide_biases(6) = 1e39;
+  EXPECT_EQ(said([&] { DecisionTree<float>(planes, wide_biases); }),
+            "heed: biases(6) = 1e+39 must be finite in float, which sums are kept in");
+  EXPECT_EQ(said([&] { DecisionTree<float>(planes, wide_biases.transpose()); }),
+            "heed: biases(6) = 1e+39 must be finite in float, which sums are kept in");
+  for (const float radius : {-1.0f, nan_of<float>(), infinity_of<float>()}) {
+    EXPECT_NE(said([&] {
+                DecisionTree<float>(planes, biases, {.lift = TreeLift<float>{radius, biases}});
+              }).find("heed: lift.radius = "),
+              std::string::npos);
+  }
+  EXPECT_EQ(said([&] {
+              DecisionTree<float>(planes, biases, {.lift = TreeLift<float>{1, bad_bias}});
+            }),
+            "heed: lift.weights(1) = -inf must be finite");
+  EXPECT_EQ(said([&] {
+              DecisionTree<float>(planes, biases, {.lift = TreeLift<float>{1, biases.head(6)}});
+            }),
+            "heed: lift.weights has 6 entries but must have rows(planes) = 7");
 }
 
 }  // namespace

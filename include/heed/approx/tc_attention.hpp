@@ -28,26 +28,27 @@ namespace heed {
 
 /// How TC-attention weighs the levels of a path.
 struct TcOptions {
-  bool by_query =
-      false;  ///< adds log N_v + scale q . c_v to the logit of each level, c_v the mean key of its node; off: as published
+  /// Adds log N_v + scale q . c_v to the logit of each level, c_v the mean key of its node; off: as published.
+  bool by_query = false;
 };
 
-/// Treeformer's coarse attention: every query sees the mean value row of each node on its path,
-/// out_i = sum_{t = 0..h} alpha_t C_{node_t(q_i)}, C_v = mean of v_j over the keys in node v, alpha = softmax(level logits) over the
-/// levels whose node holds a key. With TcOptions::by_query, alpha_t(q) = softmax_t(logit_t + log N_v + scale q . c_v).
-/// Causal: the means are those of the keys before the query. At most 2^h different rows a head without by_query: a trained
+/// Treeformer's coarse attention: every query sees the mean value row of each node on its path, out_i = sum_{t = 0..h}
+/// alpha_t C_{node_t(q_i)}, C_v = mean of v_j over the keys in node v, alpha = softmax(level logits) over the levels
+/// whose node holds a key. With TcOptions::by_query, alpha_t(q) = softmax_t(logit_t + log N_v + scale q . c_v). Causal:
+/// the means are those of the keys before the query. At most 2^h different rows a head without by_query: a trained
 /// model's own layer, no approximation of softmax attention. Height 0 is mean pooling.
 ///
 /// Shapes  q: n_q x d, k: n_k x d, v: n_k x d_v; level_logits: h + 1, -inf switches a level off.
 /// Empty   a query with no key to see gets out = 0. There is no lse: has_softmax is false and lse is left alone.
-/// Errors  as attend; ShapeError if cols(q) differs from the tree's d. Of the masks it has causal ones, padding and packed sequences:
-///         OptionError for windows, pair masks, ALiBi, softcap and sinks, which need a score per key.
-/// Cost    routing 2 h d flops a token, and d_v additions a key that some query sees; then d_v additions an inner node and sequence, and
-///         2 d_v flops and an exponential a level of each leaf that has queries. Causal: (h + 1) d_v additions a key and 2 (h + 1) d_v a
-///         query. by_query: 2 (h + 1) (d + d_v) a query, d additions with every d_v. Levels that are off or hold no key cost nothing.
-///         Memory 2^(h+1) (d_v + 1) numbers, and d more by_query.
+/// Errors  as attend; ShapeError if cols(q) differs from the tree's d. Of the masks it has causal ones, padding and
+///         packed sequences: OptionError for windows, pair masks, ALiBi, softcap and sinks, which need a score per key.
+/// Cost    routing 2 h d flops a token, and d_v additions a key that some query sees; then d_v additions an inner node
+///         and sequence, and 2 d_v flops and an exponential a level of each leaf that has queries. Causal: (h + 1) d_v
+///         additions a key and 2 (h + 1) d_v a query. by_query: 2 (h + 1) (d + d_v) a query, d additions with every
+///         d_v. Levels that are off or hold no key cost nothing. Memory 2^(h+1) (d_v + 1) numbers, and d more by_query.
 /// Threads const and re-entrant; results do not depend on context.threads.
-/// Source  Madaan, Bhojanapalli, Jain, Jain 2023, section 3.2. The rules for empty nodes and causal masks, and by_query, are ours.
+/// Source  Madaan, Bhojanapalli, Jain, Jain 2023, section 3.2. The rules for empty nodes and causal masks, and
+///         by_query, are ours.
 template <RealScalar S>
 class TcAttention {
  public:
@@ -55,7 +56,8 @@ class TcAttention {
   using Sum = Accumulator<S>;
 
   /// level_logits: an Eigen vector of height + 1 numbers, the root's first.
-  /// Errors  ShapeError for another number of them, OptionError for NaN or +inf.
+  /// Errors  ShapeError for another number of them, OptionError for NaN, +inf, and numbers past the scalar sums are
+  ///         kept in.
   template <NumberMatrix Logits>
   TcAttention(DecisionTree<S> tree, const Logits& level_logits, const TcOptions& options = {})
       : tree_(std::move(tree)), logits_(level_logits.size()), options_(options) {
@@ -64,11 +66,12 @@ class TcAttention {
                                        " entries but must have height + 1 = ", tree_.height() + 1));
     }
     for (Index t = 0; t < logits_.size(); ++t) {
-      logits_(t) = static_cast<Sum>(level_logits.cols() == 1 ? level_logits.coeff(t, 0) : level_logits.coeff(0, t));
-      if (!detail::is_finite(logits_(t)) && !detail::is_minus_infinity(logits_(t))) {
-        throw OptionError(
-            detail::message("level_logits(", t, ") = ", static_cast<double>(logits_(t)), " must be finite or -inf"));
-      }
+      const double given =
+          static_cast<double>(level_logits.cols() == 1 ? level_logits.coeff(t, 0) : level_logits.coeff(0, t));
+      logits_(t) = static_cast<Sum>(given);
+      if (detail::is_finite(logits_(t)) || detail::is_minus_infinity(given)) continue;
+      throw OptionError(
+          detail::message("level_logits(", t, ") = ", given, detail::must_be_finite<Sum>(given), " or -inf"));
     }
     const Sum top = logits_.maxCoeff();
     powers_.resize(logits_.size());
@@ -120,8 +123,9 @@ class TcAttention {
   }
 
   /// Adds to `sums` the column maxima and summed squares of the weights A_ij of each call, key head c / heads_per_kv at
-  /// [c / heads_per_kv * n_k]; see detail::add_path_columns. Counts as Phase::route: routing, and 5 flops a level and query, one a level
-  /// and key; by_query 2 d a level and query, d a level and key more; an exponential a level and query.
+  /// [c / heads_per_kv * n_k]; see detail::add_path_columns. Counts as Phase::route: routing, and 5 flops a level and
+  /// query, one a level and key; by_query 2 d a level and query, d a level and key more; an exponential a level and
+  /// query.
   template <class Call>
     requires std::is_same_v<typename Call::Sum, Sum>
   void add_column_weights(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,

@@ -13,20 +13,21 @@
 
 namespace heed {
 
-/// TC-attention while decoding: what it keeps of the tokens so far does not grow with their number. Row for row the same bits as
-/// TcAttention under a causal mask.
+/// TC-attention while decoding: what it keeps of the tokens so far does not grow with their number. Row for row the
+/// same bits as TcAttention under a causal mask.
 ///
 ///     TcState<float> state(tc, d_v);
 ///     state.append(k_new, v_new);
 ///     auto out = state.attend(q_new);
 ///
-/// Shapes  one head; k_new: n x d, v_new: n x d_v; q: n_q x d, every row seeing all tokens appended, whatever Mask::causal says;
-///         returns n_q x d_v.
-/// Errors  ShapeError for widths that do not fit. OptionError as TcAttention under a causal mask (so for TreeBiases::key_medians), and
-///         for padding and packed sequences: a state is one sequence and holds no padding. Both before anything changes: a call that
-///         throws, if for want of memory, leaves the state as it was.
-/// Cost    a token: 2 h d flops to route, (h + 1) d_v additions; a query the same and 2 (h + 1) d_v. Memory 2^(h+1) (d_v + 1) numbers,
-///         with TcOptions::by_query 2^(h+1) d more.
+/// Shapes  one head; k_new: n x d, v_new: n x d_v; q: n_q x d, every row seeing all tokens appended, whatever
+///         Mask::causal says; returns n_q x d_v.
+/// Errors  ShapeError for widths that do not fit. OptionError as TcAttention under a causal mask (so for
+///         TreeBiases::key_medians), and for padding and packed sequences: a state is one sequence and holds no
+///         padding. Both before anything changes: a call that throws, if for want of memory, leaves the state as it
+///         was.
+/// Cost    a token: 2 h d flops to route, (h + 1) d_v additions; a query the same and 2 (h + 1) d_v. Memory 2^(h+1)
+///         (d_v + 1) numbers, with TcOptions::by_query 2^(h+1) d more.
 /// Threads one at a time.
 template <RealScalar S>
 class TcState {

@@ -18,19 +18,33 @@
 
 namespace heed {
 
+namespace detail {
+
+/// What a message says of a number that is not finite in T.
+template <class T>
+const char* must_be_finite(double given) {
+  return is_finite(given) && std::is_same_v<T, float> ? " must be finite in float, which sums are kept in"
+                                                      : " must be finite";
+}
+
+}  // namespace detail
+
 /// Any dense Eigen object, expressions among them, of which a copy is made.
 template <class T>
 concept NumberMatrix = detail::is_dense_eigen<T>;
 
 /// Where the biases of a tree come from.
 enum class TreeBiases {
-  stored,  ///< as given
-  key_medians,  ///< of each node, minus the median of its plane's products with the keys of the call that reach it: leaves hold
-                ///< equally many keys. It looks at all keys at once, so methods refuse it for causal masks
+  /// As given.
+  stored,
+  /// Of each node, minus the median of its plane's products with the keys of the call that reach it: leaves hold
+  /// equally many keys. It looks at all keys at once, so methods refuse it for causal masks.
+  key_medians,
 };
 
-/// Inner products as distances: with ||k|| <= radius a key stands as [k, sqrt(radius^2 - ||k||^2)] and a query as [q, 0], so
-/// that the largest product is the nearest neighbour. The last coordinate of each plane is kept apart in `weights`.
+/// Inner products as distances: with ||k|| <= radius a key stands as [k, sqrt(radius^2 - ||k||^2)] and a query as
+/// [q, 0], so that the largest product is the nearest neighbour. The last coordinate of each plane is kept apart in
+/// `weights`.
 template <class T>
 struct TreeLift {
   T radius = 0;
@@ -44,13 +58,15 @@ struct TreeOptions {
   std::optional<TreeLift<T>> lift{};       ///< keys' extra coordinate; default: keys and queries are read alike
 };
 
-/// A tree of hyperplanes that sends every token to one of 2^h leaves: at node v a row x with w_v . x + b_v >= 0 goes to the second
-/// child. Nodes are numbered in level order, leaves from the left: the first decision is the leaf's highest bit. NaN goes to the
-/// first child. S: the storage scalar of the tokens; planes and biases are kept in the scalar sums are kept in.
+/// A tree of hyperplanes that sends every token to one of 2^h leaves: at node v a row x with w_v . x + b_v >= 0 goes to
+/// the second child; for a key of a tree with a lift (w_v . x + u_v e) + b_v, u the weights of the lift and e the key's
+/// extra coordinate, every operation rounded. Nodes are numbered in level order, leaves from the left: the first
+/// decision is the leaf's highest bit. NaN goes to the first child. S: the storage scalar of the tokens; planes and
+/// biases are kept in the scalar sums are kept in.
 ///
 /// Shapes  planes: (2^h - 1) x d, biases: 2^h - 1; height 0 is a single leaf for tokens of any width.
-/// Errors  ShapeError where rows(planes) + 1 is no power of two, height > 24, or biases do not fit; OptionError for a NaN or an
-///         infinity in planes, biases or lift.
+/// Errors  ShapeError where rows(planes) + 1 is no power of two, height > 24, or biases do not fit; OptionError for a
+///         NaN or an infinity in planes, biases or lift, and for what becomes one in the scalar sums are kept in.
 /// Cost    routing: 2 h d flops a token, along its path only; about 2^h (d + 16) numbers of memory.
 /// Threads immutable; const members are re-entrant.
 /// Source  Madaan, Bhojanapalli, Jain, Jain 2023, section 3; Karthikeyan, Jain, Natarajan, Jain 2021 (the tree itself).
@@ -78,15 +94,15 @@ class DecisionTree {
     for (Index v = 0; v < n_nodes; ++v) {
       for (Index c = 0; c < planes_.cols(); ++c) {
         if (!detail::is_finite(planes_(v, c))) {
-          throw OptionError(
-              detail::message("planes(", v, ", ", c, ") = ", static_cast<double>(planes_(v, c)), " must be finite"));
+          const double given = static_cast<double>(planes.coeff(v, c));
+          throw OptionError(detail::message("planes(", v, ", ", c, ") = ", given, detail::must_be_finite<Sum>(given)));
         }
       }
     }
-    check_finite(biases_, "biases");
+    check_finite(biases_, "biases", [&](Index v) { return entry(biases, v); });
     if (options_.lift) {
       check_size(options_.lift->weights, "lift.weights");
-      check_finite(options_.lift->weights, "lift.weights");
+      check_finite(options_.lift->weights, "lift.weights", [&](Index v) { return options.lift->weights(v); });
       if (!detail::is_finite(options_.lift->radius) || options_.lift->radius < 0) {
         throw OptionError(
             detail::message("lift.radius = ", static_cast<double>(options_.lift->radius), " must be >= 0 and finite"));
@@ -105,7 +121,8 @@ class DecisionTree {
   TreeBiases bias_rule() const { return options_.biases; }
   const std::optional<TreeLift<Sum>>& lift() const { return options_.lift; }
 
-  /// Leaf of every row, 0 .. 2^h - 1, as queries are routed. With TreeBiases::key_medians the rows are themselves the keys.
+  /// Leaf of every row, 0 .. 2^h - 1, as queries are routed. With TreeBiases::key_medians the rows are themselves the
+  /// keys.
   /// Errors  ShapeError if cols(tokens) != d().
   template <class Tokens>
   Vector<Index> leaf_of(const Tokens& tokens, const Context& context = {}) const {
@@ -141,13 +158,14 @@ class DecisionTree {
     }
     return router;
   }
-  /// The same with the biases a call over the first n_real of `keys` uses, taken from `frame` where they are medians over those
-  /// of the keys that `counts` flags (null: all).
+  /// The same with the biases a call over the first n_real of `keys` uses, taken from `frame` where they are medians
+  /// over those of the keys that `counts` flags (null: all).
   template <class Key>
   detail::Router<Sum> router_for(const ConstView<Key>& keys, Index n_real, const bool* counts, Workspace::Frame& frame,
                                  int threads) const {
     detail::Router<Sum> router = this->router();
-    // In the frame planes begin at cache lines, which a tree that may be copied cannot promise: a sixth of the time of many tokens.
+    // In the frame planes begin at cache lines, which a tree that may be copied cannot promise: a sixth of the time of
+    // many tokens.
     if (keys.rows > 2 * padded_.rows()) {
       Sum* aligned = frame.take<Sum>(padded_.size());
       std::copy_n(padded_.data(), padded_.size(), aligned);
@@ -173,9 +191,12 @@ class DecisionTree {
       throw ShapeError(detail::message("biases is ", biases.rows(), " x ", biases.cols(), " but must be a vector"));
     }
     Vector<Sum> column(biases.size());
-    for (Index v = 0; v < biases.size(); ++v)
-      column(v) = static_cast<Sum>(biases.cols() == 1 ? biases.coeff(v, 0) : biases.coeff(0, v));
+    for (Index v = 0; v < biases.size(); ++v) column(v) = static_cast<Sum>(entry(biases, v));
     return column;
+  }
+  template <class Numbers>
+  static auto entry(const Numbers& numbers, Index v) {
+    return numbers.cols() == 1 ? numbers.coeff(v, 0) : numbers.coeff(0, v);
   }
 
   void check_size(const Vector<Sum>& numbers, const char* name) const {
@@ -184,10 +205,13 @@ class DecisionTree {
           detail::message(name, " has ", numbers.size(), " entries but must have rows(planes) = ", planes_.rows()));
     }
   }
-  static void check_finite(const Vector<Sum>& numbers, const char* name) {
+  // `given`: what a number was before it was converted.
+  template <class Given>
+  static void check_finite(const Vector<Sum>& numbers, const char* name, const Given& given) {
     for (Index v = 0; v < numbers.size(); ++v) {
-      if (!detail::is_finite(numbers(v)))
-        throw OptionError(detail::message(name, "(", v, ") = ", static_cast<double>(numbers(v)), " must be finite"));
+      if (detail::is_finite(numbers(v))) continue;
+      const double value = static_cast<double>(given(v));
+      throw OptionError(detail::message(name, "(", v, ") = ", value, detail::must_be_finite<Sum>(value)));
     }
   }
 

@@ -82,12 +82,13 @@ class TreeFit {
     split(2 * node + 2, middle, end);
   }
 
-  // Sets the plane and the bias of a node of two points or more and sorts its run by child; returns where the second begins.
+  // Sets the plane and the bias of a node of two points or more and sorts its run by child; returns where the second
+  // begins.
   Index split_points(Index node, Index first, Index end) {
     NodePoints<T> points{points_.data(), order_.data() + first, end - first, width_};
     T* w = planes.data() + node * width_;
-    // Points of extreme size are split as a copy of ordinary size. Plane and bias are its own, so that the products of tokens are of
-    // ordinary size too.
+    // Points of extreme size are split as a copy of ordinary size. Plane and bias are its own, so that the products of
+    // tokens are of ordinary size too.
     const T power = safe_power(points.largest());
     std::vector<T> copy;
     if (power != 1) {
@@ -178,16 +179,19 @@ T largest_length(const ConstView<S>& rows) {
 
 }  // namespace detail
 
-/// A tree fitted to tokens, without training: every node splits its points across `options.split` at the median, so that leaves hold
-/// equally many of them but for ties, whatever the scale of the points. A node with less than two points gets a zero plane, one with
-/// points beyond 2^32 or all below 2^-32 (double: 2^256, 2^-256) a plane that brings their products back to that; others are of length 1.
-/// A fitted tree does not make TF- or TC-attention an approximation of softmax attention: published models train theirs.
+/// A tree fitted to tokens, without training: every node splits its points across `options.split` at the median, so
+/// that leaves hold equally many of them but for ties, whatever the scale of the points. A node with less than two
+/// points gets a zero plane, one with points beyond 2^32 or all below 2^-32 (double: 2^256, 2^-256) a plane that brings
+/// their products back to that; others are of length 1. A fitted tree does not make TF- or TC-attention an
+/// approximation of softmax attention: published models train theirs.
 ///
 /// Shapes  k: n_k x d, q: n_q x d (read where options.points or the width ask for it); returns a tree of that height.
-/// Errors  ShapeError if cols(q) != cols(k); OptionError for a height outside 0 .. 24. Rows with NaN or an infinity are left out.
+/// Errors  ShapeError if cols(q) != cols(k); OptionError for a height outside 0 .. 24. Rows with NaN or an infinity are
+///         left out.
 /// Cost    about 50 h d flops a point; memory (n_k + n_q) (d + 4) numbers, twice that for extreme scales.
 /// Threads re-entrant; runs on the caller's thread. A pure function of its arguments.
-/// Source  Madaan et al. 2023, section 3.3 (growing a tree); Sproull 1991 (principal directions); Bachrach et al. 2014 (the lift).
+/// Source  Madaan et al. 2023, section 3.3 (growing a tree); Sproull 1991 (principal directions); Bachrach et al. 2014
+///         (the lift).
 template <class K, class Q>
 auto fit_tree(const K& k, const Q& q, const FitTreeOptions& options = {}) {
   const auto keys = view_of(k);

@@ -9,7 +9,8 @@
 
 namespace heed::detail {
 
-/// Tokens by leaf, in ascending order within each: a counting sort. Tokens of leaf `none` are in no list. Views a frame.
+/// Tokens by leaf, in ascending order within each: a counting sort. Tokens of leaf `none` are in no list. Views a
+/// frame.
 class LeafLists {
  public:
   static constexpr Index none = -1;

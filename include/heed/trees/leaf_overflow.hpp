@@ -42,13 +42,13 @@ struct KeySums {
   Index count = 0;
 };
 
-/// What the keys beyond the first `cap` of each leaf are to the queries of `tiles`: per query and leaf, those the mask keeps stand
-/// as one key, their mean key, value, position and bias, of weight their number N:
+/// What the keys beyond the first `cap` of each leaf are to the queries of `tiles`: per query and leaf, those the mask
+/// keeps stand as one key, their mean key, value, position and bias, of weight their number N:
 ///   score = softcap(scale q . mean k) + mean bias - slope |i + s - mean j| + log N.
 /// Adds them to the rows of `call`, whose out and lse hold 0 and -inf. Returns the query-centroid pairs.
 ///
-/// Cost    2 (d + d_v) flops and one exponential per query and capped leaf it sees, and d + d_v additions per key that joins: once a
-///         leaf under causal and padding masks, once a pair where a pair mask or a window decides.
+/// Cost    2 (d + d_v) flops and one exponential per query and capped leaf it sees, and d + d_v additions per key that
+///         joins: once a leaf under causal and padding masks, once a pair where a pair mask or a window decides.
 template <class Call>
 Index add_overflow(const Call& call, const LeafTiles& tiles, const LeafLists& keys, Index cap,
                    const AttentionOptions& options, Workspace::Frame& frame, int threads) {

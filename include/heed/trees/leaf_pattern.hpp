@@ -20,9 +20,9 @@
 
 namespace heed {
 
-/// The pairs of TF-attention as a pattern, for attend_over and unions: the queries of a leaf with its keys. A query whose leaf holds no
-/// key that `mask` keeps for it stands with the keys of the deepest node on its path that does. Padding joins no leaf.
-/// Give attend_over the same mask. Keeps its own lists; the tree and the tokens may go.
+/// The pairs of TF-attention as a pattern, for attend_over and unions: the queries of a leaf with its keys. A query
+/// whose leaf holds no key that `mask` keeps for it stands with the keys of the deepest node on its path that does.
+/// Padding joins no leaf. Give attend_over the same mask. Keeps its own lists; the tree and the tokens may go.
 ///
 /// Shapes  q: n_q x d, k: n_k x d.
 /// Errors  ShapeError if their width is not the tree's, and what an attention call with this mask would throw.

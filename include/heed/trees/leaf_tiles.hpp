@@ -20,8 +20,8 @@ struct LeafNode {
   Index end_leaf = 0;
 };
 
-/// Finds the deepest node on a query's path with a key that the mask keeps for it. A query that keeps no key at all stays in its
-/// leaf, where the mask leaves it nothing.
+/// Finds the deepest node on a query's path with a key that the mask keeps for it. A query that keeps no key at all
+/// stays in its leaf, where the mask leaves it nothing.
 class NodeFinder {
  public:
   NodeFinder(const LeafLists& keys, Index height, const KeptKeys& kept, bool masked)
@@ -65,8 +65,8 @@ inline bool hides_keys(const Mask& mask, Index n_q, Index n_k) {
            mask.sequence_offsets.empty() && !mask.allowed.given() && !mask.bias.given());
 }
 
-/// The tiles of TF-attention for one head: a group for each leaf that has queries, and for each ancestor some fall back to. Keys of
-/// an ancestor are the lists of its leaves, one segment each.
+/// The tiles of TF-attention for one head: a group for each leaf that has queries, and for each ancestor some fall back
+/// to. Keys of an ancestor are the lists of its leaves, one segment each.
 struct LeafTiles {
   TileList tiles;
   const Index* query_leaf = nullptr;  // n_q: where each query was routed
@@ -85,8 +85,8 @@ struct LeafTiles {
 
 static_assert(KeyPattern<LeafTiles>);
 
-/// `query_leaf`: n_q leaves; `keys`: the real keys by leaf. Tiles hold the first `cap` keys of a leaf; what a query sees is not
-/// capped. Takes what it needs from `frame`.
+/// `query_leaf`: n_q leaves; `keys`: the real keys by leaf. Tiles hold the first `cap` keys of a leaf; what a query
+/// sees is not capped. Takes what it needs from `frame`.
 inline LeafTiles leaf_tiles(const Index* query_leaf, Index n_q, Index n_k, const LeafLists& keys, Index height,
                             const Mask& mask, Index head, Index cap, Workspace::Frame& frame) {
   const auto take = [&](Index n) { return frame.take<Index>(n); };

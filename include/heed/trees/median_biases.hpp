@@ -12,16 +12,16 @@
 
 namespace heed::detail {
 
-/// A product as medians order it: the finite number that goes the same way as `product` under every bias they give. NaN and -inf go to
-/// the first child and +inf to the second, whatever the bias.
+/// A product as medians order it: the finite number that goes the same way as `product` under every bias they give. NaN
+/// and -inf go to the first child and +inf to the second, whatever the bias.
 template <class T>
 T ordered_product(T product) {
   if (is_finite(product)) return product;
   return is_minus_infinity(-product) ? std::numeric_limits<T>::max() : std::numeric_limits<T>::lowest();
 }
 
-/// Minus the upper median of the products [first, last) of a node, which is not empty. The least number may stand for one that no bias
-/// moves, so the least of the others takes its place; 0 where there is none.
+/// Minus the upper median of the products [first, last) of a node, which is not empty. The least number may stand for
+/// one that no bias moves, so the least of the others takes its place; 0 where there is none.
 template <class T>
 T median_bias(T* first, T* last) {
   constexpr T least = std::numeric_limits<T>::lowest();
@@ -38,10 +38,10 @@ T median_bias(T* first, T* last) {
   return found ? -next : T(0);
 }
 
-/// Biases under which every node of `router` sends half of those of the first n_real `keys` that reach it to each child, the larger
-/// half to the second where they are odd, all equal products to one side. Keys no bias can send to the second child, those of NaN or
-/// -inf, go to the first also where they are more than half.
-/// `counts`: n_real flags, false for keys that do not count; null: all do.
+/// Biases under which every node of `router` sends half of those of the first n_real `keys` that reach it to each
+/// child, the larger half to the second where they are odd, all equal products to one side. Keys no bias can send to
+/// the second child, those of NaN or -inf, go to the first also where they are more than half. `counts`: n_real flags,
+/// false for keys that do not count; null: all do.
 template <class T, class S>
 const T* median_biases(const Router<T>& router, const ConstView<S>& keys, Index n_real, const bool* counts,
                        Workspace::Frame& frame, int threads) {

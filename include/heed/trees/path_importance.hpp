@@ -13,10 +13,11 @@
 
 namespace heed::detail {
 
-/// Columns of the weights of TC-attention over the queries added so far. A query i gives a key whose path leaves its own below level t
-/// the weight S_t(i) = sum_{l <= t} alpha_l(i) / N_l(i), which grows with t. So a key's largest weight is the largest S_t of any query in
-/// any node of level t on its path; and its sum of squares is, level by level, that of the queries which part from it there. What
-/// parts at a node is kept in the child the queries go to, so that a key reads siblings and nothing is subtracted.
+/// Columns of the weights of TC-attention over the queries added so far. A query i gives a key whose path leaves its
+/// own below level t the weight S_t(i) = sum_{l <= t} alpha_l(i) / N_l(i), which grows with t. So a key's largest
+/// weight is the largest S_t of any query in any node of level t on its path; and its sum of squares is, level by
+/// level, that of the queries which part from it there. What parts at a node is kept in the child the queries go to, so
+/// that a key reads siblings and nothing is subtracted.
 template <class T>
 class PathColumns {
  public:
@@ -63,14 +64,16 @@ class PathColumns {
   T* together_;  // per leaf: sum of S_height^2 of its queries
 };
 
-/// Adds to `sums` what the weights A of TC-attention make of each key: max_i A_ij and sum_i A_ij^2 over the queries of one head,
-/// A_ij = sum over the levels l whose node holds both of alpha_l(i) / N_l(i), N_l(i) the keys of that node that query i may see. Leaves as
-/// visit_routed_heads gives them; key_width: entries of a key that the levels weigh by, 0 or d.
+/// Adds to `sums` what the weights A of TC-attention make of each key: max_i A_ij and sum_i A_ij^2 over the queries of
+/// one head, A_ij = sum over the levels l whose node holds both of alpha_l(i) / N_l(i), N_l(i) the keys of that node
+/// that query i may see. Leaves as visit_routed_heads gives them; key_width: entries of a key that the levels weigh by,
+/// 0 or d.
 ///
 /// Empty   a query without keys, or with NaN in its weights, adds nothing.
-/// Cost    O((n_q + n_k) h) and, where keys weigh, 2 (h + 1) d a query and (h + 1) d a key; memory n_q (h + 1) numbers. No n x n buffer.
-/// Source  this library: per sequence the shares of all queries in order, then backwards, each key read before the first query that
-///         does not see it.
+/// Cost    O((n_q + n_k) h) and, where keys weigh, 2 (h + 1) d a query and (h + 1) d a key; memory n_q (h + 1) numbers.
+///         No n x n buffer.
+/// Source  this library: per sequence the shares of all queries in order, then backwards, each key read before the
+///         first query that does not see it.
 template <class T, class Q, class K>
 void add_path_columns(const ConstView<Q>& q, const ConstView<K>& k, const Index* query_leaf, const Index* key_leaf,
                       Index height, const LevelWeights<T>& levels, Index key_width, const Mask& mask,

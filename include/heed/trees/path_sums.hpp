@@ -13,8 +13,8 @@
 
 namespace heed::detail {
 
-/// Sums of value rows, and where asked of key rows, over the keys in every node of a tree: the state of TC-attention. Node v of level
-/// t, from the left, is number 2^t + v; number 0 is unused.
+/// Sums of value rows, and where asked of key rows, over the keys in every node of a tree: the state of TC-attention.
+/// Node v of level t, from the left, is number 2^t + v; number 0 is unused.
 template <class T>
 struct PathSums {
   Index height = 0;
@@ -104,8 +104,8 @@ struct PathWeights {
 template <class T>
 inline constexpr T no_weight = T(-1);
 
-/// weights[t] = exp(logit_t - the largest logit) over the levels of the path to `leaf` that count, no_weight for the others; height + 1 of
-/// them. A weight that underflows to 0 still counts: NaN in its rows shows.
+/// weights[t] = exp(logit_t - the largest logit) over the levels of the path to `leaf` that count, no_weight for the
+/// others; height + 1 of them. A weight that underflows to 0 still counts: NaN in its rows shows.
 template <class T, class S>
 PathWeights<T> weigh_path(const PathSums<T>& sums, Index leaf, const LevelWeights<T>& levels, const ConstView<S>& q,
                           Index i, T* weights) {
@@ -140,8 +140,9 @@ PathWeights<T> weigh_path(const PathSums<T>& sums, Index leaf, const LevelWeight
   return found;
 }
 
-/// row = sum_t alpha_t C_t over the levels of the path to `leaf` that count, alpha the softmax of their weights, C_t the mean value row of
-/// their node; zeros where none does. `weights`: height + 1 numbers of scratch. Returns how many count.
+/// row = sum_t alpha_t C_t over the levels of the path to `leaf` that count, alpha the softmax of their weights, C_t
+/// the mean value row of their node; zeros where none does. `weights`: height + 1 numbers of scratch. Returns how many
+/// count.
 template <class T, class S>
 Index read_path(const PathSums<T>& sums, Index leaf, const LevelWeights<T>& levels, const ConstView<S>& q, Index i,
                 T* weights, T* row) {

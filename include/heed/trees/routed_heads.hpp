@@ -17,8 +17,8 @@
 
 namespace heed::detail {
 
-/// Throws where `tree` cannot route the tokens of a call: another width, or medians that would see the future or another
-/// sequence.
+/// Throws where `tree` cannot route the tokens of a call: another width, or medians that would see the future or
+/// another sequence.
 template <class S>
 void check_tree(const DecisionTree<S>& tree, Index d, const Mask& mask) {
   tree.check_width(d, "q");
@@ -60,9 +60,9 @@ inline const bool* seen_keys(const Mask& mask, Index n_q, Index n_k, Index n_rea
 }
 
 /// Calls visit(call, query_leaf, keys) for every head: the leaf of each of its queries and the leaves of its real keys
-/// (LeafLists::none where no query keeps one), which consecutive heads that share keys also share. Keys are routed once for them but
-/// counted for each, so that counts do not depend on how heads are split between calls. Leaves live as long as `kept`, or, without it,
-/// as long as the visits of heads that share keys.
+/// (LeafLists::none where no query keeps one), which consecutive heads that share keys also share. Keys are routed once
+/// for them but counted for each, so that counts do not depend on how heads are split between calls. Leaves live as
+/// long as `kept`, or, without it, as long as the visits of heads that share keys.
 template <class Call, class S, class Visit>
 void visit_routed_heads(const DecisionTree<S>& tree, std::span<const Call> calls, Index heads_per_kv, const Mask& mask,
                         const Context& context, Workspace::Frame* kept, const Visit& visit) {

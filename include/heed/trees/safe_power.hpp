@@ -6,8 +6,9 @@
 
 namespace heed::detail {
 
-/// The power of two to multiply numbers up to `largest` by, so that sums of their squares neither overflow nor vanish: 1 where they do
-/// not anyway, up to a quarter of T's exponents either way. What is computed of the products differs by powers of two alone.
+/// The power of two to multiply numbers up to `largest` by, so that sums of their squares neither overflow nor vanish:
+/// 1 where they do not anyway, up to a quarter of T's exponents either way. What is computed of the products differs by
+/// powers of two alone.
 template <class T>
 T safe_power(T largest) {
   if (largest == 0 || !is_finite(largest)) return T(1);

@@ -43,8 +43,9 @@ struct NodePoints {
   }
 };
 
-/// w: the direction along which the points vary most, of length 1. Power iteration on the covariance, a dozen steps: the split needs a
-/// direction of much variance, not the eigenvector. Numbers must be of a size that safe_power leaves alone.
+/// w: the direction along which the points vary most, of length 1. Power iteration on the covariance, a dozen steps:
+/// the split needs a direction of much variance, not the eigenvector. Numbers must be of a size that safe_power leaves
+/// alone.
 template <class T>
 void principal_direction(const NodePoints<T>& points, CounterRng& rng, T* w) {
   const Index width = points.width;
@@ -69,8 +70,8 @@ void principal_direction(const NodePoints<T>& points, CounterRng& rng, T* w) {
   points.normalise(w);
 }
 
-/// w: the direction from one centre of two to the other, of length 1: Lloyd's algorithm from two drawn points. Sizes as above; at least
-/// two points.
+/// w: the direction from one centre of two to the other, of length 1: Lloyd's algorithm from two drawn points. Sizes as
+/// above; at least two points.
 template <class T>
 void two_means(const NodePoints<T>& points, CounterRng& rng, T* w) {
   const Index n = points.size;
