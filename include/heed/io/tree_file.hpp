@@ -37,8 +37,14 @@ template <class S>
 DecisionTree<S> load_tree(const std::string& path) {
   using T = Accumulator<S>;
   const SafetensorsFile file(path);
+  const auto refuse_axes = [&](const std::string& name, Index has, const char* must) {
+    throw FormatError("heed: " + path + ": tensor " + name + " has " + std::to_string(has) + " axes but must have " +
+                      must);
+  };
   const auto column = [&](const std::string& name) {
-    const std::vector<T> numbers = file.load(name).template as<T>();
+    const Tensor tensor = file.load(name);
+    if (tensor.rank() != 1) refuse_axes(name, tensor.rank(), "1");
+    const std::vector<T> numbers = tensor.template as<T>();
     return Vector<T>(Eigen::Map<const Vector<T>>(numbers.data(), static_cast<Index>(numbers.size())));
   };
   TreeOptions<T> options;
@@ -49,19 +55,16 @@ DecisionTree<S> load_tree(const std::string& path) {
     }
     if (rule->second == "key_medians") options.biases = TreeBiases::key_medians;
   }
-  if (file.has("lift_weights")) {
-    const Vector<T> radius = column("lift_radius");
+  if (file.has("lift_weights") || file.has("lift_radius")) {  // both, or load says which is missing
+    const std::vector<T> radius = file.load("lift_radius").template as<T>();
     if (radius.size() != 1) {
       throw FormatError("heed: " + path + ": tensor lift_radius has " + std::to_string(radius.size()) +
                         " numbers but must have 1");
     }
-    options.lift = TreeLift<T>{radius(0), column("lift_weights")};
+    options.lift = TreeLift<T>{radius[0], column("lift_weights")};
   }
   const Tensor planes = file.load("planes");
-  if (planes.rank() != 2) {
-    throw FormatError("heed: " + path + ": tensor planes has " + std::to_string(planes.rank()) +
-                      " axes but must have 2");
-  }
+  if (planes.rank() != 2) refuse_axes("planes", planes.rank(), "2");
   return DecisionTree<S>(planes.template nth_matrix<T>(0), column("biases"), options);
 }
 
