@@ -1,6 +1,6 @@
-# The tests of kernels and of exact attention on 64-bit Arm, under an emulator: built by a cross compiler, run by qemu under
-# every instance of that architecture. Skipped, with a line that says so, where these are not found; on Debian they are the
-# packages g++-aarch64-linux-gnu, qemu-user and googletest (its sources, to build for Arm).
+# The tests of kernels and of exact attention on 64-bit Arm, under an emulator: built by a cross compiler, run by qemu
+# under every instance of that architecture. Skipped, with a line that says so, where these are not found; on Debian
+# they are the packages g++-aarch64-linux-gnu, qemu-user and googletest (its sources, to build for Arm).
 #
 #   cmake [-D FOLDERS="kernels;exact"] [-D EIGEN=<folder>] [-D SCRATCH=<folder>] -P neon.cmake
 include("${CMAKE_CURRENT_LIST_DIR}/gate_tools.cmake")
