@@ -12,8 +12,9 @@
 # include_cost  what heed.hpp costs to include; recorded, not judged
 # clang         tests, examples, consumers with clang, plus the benchmarks, each test file on its own
 # asan, tsan    tests under sanitizers, after programs with deliberate mistakes have been caught
+# neon          tests of kernels and of exact attention on 64-bit Arm, emulated; skipped where its tools are not found
 cmake_minimum_required(VERSION 3.25)
-set(gates layering format headers compile_fail docs tidy include_cost test clang asan tsan)
+set(gates layering format headers compile_fail docs tidy include_cost test clang asan tsan neon)
 get_filename_component(root "${CMAKE_CURRENT_LIST_DIR}" DIRECTORY)
 set(log_folder "${root}/build/gates")
 file(MAKE_DIRECTORY "${log_folder}")
@@ -33,7 +34,7 @@ endforeach()
 
 set(script_headers headers_alone)
 set(script_layering layering)
-foreach(gate IN ITEMS compile_fail format tidy docs include_cost)
+foreach(gate IN ITEMS compile_fail format tidy docs include_cost neon)
   set(script_${gate} ${gate})
 endforeach()
 
@@ -52,7 +53,7 @@ foreach(gate IN LISTS chosen)
   math(EXPR seconds "${after} - ${before}")
   if(result EQUAL 0)
     message("gate ${gate}: ok (${seconds} s)")
-    if(gate STREQUAL "include_cost")
+    if(gate MATCHES "^(include_cost|neon)$")
       file(READ "${log}" said)
       message("${said}")
     endif()

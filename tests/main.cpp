@@ -13,7 +13,7 @@ namespace {
 
 constexpr int skipped = 77;  // what ctest's SKIP_RETURN_CODE expects
 
-constexpr std::array<std::string_view, 4> isa_names = {"baseline", "avx2", "avx512", "avx512_bf16"};
+constexpr std::array<std::string_view, 5> isa_names = {"baseline", "avx2", "avx512", "avx512_bf16", "neon"};
 
 // Asked of the compiler's own CPU test, not of heed: a broken choice of kernels must fail here, not be skipped.
 bool machine_has(std::string_view isa) {
@@ -24,6 +24,8 @@ bool machine_has(std::string_view isa) {
   if (isa == "avx2") return avx2;
   if (isa == "avx512") return avx512;
   if (isa == "avx512_bf16") return avx512 && __builtin_cpu_supports("avx512bf16");
+#elif defined(__aarch64__)
+  if (isa == "neon") return true;
 #endif
   return isa == "baseline";
 }
@@ -40,7 +42,7 @@ int main(int argc, char** argv) {
   const char* const asked = std::getenv("HEED_ISA");
   const std::string_view wanted = asked == nullptr ? active : asked;
   if (std::find(isa_names.begin(), isa_names.end(), wanted) == isa_names.end()) {
-    std::cout << "FAILED: HEED_ISA=" << wanted << " must be baseline, avx2, avx512 or avx512_bf16" << std::endl;
+    std::cout << "FAILED: HEED_ISA=" << wanted << " must be baseline, avx2, avx512, avx512_bf16 or neon" << std::endl;
     return 1;
   }
   if (wanted != active && machine_has(wanted)) {

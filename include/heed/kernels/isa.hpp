@@ -4,13 +4,14 @@
 
 namespace heed {
 
-/// Instruction sets the kernels are compiled for, each with those before it. `baseline` is portable; avx512_bf16
-/// multiplies bfloat16 as it is stored and is avx512 otherwise.
-enum class Isa { baseline, avx2, avx512, avx512_bf16 };
+/// Instruction sets the kernels are compiled for. `baseline` is portable; avx512_bf16 multiplies bfloat16 as it is
+/// stored and is avx512 otherwise; neon is that of 64-bit Arm.
+enum class Isa { baseline, avx2, avx512, avx512_bf16, neon };
 
 /// Name of an instruction set, as HEED_ISA spells it.
 inline std::string_view isa_name(Isa isa) {
   switch (isa) {
+    case Isa::neon: return "neon";
     case Isa::avx512_bf16: return "avx512_bf16";
     case Isa::avx512: return "avx512";
     case Isa::avx2: return "avx2";
@@ -21,18 +22,24 @@ inline std::string_view isa_name(Isa isa) {
 
 namespace detail {
 
-inline constexpr Isa all_isas[] = {Isa::baseline, Isa::avx2, Isa::avx512, Isa::avx512_bf16};
+inline constexpr Isa all_isas[] = {Isa::baseline, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::neon};
 
-/// True where the vector instances are compiled at all: x86-64 with the attributes of g++ or clang.
+/// True where the vector instances are compiled at all, with the attributes of g++ or clang.
 #if defined(__x86_64__) && defined(__GNUC__)
 #define HEED_HAS_X86_KERNELS 1
 #else
 #define HEED_HAS_X86_KERNELS 0
 #endif
+#if defined(__aarch64__) && defined(__GNUC__) && !defined(__AARCH64EB__)
+#define HEED_HAS_NEON_KERNELS 1
+#else
+#define HEED_HAS_NEON_KERNELS 0
+#endif
 
 /// True where the CPU executes the kernels of `isa`.
 inline bool has_isa(Isa isa) {
   if (isa == Isa::baseline) return true;
+  if (isa == Isa::neon) return HEED_HAS_NEON_KERNELS != 0;  // every CPU of the architecture has them
 #if HEED_HAS_X86_KERNELS
   __builtin_cpu_init();
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return false;
@@ -52,7 +59,10 @@ inline Isa best_isa() {
 #if HEED_HAS_X86_KERNELS
   if (has_isa(Isa::avx512_bf16) && __builtin_cpu_is("amd")) return Isa::avx512_bf16;
 #endif
-  return has_isa(Isa::avx512) ? Isa::avx512 : has_isa(Isa::avx2) ? Isa::avx2 : Isa::baseline;
+  for (const Isa isa : {Isa::avx512, Isa::avx2, Isa::neon}) {
+    if (has_isa(isa)) return isa;
+  }
+  return Isa::baseline;
 }
 
 inline Isa chosen_isa() {
@@ -66,7 +76,7 @@ inline Isa chosen_isa() {
 }  // namespace detail
 
 /// Instruction set of this process: the fastest the CPU has, or the one named by
-/// HEED_ISA=baseline|avx2|avx512|avx512_bf16 in the environment where the CPU has it. Decided once; results are
+/// HEED_ISA=baseline|avx2|avx512|avx512_bf16|neon in the environment where the CPU has it. Decided once; results are
 /// bit-identical for a given instruction set.
 inline Isa active_isa() {
   static const Isa isa = detail::chosen_isa();

@@ -5,8 +5,7 @@
 #include "heed/kernels/x86_intrinsics.hpp"
 
 #if HEED_HAS_X86_KERNELS
-#define HEED_TARGET "avx2,fma,f16c,prfchw"
-#include "heed/kernels/begin.inl"
+#include "heed/kernels/avx2/begin.inl"
 
 namespace heed::detail::avx2 {
 #include "heed/kernels/avx2/vectors.inl"

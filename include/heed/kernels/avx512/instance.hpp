@@ -6,8 +6,7 @@
 #include "heed/kernels/x86_intrinsics.hpp"
 
 #if HEED_HAS_X86_KERNELS
-#define HEED_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prfchw"
-#include "heed/kernels/begin.inl"
+#include "heed/kernels/avx512/begin.inl"
 
 namespace heed::detail::avx512 {
 #include "heed/kernels/avx512/vectors.inl"

@@ -6,8 +6,7 @@
 
 // The bfloat16 dot instruction on top of the AVX-512 instance, whose vector types, exp2 and tables it uses.
 #if HEED_HAS_X86_KERNELS
-#define HEED_TARGET "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prfchw"
-#include "heed/kernels/begin.inl"
+#include "heed/kernels/avx512_bf16/begin.inl"
 
 namespace heed::detail::avx512_bf16 {
 #include "heed/kernels/avx512_bf16/vectors.inl"

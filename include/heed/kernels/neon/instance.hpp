@@ -1,0 +1,18 @@
+#pragma once
+#include "heed/kernels/isa.hpp"
+#include "heed/kernels/project_kernels.hpp"
+#include "heed/kernels/tile_kernels.hpp"
+
+#if HEED_HAS_NEON_KERNELS
+#include <arm_neon.h>
+
+#include "heed/kernels/begin.inl"  // without a HEED_TARGET: every aarch64 CPU has these instructions
+
+namespace heed::detail::neon {
+#include "heed/kernels/neon/vectors.inl"
+
+#include "heed/kernels/bodies.inl"
+}  // namespace heed::detail::neon
+
+#include "heed/kernels/end.inl"
+#endif
