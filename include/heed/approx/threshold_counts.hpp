@@ -31,6 +31,7 @@ class ThresholdCounts {
   void fill(double total, Index* counts, T* floors) {
     Workspace::Frame frame(workspace_);
     std::fill(counts, counts + n_, Index(0));
+    if (d_in_ == 0) return;
     // An eighth of each row, another eighth for each token, tells the floor well enough to start from.
     const Index lanes = kernels_.lanes, part = ((d_in_ + 7) / 8 + lanes - 1) / lanes * lanes;
     const Index n_parts = (d_in_ + part - 1) / part;

@@ -64,7 +64,9 @@ class ValueOperands {
     const auto to = output_view_of(std::forward<Out>(out));
     static_assert(std::is_same_v<typename std::remove_cvref_t<decltype(to)>::Scalar, S>,
                   "heed: out must have the scalar type of x and w_v");
-    if (to.rows != n_keys() || to.cols != width() || to.col_stride != 1 || to.row_stride != width()) {
+    const bool contiguous = to.rows == 0 || to.cols == 0 ||
+                            ((to.cols == 1 || to.col_stride == 1) && (to.rows == 1 || to.row_stride == width()));
+    if (to.rows != n_keys() || to.cols != width() || !contiguous) {
       throw ShapeError(message("out is ", to.rows, " x ", to.cols, " but must be rows(x) x cols(w_v) = ", n_keys(),
                                " x ", width(), ", row-major without gaps"));
     }
