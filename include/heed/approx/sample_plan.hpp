@@ -9,12 +9,14 @@
 #include "heed/approx/token_rows.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/floating.hpp"
+#include "heed/core/kept_keys.hpp"
 #include "heed/core/mask.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/column_panel.hpp"
 #include "heed/engine/head_call.hpp"
+#include "heed/engine/tasks.hpp"
 #include "heed/exact/importance.hpp"
 #include "heed/kernels/select.hpp"
 #include "heed/sampling/monte_carlo_options.hpp"
@@ -60,9 +62,9 @@ class SamplePlanner {
     plan.d_in = x_.cols;
     plan.n_kv = static_cast<Index>(calls.size()) / heads_per_kv;
     plan.centred = options_.centred;
-    const auto n_all = static_cast<std::size_t>(plan.n_kv * plan.n_k), n_k = static_cast<std::size_t>(plan.n_k);
-    plan.sequence = frame.take<Index>(n_k);
-    plan.x_norm = frame.take<T>(n_k);
+    const Index n_all = plan.n_kv * plan.n_k;
+    plan.sequence = frame.take<Index>(plan.n_k);
+    plan.x_norm = frame.take<T>(plan.n_k);
     plan.largest = frame.take<T>(n_all);
     plan.norm = frame.take<T>(n_all);
     plan.kept = frame.take<unsigned char>(n_all);
@@ -75,12 +77,12 @@ class SamplePlanner {
       std::fill(plan.norm, plan.norm + n_all, T(0));
       std::fill(plan.kept, plan.kept + n_all, static_cast<unsigned char>(0));
       for (std::size_t c = 0; c < calls.size(); ++c) {
-        mark_kept_keys(DensePattern{n_q, plan.n_k}, options.mask, n_q, plan.n_k, calls[c].head,
-                       plan.kept + static_cast<Index>(c) / heads_per_kv * plan.n_k);
+        flag_kept_keys(KeptKeys(options.mask, n_q, plan.n_k, calls[c].head), n_q,
+                       plan.kept + static_cast<Index>(c) / heads_per_kv * plan.n_k, plan.n_k);
       }
     } else if constexpr (has_weights<Run, Call>) {
       key_importance(calls, heads_per_kv, options, run, context, ColumnSums<T>{plan.largest, plan.norm});
-      for (std::size_t j = 0; j < n_all; ++j) plan.kept[j] = plan.largest[j] > 0 ? 1 : 0;
+      for (Index j = 0; j < n_all; ++j) plan.kept[j] = plan.largest[j] > 0 ? 1 : 0;
     }
     measure_rows(frame, plan);
     count(plan);
@@ -136,18 +138,18 @@ class SamplePlanner {
   void row_norms(PlanArrays<T>& plan, const T* means) {
     Workspace::Frame inside(workspace_);
     constexpr Index chunk = 64;
-    T* room = inside.take<T>(plan.d_in * threads_);
     const TokenRows<S> rows(x_, isa_);
-    parallel_tasks((plan.n_k + chunk - 1) / chunk, threads_, [&](int thread) {
-      return [&, own = room + thread * plan.d_in](Index task) {
-        for (Index j = task * chunk; j < std::min(plan.n_k, (task + 1) * chunk); ++j) {
-          if (!kept_somewhere(plan, j)) continue;  // masked rows are not even read
-          const T* mean = means == nullptr ? nullptr : means + plan.sequence[j] * plan.d_in;
-          const T square = project_kernels<T>(isa_).square(plan.d_in, rows.row(j, own), mean);
-          plan.x_norm[j] = std::sqrt(square);
-        }
-      };
-    });
+    for_each_task(
+        (plan.n_k + chunk - 1) / chunk, threads_, inside,
+        [&](Scratch& scratch) { return scratch.take<T>(plan.d_in); },
+        [&](T* room, Index task) {
+          for (Index j = task * chunk; j < std::min(plan.n_k, (task + 1) * chunk); ++j) {
+            if (!kept_somewhere(plan, j)) continue;  // masked rows are not even read
+            const T* mean = means == nullptr ? nullptr : means + plan.sequence[j] * plan.d_in;
+            const T square = project_kernels<T>(isa_).square(plan.d_in, rows.row(j, room), mean);
+            plan.x_norm[j] = std::sqrt(square);
+          }
+        });
   }
 
   void count(PlanArrays<T>& plan) {
@@ -208,7 +210,7 @@ class SamplePlanner {
       const bool usable = plan.kept[offset + j] != 0 && is_finite(plan.x_norm[j]) && is_finite(plan.norm[offset + j]);
       weights[j - first] = usable ? plan.norm[offset + j] : T(0);
     }
-    const auto padded = static_cast<std::size_t>((plan.d_in + 15) / 16 * 16);
+    const Index padded = (plan.d_in + 15) / 16 * 16;
     T* norms = inside.take<T>(padded);
     T* row = inside.take<T>(d_v);
     std::fill(norms, norms + padded, T(0));

@@ -13,6 +13,7 @@
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/matrix_product.hpp"
+#include "heed/engine/tasks.hpp"
 
 namespace heed::detail {
 
@@ -26,7 +27,7 @@ inline Index real_keys(const Mask& mask, Index n_k) { return std::min(mask.n_rea
 
 /// Threads worth waking for a dense product: about ten microseconds of arithmetic each.
 inline int projection_threads(Index asked, double products) {
-  return static_cast<int>(std::clamp(products / 1e6, 1.0, static_cast<double>(thread_count(asked))));
+  return threads_for(products, 1e6, thread_count(asked));
 }
 
 /// True where x or w_v is a matrix that would be gone after the call.

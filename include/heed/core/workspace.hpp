@@ -39,6 +39,8 @@ class Workspace {
     T* take(Index count) {
       return reinterpret_cast<T*>(workspace_.take_bytes(static_cast<std::size_t>(count) * sizeof(T)));
     }
+    /// A frame inside this one: what it takes is given back before this one takes more.
+    Frame nested() { return Frame(workspace_); }
 
    private:
     Workspace& workspace_;
