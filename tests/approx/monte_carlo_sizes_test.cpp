@@ -20,12 +20,18 @@ struct Empty {
 };
 
 constexpr Empty sizes[] = {
-    {"no columns of values", 9, 70, 8, 40, 0},  {"no columns of x", 9, 70, 8, 0, 5},
-    {"no columns at all", 9, 70, 0, 0, 0},      {"no keys", 9, 0, 8, 40, 5},
-    {"no queries", 0, 70, 8, 40, 5},            {"no tokens", 0, 0, 8, 40, 5},
-    {"no columns of queries", 9, 70, 0, 40, 5}, {"no keys, no columns", 9, 0, 8, 40, 0},
-    {"no keys, no x", 9, 0, 8, 0, 5},           {"no queries, no columns", 0, 70, 8, 40, 0},
-    {"no queries, no x", 0, 70, 8, 0, 5},       {"nothing", 0, 0, 0, 0, 0},
+    {"no columns of values", 9, 70, 8, 40, 0},
+    {"no columns of x", 9, 70, 8, 0, 5},
+    {"no columns at all", 9, 70, 0, 0, 0},
+    {"no keys", 9, 0, 8, 40, 5},
+    {"no queries", 0, 70, 8, 40, 5},
+    {"no tokens", 0, 0, 8, 40, 5},
+    {"no columns of queries", 9, 70, 0, 40, 5},
+    {"no keys, no columns", 9, 0, 8, 40, 0},
+    {"no keys, no x", 9, 0, 8, 0, 5},
+    {"no queries, no columns", 0, 70, 8, 40, 0},
+    {"no queries, no x", 0, 70, 8, 0, 5},
+    {"nothing", 0, 0, 0, 0, 0},
 };
 const HeadOptions heads_of_calls[] = {{.n_heads = 1}, {.n_heads = 4, .n_kv_heads = 2}};
 
@@ -77,8 +83,8 @@ void for_every_size(const Make& make, const Check& check) {
 
 template <class S>
 void expect_sampled() {
-  for (const Estimator estimator : {Estimator::with_replacement, Estimator::product_weighted,
-                                    Estimator::without_replacement, Estimator::largest}) {
+  for (const Estimator estimator :
+       {Estimator::with_replacement, Estimator::product_weighted, Estimator::without_replacement, Estimator::largest}) {
     for (const Budget budget : {Budget::column_max, Budget::column_norm, Budget::constant}) {
       for (const bool centred : {false, true}) {
         for (const ValuePath path : {ValuePath::fastest, ValuePath::sampled}) {

@@ -18,8 +18,8 @@
 
 namespace heed::detail {
 
-/// Makes value rows from a plan: heads taken exactly by dense products, the others token by token from samples. A task is a block of
-/// tokens and some of the heads; what a token gets depends on neither.
+/// Makes value rows from a plan: exact heads by dense products, the others token by token from samples. A task is a
+/// block of tokens and some of the heads. The row of a token depends on neither.
 template <class S>
 class ValueEncoding {
  public:
@@ -45,12 +45,10 @@ class ValueEncoding {
   void run() {
     prepare();
     const Index n_blocks = (plan_.n_k + block_tokens - 1) / block_tokens;
-    // Heads apart where blocks are too few for the threads; the rows of a block are then read once for each part.
-    const Index n_parts =
-        threads_ > 1 ? std::clamp<Index>((2 * threads_ + n_blocks - 1) / n_blocks, 1, plan_.n_kv) : 1;
+    // Where blocks are too few for the threads, heads are split into parts; each part reads the rows of its block.
+    const Index n_parts = threads_ > 1 ? std::clamp<Index>((2 * threads_ + n_blocks - 1) / n_blocks, 1, plan_.n_kv) : 1;
     for_each_task(
-        n_blocks * n_parts, threads_, frame_,
-        [&](Scratch& scratch) { return Worker(scratch, x_.cols, d_v_, isa_); },
+        n_blocks * n_parts, threads_, frame_, [&](Scratch& scratch) { return Worker(scratch, x_.cols, d_v_, isa_); },
         [&](Worker& worker, Index task) {
           const Index part = task % n_parts, first = task / n_parts * block_tokens;
           block(worker, first, std::min(block_tokens, plan_.n_k - first), part * plan_.n_kv / n_parts,
@@ -59,7 +57,7 @@ class ValueEncoding {
   }
 
  private:
-  // What one thread owns.
+  // Scratch of one thread that makes rows.
   struct Worker {
     Worker(Scratch& scratch, Index d_in, Index d_v, Isa isa)
         : panel(scratch, d_in, isa), encoder(scratch, d_in, d_v, isa) {
@@ -111,8 +109,8 @@ class ValueEncoding {
     make_bases();
   }
 
-  // Budget::constant gives every head the same r for a token: one choice of the largest products serves all, by the norms of whole rows
-  // of w_v. Draws are each head's own.
+  // Budget::constant gives a token the same r in every head: one choice of the largest products, by the norms of whole
+  // rows of w_v, serves all heads. Draws are each head's own.
   void share_norms() {
     if (options_.budget != Budget::constant || options_.estimator != Estimator::largest) return;
     for (Index kv = 0; kv < plan_.n_kv; ++kv) {
@@ -161,7 +159,7 @@ class ValueEncoding {
     }
   }
 
-  // Exact heads: padding stays unread, its rows are 0.
+  // Rows of exact heads. Padding is not read: its rows are 0.
   void multiply_block(Worker& worker, Index first, Index n, Index first_kv, Index last_kv) {
     const Index width = DensePanel<S>::width(isa_), end = std::min(first + n, std::max(first, n_real_));
     for (Index at = first; at < end; at += width) {
@@ -182,8 +180,8 @@ class ValueEncoding {
                           View<S>{rows_ + kv * d_v_, plan_.n_k, d_v_, w_.cols, 1});
   }
 
-  // Rows of x, less the mean row, for tokens that some head samples: one after the other, or, where groups share draws, transposed a
-  // group at a time.
+  // Rows of x, less the mean row, of tokens that some head samples: one after the other, or, where groups share draws,
+  // transposed a group at a time.
   void read_rows(Worker& worker, Index first, Index n, Index first_kv, Index last_kv) {
     const T** const y = worker.y;
     const TokenRows<S> rows(x_, isa_);
@@ -218,7 +216,7 @@ class ValueEncoding {
     return r > 0 && r < plan_.d_in;
   }
 
-  // `chosen`: heads share the choice of products, and it has been made.
+  // `chosen`: the heads of this block share one choice of products, and it has been made.
   void sample_block(Worker& worker, Index first, Index n, Index kv, bool& chosen) {
     const Index* counts = plan_.counts + kv * plan_.n_k;
     const T* const* const y = worker.y;

@@ -3,8 +3,8 @@
 
 namespace heed::detail {
 
-/// How many products every token of every key head gets, and what that was decided from. Arrays lie in a workspace; entry (kv, j) of
-/// those of all heads is at [kv * n_k + j].
+/// How many products every token of every key head gets, and what that was decided from. Arrays lie in a workspace;
+/// those of all key heads have entry (kv, j) at [kv * n_k + j].
 template <class T>
 struct PlanArrays {
   Index n_k = 0, n_kv = 0, d_in = 0, n_sequences = 1;
@@ -14,9 +14,9 @@ struct PlanArrays {
   T* means = nullptr;             ///< mean row of each sequence over its kept tokens; n_sequences x d_in
   T* largest = nullptr;           ///< (kv, j): max_i A_ij; 0 where the budget needs no weights
   T* norm = nullptr;              ///< (kv, j): |A[:, j]|_2, likewise
-  unsigned char* kept = nullptr;  ///< (kv, j): some query sees it
+  unsigned char* kept = nullptr;  ///< (kv, j): 1 where some query sees the token
   Index* counts = nullptr;        ///< (kv, j): r_j; d_in means the exact product
-  T* floors = nullptr;            ///< (kv, j): least |x_jk| |W_k| among the r_j largest, where the budget knows; else 0
+  T* floors = nullptr;            ///< (kv, j): least |x_jk| |W_k| of the r_j largest, where the budget knows it; else 0
 };
 
 }  // namespace heed::detail

@@ -28,7 +28,7 @@ namespace heed::detail {
 template <class Run, class Call>
 inline constexpr bool has_weights = Run::template weighs_keys<Call>() || Run::template names_pairs<Call>();
 
-/// Throws where a budget needs weights and there are none.
+/// Throws where the budget needs weights and the method has none.
 template <class Call, class Run>
 void check_weights(const Run& run, Budget budget) {
   if (budget == Budget::constant) return;
@@ -37,12 +37,11 @@ void check_weights(const Run& run, Budget budget) {
   } else {
     throw OptionError(
         "heed: MonteCarloOptions::budget must be Budget::constant for a method that neither has a softmax over a "
-        "pattern "
-        "of pairs nor weighs keys itself: there are no weights to take the importance from");
+        "pattern of pairs nor weighs keys itself: there are no weights to take the importance from");
   }
 }
 
-/// Fills a plan for calls that share x. One instance a call.
+/// Decides how many products each token of each key head gets, for calls that share x. One object serves one call.
 template <class S>
 class SamplePlanner {
  public:
@@ -109,8 +108,8 @@ class SamplePlanner {
     return false;
   }
 
-  // Norms of kept rows, after the mean row was taken off where asked for. Rows that are not finite stay out of the mean: they are
-  // multiplied exactly and spoil nobody.
+  // Norms of kept rows, less the mean row where centred. Rows that are not finite stay out of the mean: they are
+  // multiplied exactly and spoil no other row.
   void measure_rows(Workspace::Frame& frame, PlanArrays<T>& plan) {
     plan.means = options_.centred ? frame.take<T>(plan.n_sequences * plan.d_in) : nullptr;
     std::fill(plan.x_norm, plan.x_norm + plan.n_k, T(0));
@@ -139,17 +138,16 @@ class SamplePlanner {
     Workspace::Frame inside(workspace_);
     constexpr Index chunk = 64;
     const TokenRows<S> rows(x_, isa_);
-    for_each_task(
-        (plan.n_k + chunk - 1) / chunk, threads_, inside,
-        [&](Scratch& scratch) { return scratch.take<T>(plan.d_in); },
-        [&](T* room, Index task) {
-          for (Index j = task * chunk; j < std::min(plan.n_k, (task + 1) * chunk); ++j) {
-            if (!kept_somewhere(plan, j)) continue;  // masked rows are not even read
-            const T* mean = means == nullptr ? nullptr : means + plan.sequence[j] * plan.d_in;
-            const T square = project_kernels<T>(isa_).square(plan.d_in, rows.row(j, room), mean);
-            plan.x_norm[j] = std::sqrt(square);
-          }
-        });
+    for_each_task((plan.n_k + chunk - 1) / chunk, threads_, inside,
+                  [&](Scratch& scratch) { return scratch.take<T>(plan.d_in); },
+                  [&](T* room, Index task) {
+                    for (Index j = task * chunk; j < std::min(plan.n_k, (task + 1) * chunk); ++j) {
+                      if (!kept_somewhere(plan, j)) continue;  // masked rows are not even read
+                      const T* mean = means == nullptr ? nullptr : means + plan.sequence[j] * plan.d_in;
+                      const T square = project_kernels<T>(isa_).square(plan.d_in, rows.row(j, room), mean);
+                      plan.x_norm[j] = std::sqrt(square);
+                    }
+                  });
   }
 
   void count(PlanArrays<T>& plan) {
@@ -201,7 +199,7 @@ class SamplePlanner {
     proportional_counts({weights, size}, total, plan.d_in, options_.rounding, {plan.counts + offset + first, size});
   }
 
-  // Largest products, least error: one floor for all tokens of the sequence.
+  // For Estimator::largest the least error has one floor for all tokens of the sequence.
   void count_above_floor(PlanArrays<T>& plan, Index kv, Index first, Index last, double total) {
     Workspace::Frame inside(workspace_);
     const Index offset = kv * plan.n_k, d_v = w_.cols / plan.n_kv, n = last - first;

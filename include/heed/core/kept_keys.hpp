@@ -48,8 +48,8 @@ class KeptKeys {
   Index bias_row_ = 0, allowed_row_ = 0;
 };
 
-/// Flags every key that some query keeps, and leaves the flags of the others alone. It ends once it has set `most` flags: the number of
-/// keys that could be kept.
+/// Flags every key that some query keeps, and leaves the flags of the others alone. It ends once it has set `most`
+/// flags: the number of keys that could be kept.
 template <class Flag>
 void flag_kept_keys(const KeptKeys& kept, Index n_q, Flag* flags, Index most) {
   Index done = 0;  // ends of ranges do not decrease: keys below `done` are decided, unless pairs decide

@@ -29,10 +29,9 @@ class PackedWeights {
 
   void pack(Workspace::Frame& frame, int threads) {
     packed_ = frame.take<T>(n_blocks() * block_stride());
-    for_each_task(
-        (w_.rows + chunk - 1) / chunk, threads, frame,
-        [&](Scratch& scratch) { return scratch.take<T>(w_.cols * chunk + 16); },
-        [&](T* rows, Index task) { pack_rows(task * chunk, std::min(w_.rows, (task + 1) * chunk), rows); });
+    for_each_task((w_.rows + chunk - 1) / chunk, threads, frame,
+                  [&](Scratch& scratch) { return scratch.take<T>(w_.cols * chunk + 16); },
+                  [&](T* rows, Index task) { pack_rows(task * chunk, std::min(w_.rows, (task + 1) * chunk), rows); });
   }
 
  private:
@@ -144,13 +143,12 @@ void project_rows(const ConstView<Row>& x, const PackedWeights<S>& weights, Inde
   Workspace::Frame frame(workspace);
   const Isa isa = active_isa();
   const Index width = DensePanel<S>::width(isa);
-  for_each_task(
-      (x.rows + width - 1) / width, threads, frame,
-      [&](Scratch& scratch) { return DensePanel<S>(scratch, x.cols, isa); },
-      [&](DensePanel<S>& panel, Index task) {
-        panel.begin(x, TokenSet{task * width, std::min(width, x.rows - task * width)});
-        panel.multiply(weights, first, last, bias, out);
-      });
+  for_each_task((x.rows + width - 1) / width, threads, frame,
+                [&](Scratch& scratch) { return DensePanel<S>(scratch, x.cols, isa); },
+                [&](DensePanel<S>& panel, Index task) {
+                  panel.begin(x, TokenSet{task * width, std::min(width, x.rows - task * width)});
+                  panel.multiply(weights, first, last, bias, out);
+                });
 }
 
 }  // namespace heed::detail
