@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "heed/approx/projected_values.hpp"
+#include "heed/sampling/error_bounds.hpp"
 #include "support/allocations.hpp"
 #include "support/inputs.hpp"
 #include "support/matrices.hpp"
@@ -419,10 +420,12 @@ TEST(MonteCarloCall, TakesTheExactProductWhereSamplingWouldBeSlowerAndSaysSo) {
       {2, 512, 256, 64, {.estimator = Estimator::largest, .budget = Budget::column_norm, .fraction = 0.1}, false},
       {2, 512, 256, 64, no_repeats, false},
       {2, 512, 256, 64, product_weighted, false},
-      // One head by itself is looked at, up to 4e7 multiply-adds.
-      {1, 40, 32, 16, {.budget = Budget::constant, .fraction = 0.9}, true},
-      {1, 512, 256, 64, no_repeats, true},
-      {1, 700, 1024, 64, {.budget = Budget::constant, .fraction = 0.9}, false}};
+      // One head by itself is no special case.
+      {1, 40, 32, 16, {}, false},
+      {1, 40, 32, 16, {.budget = Budget::constant, .fraction = 0.9}, false},
+      {1, 512, 256, 64, no_repeats, false},
+      {1, 700, 1024, 64, {.budget = Budget::constant, .fraction = 0.9}, false},
+      {1, 600, 256, 64, {.budget = Budget::constant, .fraction = 0.05}, true}};
   for (const Case& one : cases) {
     const Layer<float> layer(4, one.n, 8, one.d_in, one.d_v * one.heads, one.heads, one.heads);
     const HeadOptions heads{.n_heads = one.heads};
@@ -442,7 +445,30 @@ TEST(MonteCarloCall, TakesTheExactProductWhereSamplingWouldBeSlowerAndSaysSo) {
     if (!one.sampled) {
       EXPECT_EQ(flops.products(), dense.products());
     }
+    // Asked for, every head is sampled.
+    MonteCarloOptions always = one.options;
+    always.path = ValuePath::sampled;
+    const MonteCarloValues<float> estimated(layer.x, layer.w, always);
+    flops.reset();
+    const auto estimate =
+        multi_head_attend(layer.q, layer.k, estimated, heads, {}, ExactAttention{}, {.flops = &flops});
+    EXPECT_GT(flops.sampled_rows(), 0);
+    EXPECT_FALSE((estimate.out.array() == exact.out.array()).all());
+    EXPECT_EQ(estimated.plan(layer.q, layer.k, {}, ExactAttention{}, {}, heads).exact.maxCoeff(), 0);
   }
+}
+
+// The first call of a stranger.
+TEST(MonteCarloCall, AsTheReadmeWritesItIsExactWhereThatIsFasterAndWithinThePublishedBoundWhereItIsSampled) {
+  const Layer<double> layer(30, 60, 8, 48, 16);
+  const Matrix<double> exact = attend(layer.q, layer.k, ProjectedValues<double>(layer.x, layer.w)).out;
+  const MonteCarloValues<double> sampled(layer.x, layer.w, {.alpha = 0.4, .seed = 7});
+  EXPECT_SAME_BITS(attend(layer.q, layer.k, sampled).out, exact);
+  const MonteCarloValues<double> always(layer.x, layer.w, {.alpha = 0.4, .seed = 7, .path = ValuePath::sampled});
+  const Matrix<double> error = attend(layer.q, layer.k, always).out - exact;
+  const double mean_error = error.rowwise().norm().mean();
+  EXPECT_GT(mean_error, 0.0);
+  EXPECT_LE(mean_error, published_bound(0.4, layer.x.rowwise().norm().mean(), layer.w.norm()));
 }
 
 // A budget that needs weights pays for two passes over all scores: worth it for few queries or a short window, not for

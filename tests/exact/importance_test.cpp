@@ -65,6 +65,11 @@ TEST(KeyImportance, EqualsTheOraclesColumnsUnderEveryOption) {
   expect_importance_under_every_option<Eigen::bfloat16>({.n_q = 1, .n_k = 40, .d = 8});
 }
 
+TEST(KeyImportance, OfBfloat16EqualsTheOraclesColumnsUnderEveryOption) {
+  expect_importance_under_every_option<Eigen::bfloat16>({.n_q = 63, .n_k = 113, .d = 9});
+  expect_importance_under_every_option<Eigen::bfloat16>({.n_q = 65, .n_k = 65, .d = 16});
+}
+
 TEST(KeyImportance, CrossesChunksOfKeysAndPanelsOfQueries) {
   const auto in = random_inputs<float>({.n_q = 203, .n_k = 1201, .d = 24});
   expect_importance(key_importance(in.q, in.k), in, {});

@@ -2,23 +2,24 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <type_traits>
 
 #include "heed/approx/plan_arrays.hpp"
 #include "heed/approx/token_rows.hpp"
-#include "heed/core/context.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/matrix_product.hpp"
+#include "heed/engine/tasks.hpp"
 #include "heed/sampling/head_weights.hpp"
 #include "heed/sampling/monte_carlo_options.hpp"
 #include "heed/sampling/row_encoder.hpp"
 
 namespace heed::detail {
 
-/// Makes value rows from a plan: heads taken exactly by dense products, the others token by token from samples. A task is a block of
-/// tokens and some of the heads; what a token gets depends on neither.
+/// Makes value rows from a plan: exact heads by dense products, the others token by token from samples. A task is a
+/// block of tokens and some of the heads. The row of a token depends on neither.
 template <class S>
 class ValueEncoding {
  public:
@@ -44,69 +45,72 @@ class ValueEncoding {
   void run() {
     prepare();
     const Index n_blocks = (plan_.n_k + block_tokens - 1) / block_tokens;
-    // Heads apart where blocks are too few for the threads; the rows of a block are then read once for each part.
-    const Index n_parts = std::clamp<Index>((2 * threads_ + n_blocks - 1) / n_blocks, 1, plan_.n_kv);
-    Scratch measure;
-    Worker(measure, x_.cols, d_v_, isa_);
-    std::byte* memory = frame_.template take<std::byte>(measure.used() * static_cast<std::size_t>(threads_));
-    parallel_tasks(n_blocks * (threads_ > 1 ? n_parts : 1), threads_, [&](int thread) {
-      Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
-      return [&, worker = Worker(scratch, x_.cols, d_v_, isa_)](Index task) mutable {
-        const Index parts = threads_ > 1 ? n_parts : 1, part = task % parts, first = task / parts * block_tokens;
-        block(worker, first, std::min(block_tokens, plan_.n_k - first), part * plan_.n_kv / parts,
-              (part + 1) * plan_.n_kv / parts);
-      };
-    });
+    // Where blocks are too few for the threads, heads are split into parts; each part reads the rows of its block.
+    const Index n_parts = threads_ > 1 ? std::clamp<Index>((2 * threads_ + n_blocks - 1) / n_blocks, 1, plan_.n_kv) : 1;
+    for_each_task(
+        n_blocks * n_parts, threads_, frame_, [&](Scratch& scratch) { return Worker(scratch, x_.cols, d_v_, isa_); },
+        [&](Worker& worker, Index task) {
+          const Index part = task % n_parts, first = task / n_parts * block_tokens;
+          block(worker, first, std::min(block_tokens, plan_.n_k - first), part * plan_.n_kv / n_parts,
+                (part + 1) * plan_.n_kv / n_parts);
+        });
   }
 
  private:
-  // What one thread owns.
+  // Scratch of one thread that makes rows.
   struct Worker {
     Worker(Scratch& scratch, Index d_in, Index d_v, Isa isa)
         : panel(scratch, d_in, isa), encoder(scratch, d_in, d_v, isa) {
-      row = static_cast<std::size_t>((d_in + 15) / 16 * 16);
-      rows = scratch.take<T>(static_cast<std::size_t>(block_tokens) * row);
+      row = (d_in + 15) / 16 * 16;
+      rows = scratch.take<T>(block_tokens * row);
       groups = scratch.take<T>(block_tokens * d_in);
       value = scratch.take<T>(block_tokens * d_v);
+      y = scratch.take<const T*>(block_tokens);
+      tokens = scratch.take<EncodeToken<T>>(block_tokens);
       list = scratch.take<Index>(block_tokens);
     }
     DensePanel<S> panel;
     RowEncoder<T> encoder;
-    std::size_t row;
-    T *rows, *groups,
-        *value;  // rows of x as they are sampled; value rows in the accumulator where they are stored in less
-    Index* list;
+    Index row;               // entries from one of `rows` to the next
+    T *rows, *groups;        // rows of x as they are sampled: one after the other, and those of a group side by side
+    T* value;                // value rows in the accumulator, where they are stored in less
+    const T** y;             // where the row of each token lies; null: no head samples it
+    EncodeToken<T>* tokens;  // the sampled ones of a head, or of a group
+    Index* list;             // tokens that a head multiplies exactly
+  };
+  // Scratch of one thread that packs a head's weights.
+  struct Packing {
+    double* share;
+    std::uint32_t* order;
   };
 
   void prepare() {
     const Index lanes = tile_kernels<T>(isa_).lanes;
-    const auto n_kv = static_cast<std::size_t>(plan_.n_kv);
-    heads_ = frame_.template take<HeadWeights<T>>(n_kv);
-    dense_ = frame_.template take<PackedWeights<S>>(n_kv);
+    heads_ = frame_.template take<HeadWeights<T>>(plan_.n_kv);
+    dense_ = frame_.template take<PackedWeights<S>>(plan_.n_kv);
     base_ = frame_.template take<T>(plan_.n_sequences * w_.cols);
     bias_ = take_bias<T>(frame_, options_.bias, w_.cols);
-    const auto d_in = static_cast<std::size_t>(x_.cols);
-    double* share = frame_.template take<double>(d_in * static_cast<std::size_t>(threads_));
-    auto* order = frame_.template take<std::uint32_t>(d_in * static_cast<std::size_t>(threads_));
     for (Index kv = 0; kv < plan_.n_kv; ++kv) {
       new (heads_ + kv) HeadWeights<T>();
       new (dense_ + kv) PackedWeights<S>(w_.columns(kv * d_v_, d_v_), isa_);
       if (exact_[kv] == 0) heads_[kv].take(frame_, x_.cols, d_v_, lanes, options_.estimator);
       if (exact_[kv] != 0 || plan_.centred || some_exact(kv)) dense_[kv].pack(frame_, threads_);
     }
-    parallel_tasks(plan_.n_kv, threads_, [&](int thread) {
-      return [&, thread](Index kv) {
-        if (exact_[kv] == 0)
-          heads_[kv].fill(w_.columns(kv * d_v_, d_v_), isa_, share + static_cast<std::size_t>(thread) * d_in,
-                          order + static_cast<std::size_t>(thread) * d_in);
-      };
-    });
+    for_each_task(
+        plan_.n_kv, threads_, frame_,
+        [&](Scratch& scratch) {
+          double* share = scratch.take<double>(x_.cols);
+          return Packing{share, scratch.take<std::uint32_t>(x_.cols)};
+        },
+        [&](const Packing& own, Index kv) {
+          if (exact_[kv] == 0) heads_[kv].fill(w_.columns(kv * d_v_, d_v_), isa_, own.share, own.order);
+        });
     share_norms();
     make_bases();
   }
 
-  // Budget::constant gives every head the same r for a token: one choice of the largest products serves all, by the norms of whole rows
-  // of w_v. Draws are each head's own.
+  // Budget::constant gives a token the same r in every head: one choice of the largest products, by the norms of whole
+  // rows of w_v, serves all heads. Draws are each head's own.
   void share_norms() {
     if (options_.budget != Budget::constant || options_.estimator != Estimator::largest) return;
     for (Index kv = 0; kv < plan_.n_kv; ++kv) {
@@ -148,15 +152,14 @@ class ValueEncoding {
     }
     if (!all_sampled) multiply_block(worker, first, n, first_kv, last_kv);
     if (!some_sampled) return;
-    const T* y[block_tokens];
-    read_rows(worker, first, n, first_kv, last_kv, y);
+    read_rows(worker, first, n, first_kv, last_kv);
     bool chosen = false;
     for (Index kv = first_kv; kv < last_kv; ++kv) {
-      if (exact_[kv] == 0) sample_block(worker, first, n, kv, y, chosen);
+      if (exact_[kv] == 0) sample_block(worker, first, n, kv, chosen);
     }
   }
 
-  // Exact heads: padding stays unread, its rows are 0.
+  // Rows of exact heads. Padding is not read: its rows are 0.
   void multiply_block(Worker& worker, Index first, Index n, Index first_kv, Index last_kv) {
     const Index width = DensePanel<S>::width(isa_), end = std::min(first + n, std::max(first, n_real_));
     for (Index at = first; at < end; at += width) {
@@ -177,9 +180,10 @@ class ValueEncoding {
                           View<S>{rows_ + kv * d_v_, plan_.n_k, d_v_, w_.cols, 1});
   }
 
-  // Rows of x, less the mean row, for tokens that some head samples: one after the other, or, where groups share draws, transposed a
-  // group at a time.
-  void read_rows(Worker& worker, Index first, Index n, Index first_kv, Index last_kv, const T** y) {
+  // Rows of x, less the mean row, of tokens that some head samples: one after the other, or, where groups share draws,
+  // transposed a group at a time.
+  void read_rows(Worker& worker, Index first, Index n, Index first_kv, Index last_kv) {
+    const T** const y = worker.y;
     const TokenRows<S> rows(x_, isa_);
     const bool grouped = options_.estimator == Estimator::with_replacement;
     for (Index t = 0; t < n; ++t) {
@@ -187,7 +191,7 @@ class ValueEncoding {
       bool sampled = false;
       for (Index kv = first_kv; kv < last_kv && !sampled; ++kv) sampled = exact_[kv] == 0 && samples(kv, first + t);
       if (!sampled) continue;
-      T* room = worker.rows + static_cast<std::size_t>(t) * worker.row;
+      T* room = worker.rows + t * worker.row;
       y[t] = rows.row(first + t, room);
       if (!plan_.centred) continue;
       project_kernels<T>(isa_).centre(plan_.d_in, y[t], plan_.means + plan_.sequence[first + t] * plan_.d_in, room);
@@ -212,9 +216,11 @@ class ValueEncoding {
     return r > 0 && r < plan_.d_in;
   }
 
-  // `chosen`: heads share the choice of products, and it has been made.
-  void sample_block(Worker& worker, Index first, Index n, Index kv, const T* const* y, bool& chosen) {
+  // `chosen`: the heads of this block share one choice of products, and it has been made.
+  void sample_block(Worker& worker, Index first, Index n, Index kv, bool& chosen) {
     const Index* counts = plan_.counts + kv * plan_.n_k;
+    const T* const* const y = worker.y;
+    EncodeToken<T>* const tokens = worker.tokens;
     Index n_exact = 0;
     for (Index t = 0; t < n; ++t) {
       const Index j = first + t;
@@ -232,7 +238,6 @@ class ValueEncoding {
     }
     const auto base_row = [&](Index j) { return base_of(kv, j); };
     if (options_.estimator != Estimator::with_replacement) {
-      EncodeToken<T> tokens[block_tokens];
       Index size = 0;
       for (Index t = 0; t < n; ++t) {
         if (samples(kv, first + t))
@@ -250,15 +255,14 @@ class ValueEncoding {
       return;
     }
     for (Index g = 0; g < block_groups; ++g) {
-      EncodeToken<T> group[group_tokens];
       Index size = 0;
       for (Index lane = 0; lane < group_tokens && group_member(g, lane) < n; ++lane) {
         const Index t = group_member(g, lane);
-        if (samples(kv, first + t)) group[size++] = {first + t, counts[first + t], y[t], target(worker, kv, first, t)};
+        if (samples(kv, first + t)) tokens[size++] = {first + t, counts[first + t], y[t], target(worker, kv, first, t)};
       }
-      worker.encoder.with_replacement(heads_[kv], {group, static_cast<std::size_t>(size)}, group_tokens, options_.seed,
+      worker.encoder.with_replacement(heads_[kv], {tokens, static_cast<std::size_t>(size)}, group_tokens, options_.seed,
                                       draw_stream(kv, first / block_tokens * block_groups + g), base_row);
-      for (Index t = 0; t < size; ++t) store(group[t], kv);
+      for (Index t = 0; t < size; ++t) store(tokens[t], kv);
     }
   }
 

@@ -36,18 +36,19 @@ inline void check_monte_carlo(const MonteCarloOptions& options) {
 
 }  // namespace detail
 
-/// What a call of MonteCarloValues decides before it samples: how many products each token gets, and why. S: scalar of the values.
+/// What a call of MonteCarloValues decides before it samples: how many products each token gets, and why. S: scalar of
+/// the values.
 template <class S>
 struct SamplePlan {
-  Matrix<Index> counts;        ///< r_j of (token, key head); d_in means the exact product
-  Matrix<double> importance;   ///< max_i A_ij of (token, key head); 0 for Budget::constant, which needs no weights
-  Matrix<unsigned char> kept;  ///< 1 where some query of the head sees the token, else 0
-  Vector<unsigned char>
-      exact;  ///< of each key head: 1 where all its rows are multiplied exactly, sampling being no faster
+  Matrix<Index> counts;           ///< r_j of (token, key head); d_in means the exact product
+  Matrix<double> importance;      ///< max_i A_ij of (token, key head); 0 for Budget::constant, which needs no weights
+  Matrix<unsigned char> kept;     ///< 1 where some query of the head sees the token, else 0
+  Vector<unsigned char> exact;    ///< 1 for a key head all of whose rows are multiplied exactly: sampling is no faster
   Vector<Accumulator<S>> x_norm;  ///< |x_j|, or |x_j - mean row| where centred; 0 for tokens no query sees
   Index d_in = 0;
 
-  /// Mean r_j / d_in over (token, key head) pairs that are kept: what sampling spends, over what the exact product would.
+  /// Mean r_j / d_in over the kept tokens of all key heads: the products that sampling takes over those of the exact
+  /// product.
   double real_share() const { return share(true); }
   /// The same over all positions, padding included: the published accounting, which flatters padded batches.
   double padded_share() const { return share(false); }
@@ -65,35 +66,37 @@ struct SamplePlan {
   }
 };
 
-/// Values X W_v + b of which each token computes only as many products as its importance asks for: Monte-Carlo attention over any
-/// method with a softmax over a pattern of pairs, over TcAttention, and over any method at all with Budget::constant.
+/// Values X W_v + b of which each token computes only as many products as its importance asks for: Monte-Carlo
+/// attention over any method with a softmax over a pattern of pairs, over TcAttention, and over any method at all with
+/// Budget::constant.
 ///
 ///     MonteCarloValues<float> sampled(x, w_v, {.alpha = 0.4, .seed = 7});
 ///     auto r = attend(q, k, sampled);
 ///
-/// H_j = sum over r_j sampled products of x_j W_v, out = A (H + b). r_j and the estimator are MonteCarloOptions's; r_j >= d_in is the
-/// exact product, r_j = 0 a row of 0 (of the mean row's product where centred).
+/// out = A (H + b), H_j = sum over r_j sampled products of x_j W_v. MonteCarloOptions decides r_j and the estimator;
+/// r_j >= d_in is the exact product, r_j = 0 a row of 0 (of the mean row's product where centred).
 ///
-/// Shapes  x: n_k x d_in, w_v: d_in x (n_kv_heads * d_v), one scalar type, any strides. Each key head owns d_v columns, in order;
-///         heads of one group share its importance.
-/// Draws   a pure function of (seed, key head, token, index): no order, thread or batch matters. With replacement, 16 tokens of a block of
-///         256, no two next to each other, share their sequence, which keeps the law of every token; the first r_j of it are token j's.
+/// Shapes  x: n_k x d_in, w_v: d_in x (n_kv_heads * d_v), one scalar type, any strides. Each key head owns d_v columns,
+///         in order; heads of one group share its importance.
+/// Draws   are a pure function of (seed, key head, token, index): no order, thread or batch matters. With replacement,
+///         16 tokens of a block of 256, no two next to each other, share one sequence of draws, of which token j takes
+///         the first r_j; each token alone has the law it would have with draws of its own.
 /// Later   under a causal mask too, a sampled row depends on tokens behind its own, unless the budget is constant and
 ///         not centred: see Budget. A decoder may keep rows of that kind only. `largest` with Budget::constant chooses
 ///         once for all heads, and head by head once masks that differ by head make counts differ.
-/// Exact   with ValuePath::fastest, the default, a head whose sampling is estimated to be no faster than the exact product
-///         (value_path.hpp) is multiplied exactly: small layers, narrow heads, large r, `largest` with a budget that needs weights, and
-///         such budgets altogether where two passes over all scores cost more than they can save. A call
-///         says so by FlopCounter::sampled_rows() and projected_rows(); before it, plan(...).exact says it of each head. One head by
-///         itself of up to 4e7 multiply-adds (a millisecond) is always sampled: so an estimator is looked at.
-///         ValuePath::sampled always samples, as published.
-/// Errors  ShapeError if cols(x) != rows(w_v) or b does not fit; OptionError for options outside their range, and for a budget that
-///         needs weights over a method that has none. Temporaries do not compile.
-/// Cost    Phase::sample 2 d_v r_j a token and key head, Phase::project 2 d_in d_v for exact rows (and mean rows); Phase::route 4 d a kept pair
-///         and two exponentials for the importance (over TcAttention O(h) a token), unless the budget is constant, and O(d_in) a token to
-///         choose products.
+/// Exact   MonteCarloOptions::path alone decides. With ValuePath::fastest, the default, a head is multiplied exactly
+///         where sampling it is estimated not to be faster (value_path.hpp): in small layers, for narrow heads or large
+///         r, for `largest` with a budget that needs weights, and for any such budget where two passes over all scores
+///         cost more than they can save. A call says which it was by FlopCounter::sampled_rows() and projected_rows();
+///         before it, plan(...).exact says it of each head. ValuePath::sampled always samples, as published.
+/// Errors  ShapeError if cols(x) != rows(w_v) or b does not fit; OptionError for options outside their range, and for a
+///         budget that needs weights over a method that has none. Temporaries do not compile.
+/// Cost    Phase::sample 2 d_v r_j a token and key head; Phase::project 2 d_in d_v for exact rows and mean rows.
+///         Phase::route, unless the budget is constant, 4 d a kept pair and two exponentials for the importance (over
+///         TcAttention O(h) a token), and O(d_in) a token to choose products.
 /// Threads const and re-entrant; the same bits for any number of threads.
-/// Source  Kim and Ko 2022, section 3. We depart where Rounding::up says so; other estimators and budgets: Estimator, Budget.
+/// Source  Kim and Ko 2022, section 3. Rounding::up departs from it and says why; see Estimator and Budget for what is
+///         not in the paper.
 template <class S>
 class MonteCarloValues : public detail::ValueOperands<S> {
  public:
@@ -110,7 +113,8 @@ class MonteCarloValues : public detail::ValueOperands<S> {
 
   const MonteCarloOptions& options() const { return options_; }
 
-  /// What a call with these operands decides; see SamplePlan. Queries and keys of several heads are packed as in multi_head_attend.
+  /// What a call with these operands decides; see SamplePlan. Queries and keys of several heads are packed as in
+  /// multi_head_attend.
   template <class Q, class K, class Method = ExactAttention<>>
   SamplePlan<S> plan(const Q& q, const K& k, const AttentionOptions& options = {}, const Method& method = {},
                      const Context& context = {}, const HeadOptions& heads = {}) const {
@@ -142,9 +146,10 @@ class MonteCarloValues : public detail::ValueOperands<S> {
     return plan;
   }
 
-  /// The value rows a call with these operands makes, all key heads side by side, without the attention: to look at, to keep, to time.
+  /// Makes the value rows of a call with these operands, all key heads side by side, without the attention: to look at,
+  /// to keep, to time.
   ///
-  /// Shapes  out: n_k x width(), contiguous rows; k and q as for `plan`. Rows of padding hold nothing of use.
+  /// Shapes  out: n_k x width(), contiguous rows; q and k as for `plan`. Rows of padding hold nothing of use.
   template <class Out, class Q, class K, class Method = ExactAttention<>>
   void value_rows_into(Out&& out, const Q& q, const K& k, const AttentionOptions& options = {},
                        const Method& method = {}, const Context& context = {}, const HeadOptions& heads = {}) const {
@@ -189,7 +194,8 @@ class MonteCarloValues : public detail::ValueOperands<S> {
     work(calls, packed.per_kv(), inner.context());
   }
 
-  // Makes the pairs that the importance and the values are computed over, where some head may be sampled; returns whether.
+  // Returns whether some head may be sampled. Then the pairs are made, over which the importance and the output are
+  // computed.
   template <class Call, class Run>
   bool prepares(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, Run& run,
                 const Context& context) const {
@@ -210,7 +216,7 @@ class MonteCarloValues : public detail::ValueOperands<S> {
     if (context.flops != nullptr) context.flops->add_value_rows(0, static_cast<double>(n_real * n_kv));
   }
 
-  // Makes a plan, and the rows if it samples any head; else returns false.
+  // Makes a plan, and the rows if it samples some head. Returns whether it made the rows.
   template <class Call, class Run>
   bool sample_rows(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const Run& run,
                    const Context& context, Index n_real, S* rows) const {
@@ -227,7 +233,8 @@ class MonteCarloValues : public detail::ValueOperands<S> {
     return true;
   }
 
-  // True where no head can gain by sampling, whatever its plan, the passes that find the importance included where their length is known.
+  // True where no head can gain by sampling, whatever its plan. The passes that find the importance are part of its
+  // cost where their length is known.
   template <class Call, class Run>
   bool never_pays(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const Run&) const {
     if (x_.cols == 0) return true;

@@ -27,15 +27,16 @@ struct ProjectionOptions {
   ProjectionOrder order = ProjectionOrder::automatic;  ///< default: the cheaper one
 };
 
-/// Exact values X W_v + b made during the call: attend(q, k, projected) is attend(q, k, v) with v = x w_v + b, and several heads own
-/// columns of one w_v. Views x, w_v and b, which must outlive it.
+/// Exact values X W_v + b made during the call: attend(q, k, projected) is attend(q, k, v) with v = x w_v + b, and
+/// several heads own columns of one w_v. Views x, w_v and b, which must outlive it.
 ///
 /// Shapes  x: n_k x d_in, w_v: d_in x (n_kv_heads * d_v), one scalar type, any strides; b: cols(w_v) entries.
-/// Order   A (X W_v), or (A X) W_v where that takes fewer products (few queries): n_q (n_k d_in + d_in d_v) < n_q n_k d_v + n_k d_in d_v
-///         for one head. A bias is then added to rows that saw a key, whose weights add up to 1.
+/// Order   A (X W_v), or (A X) W_v where that takes fewer products, for few queries: for one head where n_q (n_k d_in +
+///         d_in d_v) < n_q n_k d_v + n_k d_in d_v. A bias is then added to the rows that saw a key, whose weights add
+///         up to 1.
 /// Errors  ShapeError if cols(x) != rows(w_v) or b does not fit. Temporaries do not compile.
-/// Cost    2 n_k d_in d_v flops a key head, or 2 n_q d_in d_v and 2 d_in instead of 2 d_v per kept pair a query head; memory
-///         O((n_k + d_in) n_kv_heads d_v) from the workspace.
+/// Cost    2 n_k d_in d_v flops a key head; or 2 n_q d_in d_v a query head, and 2 d_in instead of 2 d_v per kept pair.
+///         Memory O((n_k + d_in) n_kv_heads d_v) from the workspace.
 /// Threads const and re-entrant; the same bits for any number of threads.
 template <class S>
 class ProjectedValues : public detail::ValueOperands<S> {

@@ -9,12 +9,14 @@
 #include "heed/approx/token_rows.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/floating.hpp"
+#include "heed/core/kept_keys.hpp"
 #include "heed/core/mask.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/column_panel.hpp"
 #include "heed/engine/head_call.hpp"
+#include "heed/engine/tasks.hpp"
 #include "heed/exact/importance.hpp"
 #include "heed/kernels/select.hpp"
 #include "heed/sampling/monte_carlo_options.hpp"
@@ -26,7 +28,7 @@ namespace heed::detail {
 template <class Run, class Call>
 inline constexpr bool has_weights = Run::template weighs_keys<Call>() || Run::template names_pairs<Call>();
 
-/// Throws where a budget needs weights and there are none.
+/// Throws where the budget needs weights and the method has none.
 template <class Call, class Run>
 void check_weights(const Run& run, Budget budget) {
   if (budget == Budget::constant) return;
@@ -35,12 +37,11 @@ void check_weights(const Run& run, Budget budget) {
   } else {
     throw OptionError(
         "heed: MonteCarloOptions::budget must be Budget::constant for a method that neither has a softmax over a "
-        "pattern "
-        "of pairs nor weighs keys itself: there are no weights to take the importance from");
+        "pattern of pairs nor weighs keys itself: there are no weights to take the importance from");
   }
 }
 
-/// Fills a plan for calls that share x. One instance a call.
+/// Decides how many products each token of each key head gets, for calls that share x. One object serves one call.
 template <class S>
 class SamplePlanner {
  public:
@@ -60,9 +61,9 @@ class SamplePlanner {
     plan.d_in = x_.cols;
     plan.n_kv = static_cast<Index>(calls.size()) / heads_per_kv;
     plan.centred = options_.centred;
-    const auto n_all = static_cast<std::size_t>(plan.n_kv * plan.n_k), n_k = static_cast<std::size_t>(plan.n_k);
-    plan.sequence = frame.take<Index>(n_k);
-    plan.x_norm = frame.take<T>(n_k);
+    const Index n_all = plan.n_kv * plan.n_k;
+    plan.sequence = frame.take<Index>(plan.n_k);
+    plan.x_norm = frame.take<T>(plan.n_k);
     plan.largest = frame.take<T>(n_all);
     plan.norm = frame.take<T>(n_all);
     plan.kept = frame.take<unsigned char>(n_all);
@@ -75,12 +76,12 @@ class SamplePlanner {
       std::fill(plan.norm, plan.norm + n_all, T(0));
       std::fill(plan.kept, plan.kept + n_all, static_cast<unsigned char>(0));
       for (std::size_t c = 0; c < calls.size(); ++c) {
-        mark_kept_keys(DensePattern{n_q, plan.n_k}, options.mask, n_q, plan.n_k, calls[c].head,
-                       plan.kept + static_cast<Index>(c) / heads_per_kv * plan.n_k);
+        flag_kept_keys(KeptKeys(options.mask, n_q, plan.n_k, calls[c].head), n_q,
+                       plan.kept + static_cast<Index>(c) / heads_per_kv * plan.n_k, plan.n_k);
       }
     } else if constexpr (has_weights<Run, Call>) {
       key_importance(calls, heads_per_kv, options, run, context, ColumnSums<T>{plan.largest, plan.norm});
-      for (std::size_t j = 0; j < n_all; ++j) plan.kept[j] = plan.largest[j] > 0 ? 1 : 0;
+      for (Index j = 0; j < n_all; ++j) plan.kept[j] = plan.largest[j] > 0 ? 1 : 0;
     }
     measure_rows(frame, plan);
     count(plan);
@@ -107,8 +108,8 @@ class SamplePlanner {
     return false;
   }
 
-  // Norms of kept rows, after the mean row was taken off where asked for. Rows that are not finite stay out of the mean: they are
-  // multiplied exactly and spoil nobody.
+  // Norms of kept rows, less the mean row where centred. Rows that are not finite stay out of the mean: they are
+  // multiplied exactly and spoil no other row.
   void measure_rows(Workspace::Frame& frame, PlanArrays<T>& plan) {
     plan.means = options_.centred ? frame.take<T>(plan.n_sequences * plan.d_in) : nullptr;
     std::fill(plan.x_norm, plan.x_norm + plan.n_k, T(0));
@@ -136,18 +137,17 @@ class SamplePlanner {
   void row_norms(PlanArrays<T>& plan, const T* means) {
     Workspace::Frame inside(workspace_);
     constexpr Index chunk = 64;
-    T* room = inside.take<T>(plan.d_in * threads_);
     const TokenRows<S> rows(x_, isa_);
-    parallel_tasks((plan.n_k + chunk - 1) / chunk, threads_, [&](int thread) {
-      return [&, own = room + thread * plan.d_in](Index task) {
-        for (Index j = task * chunk; j < std::min(plan.n_k, (task + 1) * chunk); ++j) {
-          if (!kept_somewhere(plan, j)) continue;  // masked rows are not even read
-          const T* mean = means == nullptr ? nullptr : means + plan.sequence[j] * plan.d_in;
-          const T square = project_kernels<T>(isa_).square(plan.d_in, rows.row(j, own), mean);
-          plan.x_norm[j] = std::sqrt(square);
-        }
-      };
-    });
+    for_each_task((plan.n_k + chunk - 1) / chunk, threads_, inside,
+                  [&](Scratch& scratch) { return scratch.take<T>(plan.d_in); },
+                  [&](T* room, Index task) {
+                    for (Index j = task * chunk; j < std::min(plan.n_k, (task + 1) * chunk); ++j) {
+                      if (!kept_somewhere(plan, j)) continue;  // masked rows are not even read
+                      const T* mean = means == nullptr ? nullptr : means + plan.sequence[j] * plan.d_in;
+                      const T square = project_kernels<T>(isa_).square(plan.d_in, rows.row(j, room), mean);
+                      plan.x_norm[j] = std::sqrt(square);
+                    }
+                  });
   }
 
   void count(PlanArrays<T>& plan) {
@@ -199,7 +199,7 @@ class SamplePlanner {
     proportional_counts({weights, size}, total, plan.d_in, options_.rounding, {plan.counts + offset + first, size});
   }
 
-  // Largest products, least error: one floor for all tokens of the sequence.
+  // For Estimator::largest the least error has one floor for all tokens of the sequence.
   void count_above_floor(PlanArrays<T>& plan, Index kv, Index first, Index last, double total) {
     Workspace::Frame inside(workspace_);
     const Index offset = kv * plan.n_k, d_v = w_.cols / plan.n_kv, n = last - first;
@@ -208,7 +208,7 @@ class SamplePlanner {
       const bool usable = plan.kept[offset + j] != 0 && is_finite(plan.x_norm[j]) && is_finite(plan.norm[offset + j]);
       weights[j - first] = usable ? plan.norm[offset + j] : T(0);
     }
-    const auto padded = static_cast<std::size_t>((plan.d_in + 15) / 16 * 16);
+    const Index padded = (plan.d_in + 15) / 16 * 16;
     T* norms = inside.take<T>(padded);
     T* row = inside.take<T>(d_v);
     std::fill(norms, norms + padded, T(0));

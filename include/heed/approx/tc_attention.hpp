@@ -18,6 +18,7 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/engine/tasks.hpp"
 #include "heed/trees/decision_tree.hpp"
 #include "heed/trees/leaf_lists.hpp"
 #include "heed/trees/path_importance.hpp"
@@ -168,9 +169,8 @@ class TcAttention {
   Index key_width(Index d) const { return options_.by_query ? d : 0; }
 
   // A thread for about ten microseconds of additions.
-  static int threads_for(double additions, const Context& context) {
-    const double most = static_cast<double>(detail::thread_count(context.threads));
-    return static_cast<int>(std::clamp(additions / 2e4, 1.0, most));
+  static int addition_threads(double additions, const Context& context) {
+    return detail::threads_for(additions, 2e4, detail::thread_count(context.threads));
   }
 
   // Keys [first, end) of a sequence all at once: sums in the leaves, then upwards, then read.
@@ -189,13 +189,11 @@ class TcAttention {
       const KeyRangeOf range = own.of(first);
       end = detail::end_of_sequence(mask, first, call.q.rows);
       sums.clear();
-      const int threads = threads_for(static_cast<double>((range.high - range.low) * d_v), context);
-      detail::parallel_tasks(n_leaves, threads, [&](int) {
-        return [&](Index leaf) {
-          const TokenSet all = keys.tokens(leaf);
-          const Index from = detail::tokens_below(all, range.low), to = detail::tokens_below(all, range.high);
-          if (from < to) sums.add(n_leaves + leaf, call.k, call.v, all.part(from, to - from));
-        };
+      const double additions = static_cast<double>((range.high - range.low) * d_v);
+      detail::for_each_task(n_leaves, addition_threads(additions, context), [&](Index leaf) {
+        const TokenSet all = keys.tokens(leaf);
+        const Index from = detail::tokens_below(all, range.low), to = detail::tokens_below(all, range.high);
+        if (from < to) sums.add(n_leaves + leaf, call.k, call.v, all.part(from, to - from));
       });
       sums.sum_up();
       work.rows_added += n_leaves - 1;
@@ -219,38 +217,34 @@ class TcAttention {
     const Index d_v = call.v.cols, height = tree_.height();
     const double additions = 2.0 * static_cast<double>(call.q.rows * d_v * (height + 1));
     // A task is a few columns for all tokens, whole vectors of them; by_query weighs by whole rows of keys: one task.
-    const Index share = levels.by_query ? 1 : threads_for(additions, context);
+    const Index share = levels.by_query ? 1 : addition_threads(additions, context);
     const Index width = std::max<Index>(1, ((d_v + share - 1) / share + 15) / 16 * 16);
     const Index n_tasks = std::max<Index>(1, (d_v + width - 1) / width);
-    const int threads = static_cast<int>(std::min(n_tasks, share));
     Workspace::Frame frame(*context.workspace);
-    detail::Scratch measure;
-    take_causal(measure, width, call.k.cols);
-    std::byte* memory = frame.template take<std::byte>(measure.used() * static_cast<std::size_t>(threads));
     const detail::OwnKeys own(mask, call.q.rows, call.k.rows);
     const Index* key_leaf = keys.leaf_of();
     Work work{(height + 1) * keys.size(0, tree_.n_leaves()), 0};
-    detail::parallel_tasks(n_tasks, threads, [&](int thread) {
-      detail::Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
-      return [&, state = take_causal(scratch, width, call.k.cols)](Index task) mutable {
-        const Index first = task * width, n = std::min(width, d_v - first);
-        Sums& sums = state.sums;
-        sums.d_v = n;
-        const auto values = call.v.columns(first, n);
-        Index low = -1, next = 0;
-        for (Index i = 0; i < call.q.rows; ++i) {
-          const KeyRangeOf range = own.of(i);
-          if (range.low != low) {  // another sequence
-            sums.clear();
-            low = next = range.low;
+    detail::for_each_task(
+        n_tasks, static_cast<int>(share), frame,
+        [&](detail::Scratch& scratch) { return take_causal(scratch, width, call.k.cols); },
+        [&](CausalState& state, Index task) {
+          const Index first = task * width, n = std::min(width, d_v - first);
+          Sums& sums = state.sums;
+          sums.d_v = n;
+          const auto values = call.v.columns(first, n);
+          Index low = -1, next = 0;
+          for (Index i = 0; i < call.q.rows; ++i) {
+            const KeyRangeOf range = own.of(i);
+            if (range.low != low) {  // another sequence
+              sums.clear();
+              low = next = range.low;
+            }
+            for (; next < range.high; ++next) sums.add_path(key_leaf[next], call.k, values, next);
+            const Index read = detail::read_path(sums, query_leaf[i], levels, call.q, i, state.weights, state.row);
+            if (task == 0) work.levels_read += read;  // every task reads them
+            write(call, i, first, n, state.row);
           }
-          for (; next < range.high; ++next) sums.add_path(key_leaf[next], call.k, values, next);
-          const Index read = detail::read_path(sums, query_leaf[i], levels, call.q, i, state.weights, state.row);
-          if (task == 0) work.levels_read += read;  // every task reads them
-          write(call, i, first, n, state.row);
-        }
-      };
-    });
+        });
     return work;
   }
 

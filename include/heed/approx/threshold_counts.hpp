@@ -1,18 +1,19 @@
 #pragma once
 #include <algorithm>
-#include <cstddef>
+#include <cmath>
 
-#include "heed/core/context.hpp"
-#include "heed/core/floating.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/engine/tasks.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {
 
-/// Tokens of one sequence and one key head that share a total of products: r_j = #{ k : weight_j |y_jk| |W_k| >= floor } with one floor for
-/// all, which makes the summed squared error least when the largest products of each token are kept: what is left out is whatever
-/// weighs least, wherever it stands. `row(j, room)` gives y_j; weight_j = 0 leaves a token out.
+/// Shares a total of products among the tokens of one sequence and one key head, where the largest products of each
+/// token are taken: r_j = #{ k : weight_j |y_jk| |W_k| >= floor } with one floor for all. That makes the summed squared
+/// error least, because what is left out is whatever weighs least, wherever it stands.
+///
+/// `row(j, room)` gives y_j; weight_j = 0 leaves token j out.
 template <class T, class Row>
 class ThresholdCounts {
  public:
@@ -27,23 +28,24 @@ class ThresholdCounts {
         threads_(threads),
         kernels_(project_kernels<T>(active_isa())) {}
 
-  /// Fills counts so that they sum to at most `total`, and to little less; floors[j] is the floor in units of |y_jk| |W_k|.
+  /// Fills counts so that they sum to `total` or a little less. floors[j] becomes the floor in units of |y_jk| |W_k|.
   void fill(double total, Index* counts, T* floors) {
     Workspace::Frame frame(workspace_);
     std::fill(counts, counts + n_, Index(0));
-    // An eighth of each row, another eighth for each token, tells the floor well enough to start from.
+    if (d_in_ == 0) return;
+    // One eighth of each row, another one for each token, tells the floor well enough to start from.
     const Index lanes = kernels_.lanes, part = ((d_in_ + 7) / 8 + lanes - 1) / lanes * lanes;
     const Index n_parts = (d_in_ + part - 1) / part;
     padded_ = (d_in_ + lanes - 1) / lanes * lanes;
     some_ = frame.take<T>(n_ * part);
-    room_ = frame.take<T>(2 * padded_ * threads_);
+    T* room = frame.take<T>(padded_);
     double all = 0;
     T largest = 0;
     for (Index j = 0; j < n_; ++j) {
       if (!(weights_[j] > 0)) continue;
       const Index from = j % n_parts * part, size = std::min(part, d_in_ - from);
       T* to = some_ + n_some_;
-      kernels_.products(size, row_(j, room_) + from, norms_ + from, to);
+      kernels_.products(size, row_(j, room) + from, norms_ + from, to);
       for (Index k = 0; k < size; ++k) largest = std::max(largest, to[k] *= weights_[j]);
       n_some_ += (size + lanes - 1) / lanes * lanes;  // entries behind the part are -1 and stay below every floor
       n_sized_ += static_cast<double>(size);
@@ -83,17 +85,18 @@ class ThresholdCounts {
   }
 
   void count(T floor, Index* counts, T* floors) {
+    Workspace::Frame inside(workspace_);
     constexpr Index chunk = 32;
-    parallel_tasks((n_ + chunk - 1) / chunk, threads_, [&](int thread) {
-      return [&, room = room_ + 2 * padded_ * thread](Index task) {
-        for (Index j = task * chunk; j < std::min(n_, (task + 1) * chunk); ++j) {
-          if (!(weights_[j] > 0)) continue;
-          kernels_.products(d_in_, row_(j, room), norms_, room + padded_);
-          floors[j] = floor / weights_[j];
-          counts[j] = kernels_.count_above(d_in_, room + padded_, floors[j]);
-        }
-      };
-    });
+    for_each_task((n_ + chunk - 1) / chunk, threads_, inside,
+                  [&](Scratch& scratch) { return scratch.take<T>(2 * padded_); },
+                  [&](T* room, Index task) {
+                    for (Index j = task * chunk; j < std::min(n_, (task + 1) * chunk); ++j) {
+                      if (!(weights_[j] > 0)) continue;
+                      kernels_.products(d_in_, row_(j, room), norms_, room + padded_);
+                      floors[j] = floor / weights_[j];
+                      counts[j] = kernels_.count_above(d_in_, room + padded_, floors[j]);
+                    }
+                  });
   }
 
   Index n_, d_in_;
@@ -104,7 +107,7 @@ class ThresholdCounts {
   const ProjectKernels<T>& kernels_;
   Index padded_ = 0, n_some_ = 0;
   double n_sized_ = 0;
-  T *some_ = nullptr, *room_ = nullptr;
+  T* some_ = nullptr;
 };
 
 }  // namespace heed::detail

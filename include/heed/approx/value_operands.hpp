@@ -13,6 +13,7 @@
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/matrix_product.hpp"
+#include "heed/engine/tasks.hpp"
 
 namespace heed::detail {
 
@@ -21,20 +22,19 @@ inline void count_projection(FlopCounter* flops, double rows, double d_in, doubl
   if (flops != nullptr) flops->add_products(Phase::project, 2.0 * rows * d_in * columns);
 }
 
-/// Rows of x that may be read: padding is not, and its value rows are 0.
+/// Number of rows of x that may be read. Padding is not read, and its value rows are 0.
 inline Index real_keys(const Mask& mask, Index n_k) { return std::min(mask.n_real_keys, n_k); }
 
-/// Threads worth waking for a dense product: about ten microseconds of arithmetic each.
-inline int projection_threads(Index asked, double products) {
-  return static_cast<int>(std::clamp(products / 1e6, 1.0, static_cast<double>(thread_count(asked))));
-}
+/// Threads worth waking for a dense product: one for about ten microseconds of arithmetic.
+inline int projection_threads(Index asked, double products) { return threads_for(products, 1e6, thread_count(asked)); }
 
 /// True where x or w_v is a matrix that would be gone after the call.
 template <class X, class W>
 concept dangling_operands = (OwningMatrix<X> && !std::is_lvalue_reference_v<X>) ||
                             (OwningMatrix<W> && !std::is_lvalue_reference_v<W>);
 
-/// What value sources made of X W_v + b have in common: views of x: n_k x d_in and w_v: d_in x (n_kv_heads * d_v), and where rows go.
+/// Base of value sources X W_v + b: views of x: n_k x d_in and of w_v: d_in x (n_kv_heads * d_v), and what is done with
+/// the rows.
 template <class S>
 class ValueOperands {
  public:
@@ -58,13 +58,15 @@ class ValueOperands {
       throw ShapeError(message("bias has ", bias.size(), " entries but must have cols(w_v) = ", w_.cols));
   }
 
-  /// Where all value rows go that the caller wants to see: n_k x width(), without gaps.
+  /// Checks the matrix into which a caller wants all value rows: n_k x width(), without gaps.
   template <class Out>
   S* rows_of(Out&& out) const {
     const auto to = output_view_of(std::forward<Out>(out));
     static_assert(std::is_same_v<typename std::remove_cvref_t<decltype(to)>::Scalar, S>,
                   "heed: out must have the scalar type of x and w_v");
-    if (to.rows != n_keys() || to.cols != width() || to.col_stride != 1 || to.row_stride != width()) {
+    const bool contiguous = to.rows == 0 || to.cols == 0 ||
+                            ((to.cols == 1 || to.col_stride == 1) && (to.rows == 1 || to.row_stride == width()));
+    if (to.rows != n_keys() || to.cols != width() || !contiguous) {
       throw ShapeError(message("out is ", to.rows, " x ", to.cols, " but must be rows(x) x cols(w_v) = ", n_keys(),
                                " x ", width(), ", row-major without gaps"));
     }
@@ -79,7 +81,8 @@ class ValueOperands {
       calls[c].v = {rows + static_cast<Index>(c) / heads_per_kv * d_v, x_.rows, d_v, w_.cols, 1};
   }
 
-  /// X W_v + b for the first n_real tokens, 0 for the others: 2 n_real d_in width() flops. The context brings a workspace.
+  /// Makes X W_v + b for the first n_real tokens and 0 for the others: 2 n_real d_in width() flops. The context brings
+  /// a workspace.
   void multiply_rows(const VectorView& bias, Index n_real, const Context& context, S* rows) const {
     using T = Accumulator<S>;
     Workspace::Frame frame(*context.workspace);

@@ -6,19 +6,19 @@
 
 namespace heed::detail {
 
-/// What one key head would sample.
+/// Sampling work of one key head.
 struct SamplingWork {
   Index d_in = 0;
   Index d_v = 0;
   Index n_heads = 1;    ///< key heads of the call
   Index n_tokens = 0;   ///< real tokens: what a dense product multiplies
-  Index n_exact = 0;    ///< tokens multiplied exactly among the sampled ones
+  Index n_exact = 0;    ///< tokens of the head that the exact product still multiplies
   Index n_sampled = 0;  ///< tokens with some samples
-  double samples = 0;   ///< sum of r_j over the sampled ones
-  double weighing = 0;  ///< multiply-adds that finding the importance will take, where that is known
+  double samples = 0;   ///< sum of their r_j
+  double weighing = 0;  ///< multiply-adds that finding the importance takes, where they are known beforehand
 };
 
-/// Time of sampling in multiply-adds of the dense product.
+/// Time of sampling, in multiply-adds of the dense product.
 struct SamplingCost {
   double head, head_feature;    ///< a head: times d_in d_v, times d_in
   double call, call_feature;    ///< a token of the call, shared by its heads: each, and times d_in
@@ -26,8 +26,8 @@ struct SamplingCost {
   double sample;                ///< a sample: times d_v
 };
 
-/// As bench/mca_bench and its like measured them. Where every token takes the same r, tokens that share draws stay together to the end and
-/// heads share their choice of the largest.
+/// Measured by bench/mca_bench and variations of it. Where every token takes the same r, tokens that share draws stay
+/// together to the end, and heads share their choice of the largest products.
 inline SamplingCost sampling_cost(Estimator estimator, Budget budget) {
   const bool alike = budget == Budget::constant;
   switch (estimator) {
@@ -40,20 +40,10 @@ inline SamplingCost sampling_cost(Estimator estimator, Budget budget) {
   }
 }
 
-/// True for one head by itself of up to 4e7 multiply-adds, about a millisecond at one thread: it is sampled whatever that costs, because
-/// this is how an estimator is looked at, and who calls it so came for its error and its products. Time is spent in layers of heads,
-/// which take the quicker path.
-inline bool is_looked_at(const SamplingWork& work) {
-  constexpr double largest = 4e7;
-  return work.n_heads == 1 &&
-         static_cast<double>(work.n_tokens) * static_cast<double>(work.d_in) * static_cast<double>(work.d_v) <= largest;
-}
-
-/// True where sampling a head is estimated not to be clearly faster than multiplying it exactly, at one thread. A table and not a clock, so
-/// that every run takes the same path.
+/// True where sampling a head is estimated not to be clearly faster than multiplying it exactly, at one thread. It asks
+/// a table and not a clock, so that every run takes the same path.
 inline bool sampling_is_slower(const MonteCarloOptions& options, const SamplingWork& work) {
-  if (is_looked_at(work)) return false;
-  constexpr double doubt = 1.3;  // what such estimates were off by
+  constexpr double doubt = 1.3;  // estimates were off by up to this factor
   const SamplingCost cost = sampling_cost(options.estimator, options.budget);
   const double d_in = static_cast<double>(work.d_in), d_v = static_cast<double>(work.d_v);
   const double n_tokens = static_cast<double>(work.n_tokens), n_sampled = static_cast<double>(work.n_sampled);
@@ -64,10 +54,9 @@ inline bool sampling_is_slower(const MonteCarloOptions& options, const SamplingW
   return sampled * doubt > n_tokens * d_in * d_v;
 }
 
-/// True where that is known before there is a plan, so that no importance need be found: the budget is spent on samples or, at most, on
-/// whole rows; and column_max gives every token a sample at least, unless it may round down to none.
+/// True where that is known before there is a plan, so that no importance need be found: the budget is spent on samples
+/// or, at most, on whole rows, and column_max gives every token at least one sample unless it may round down to none.
 inline bool sampling_never_pays(const MonteCarloOptions& options, SamplingWork work) {
-  if (is_looked_at(work)) return false;
   const bool may_skip = options.budget != Budget::constant && options.skip_below > 0;
   double tokens = 1, spent = options.fraction;  // least shares of tokens that are sampled, and of products
   if (options.budget == Budget::column_max) {

@@ -48,4 +48,20 @@ class KeptKeys {
   Index bias_row_ = 0, allowed_row_ = 0;
 };
 
+/// Flags every key that some query keeps, and leaves the flags of the others alone. It ends once it has set `most`
+/// flags: the number of keys that could be kept.
+template <class Flag>
+void flag_kept_keys(const KeptKeys& kept, Index n_q, Flag* flags, Index most) {
+  Index done = 0;  // ends of ranges do not decrease: keys below `done` are decided, unless pairs decide
+  for (Index i = 0; i < n_q && most > 0; ++i) {
+    const KeyRange range = kept.bounds().of(i);
+    for (Index j = kept.has_pairs() ? range.low : std::max(range.low, done); j < range.high; ++j) {
+      if (flags[j] != 0 || !kept.pair(i, j)) continue;
+      flags[j] = 1;
+      --most;
+    }
+    done = std::max(done, range.high);
+  }
+}
+
 }  // namespace heed::detail

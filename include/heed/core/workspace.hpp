@@ -56,6 +56,8 @@ class Workspace {
       if (count < 0 || count > most_bytes / static_cast<Index>(sizeof(T))) refuse(count, sizeof(T));
       return reinterpret_cast<T*>(workspace_.take_bytes(static_cast<std::size_t>(count) * sizeof(T)));
     }
+    /// A frame inside this one: what it takes is given back before this one takes more.
+    Frame nested() { return Frame(workspace_); }
 
    private:
     Workspace& workspace_;

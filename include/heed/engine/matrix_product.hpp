@@ -1,15 +1,14 @@
 #pragma once
 #include <algorithm>
-#include <cstddef>
 #include <type_traits>
 
-#include "heed/core/context.hpp"
 #include "heed/core/pair_view.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/head_call.hpp"
+#include "heed/engine/tasks.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {
@@ -31,13 +30,9 @@ class PackedWeights {
 
   void pack(Workspace::Frame& frame, int threads) {
     packed_ = frame.take<T>(n_blocks() * block_stride());
-    const auto each = static_cast<std::size_t>(w_.cols * chunk + 16);
-    T* rows = frame.take<T>(each * static_cast<std::size_t>(threads));
-    parallel_tasks((w_.rows + chunk - 1) / chunk, threads, [&](int thread) {
-      return [this, row = rows + each * static_cast<std::size_t>(thread)](Index task) {
-        pack_rows(task * chunk, std::min(w_.rows, (task + 1) * chunk), row);
-      };
-    });
+    for_each_task((w_.rows + chunk - 1) / chunk, threads, frame,
+                  [&](Scratch& scratch) { return scratch.take<T>(w_.cols * chunk + 16); },
+                  [&](T* rows, Index task) { pack_rows(task * chunk, std::min(w_.rows, (task + 1) * chunk), rows); });
   }
 
  private:
@@ -149,16 +144,12 @@ void project_rows(const ConstView<Row>& x, const PackedWeights<S>& weights, Inde
   Workspace::Frame frame(workspace);
   const Isa isa = active_isa();
   const Index width = DensePanel<S>::width(isa);
-  Scratch measure;
-  DensePanel<S>(measure, x.cols, isa);
-  std::byte* memory = frame.take<std::byte>(measure.used() * static_cast<std::size_t>(threads));
-  parallel_tasks((x.rows + width - 1) / width, threads, [&](int thread) {
-    Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
-    return [&, panel = DensePanel<S>(scratch, x.cols, isa)](Index task) mutable {
-      panel.begin(x, TokenSet{task * width, std::min(width, x.rows - task * width)});
-      panel.multiply(weights, first, last, bias, out);
-    };
-  });
+  for_each_task((x.rows + width - 1) / width, threads, frame,
+                [&](Scratch& scratch) { return DensePanel<S>(scratch, x.cols, isa); },
+                [&](DensePanel<S>& panel, Index task) {
+                  panel.begin(x, TokenSet{task * width, std::min(width, x.rows - task * width)});
+                  panel.multiply(weights, first, last, bias, out);
+                });
 }
 
 }  // namespace heed::detail

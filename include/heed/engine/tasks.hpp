@@ -37,4 +37,10 @@ void for_each_task(Index n_tasks, int threads, Workspace::Frame& frame, const Ma
   });
 }
 
+/// The same for tasks that need no worker: body(task).
+template <class Body>
+void for_each_task(Index n_tasks, int threads, const Body& body) {
+  parallel_tasks(n_tasks, threads, [&](int) { return [&body](Index task) { body(task); }; });
+}
+
 }  // namespace heed::detail

@@ -188,8 +188,11 @@ class RowEncoder {
     return r;
   }
 
-  // Rows of W that fill two thirds of the nearest cache, a multiple of 16.
-  Index band_rows() const { return std::max<Index>(16, 32768 / (padded_ * static_cast<Index>(sizeof(T))) / 16 * 16); }
+  // Rows of W that fill two thirds of the nearest cache, a multiple of 16. Rows of no columns count as one.
+  Index band_rows() const {
+    const Index row_bytes = std::max<Index>(1, padded_) * static_cast<Index>(sizeof(T));
+    return std::max<Index>(16, 32768 / row_bytes / 16 * 16);
+  }
   Index n_bands() const { return (d_in_ + band_rows() - 1) / band_rows(); }
 
   const ProjectKernels<T>& kernels_;

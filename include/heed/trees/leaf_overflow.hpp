@@ -57,9 +57,6 @@ Index add_overflow(const Call& call, const LeafTiles& tiles, const LeafLists& ke
   const KeptKeys kept(options.mask, n_q, call.k.rows, call.head);
   const double scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(d)));
   const double slope = options.mask.alibi_slope.given() ? options.mask.alibi_slope.of(call.head) : 0.0;
-  Scratch measure;
-  KeySums<T>(measure, d, d_v);
-  std::byte* memory = frame.take<std::byte>(measure.used() * static_cast<std::size_t>(threads));
   std::atomic<Index> pairs{0};
 
   const auto add_centroid = [&](Index i, const KeyRange& range, const KeySums<T>& sums) {
@@ -108,17 +105,16 @@ Index add_overflow(const Call& call, const LeafTiles& tiles, const LeafLists& ke
     return added;
   };
 
-  parallel_tasks(tiles.n_groups(), threads, [&](int thread) {
-    Scratch scratch(memory + measure.used() * static_cast<std::size_t>(thread));
-    return [&, sums = KeySums<T>(scratch, d, d_v)](Index group) mutable {
-      const TokenSet queries = tiles.queries(group);
-      Index added = 0;
-      for (Index leaf = tiles.first_leaf[queries[0]]; leaf < tiles.end_leaf[queries[0]]; ++leaf) {
-        if (keys.size(leaf) > cap) added += add_leaf(queries, leaf, sums);
-      }
-      pairs += added;
-    };
-  });
+  for_each_task(
+      tiles.n_groups(), threads, frame, [&](Scratch& scratch) { return KeySums<T>(scratch, d, d_v); },
+      [&](KeySums<T>& sums, Index group) {
+        const TokenSet queries = tiles.queries(group);
+        Index added = 0;
+        for (Index leaf = tiles.first_leaf[queries[0]]; leaf < tiles.end_leaf[queries[0]]; ++leaf) {
+          if (keys.size(leaf) > cap) added += add_leaf(queries, leaf, sums);
+        }
+        pairs += added;
+      });
   return pairs;
 }
 

@@ -53,24 +53,21 @@ const T* median_biases(const Router<T>& router, const ConstView<S>& keys, Index 
   T* sorted = frame.take<T>(n_real);
   const double flops = route_flops(router, n_real, TokenRole::key);
   threads = route_threads(flops / static_cast<double>(std::max<Index>(1, router.height)), threads);
-  Scratch measure;
-  RouteScratch<T>(measure, keys.cols);
-  std::byte* memory = frame.template take<std::byte>(measure.used() * static_cast<std::size_t>(threads));
   std::fill_n(node, n_real, Index(0));
   std::fill_n(biases, n_nodes, T(0));
   for (Index level = 0; level < router.height; ++level) {
-    parallel_tasks((n_real + route_rows - 1) / route_rows, threads, [&](int thread) {
-      Scratch block(memory + measure.used() * static_cast<std::size_t>(thread));
-      return [=, &router, &keys, scratch = RouteScratch<T>(block, keys.cols)](Index task) {
-        const Index first = task * route_rows, n = std::min(route_rows, n_real - first);
-        if (router.lift != nullptr) lift_rows(keys, first, n, router.radius, scratch.extra);
-        with_rows(keys, first, n, scratch, [&](const auto& kernels, const auto* rows, Index stride) {
-          kernels.project(rows, stride, n, router.d, router.planes, router.stride, router.lift, scratch.extra,
-                          node + first, z + first);
-        });
-        for (Index j = first; j < first + n; ++j) z[j] = ordered_product(z[j]);
-      };
-    });
+    Workspace::Frame inside = frame.nested();
+    for_each_task((n_real + route_rows - 1) / route_rows, threads, inside,
+                  [&](Scratch& scratch) { return RouteScratch<T>(scratch, keys.cols); },
+                  [&](const RouteScratch<T>& scratch, Index task) {
+                    const Index first = task * route_rows, n = std::min(route_rows, n_real - first);
+                    if (router.lift != nullptr) lift_rows(keys, first, n, router.radius, scratch.extra);
+                    with_rows(keys, first, n, scratch, [&](const auto& kernels, const auto* rows, Index stride) {
+                      kernels.project(rows, stride, n, router.d, router.planes, router.stride, router.lift,
+                                      scratch.extra, node + first, z + first);
+                    });
+                    for (Index j = first; j < first + n; ++j) z[j] = ordered_product(z[j]);
+                  });
     const Index first_node = (Index(1) << level) - 1, n_here = Index(1) << level;
     std::fill_n(end, n_here + 1, Index(0));  // counting sort of the products by node
     Index n_counted = 0;

@@ -9,6 +9,7 @@
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/head_call.hpp"
+#include "heed/engine/tasks.hpp"
 #include "heed/kernels/select.hpp"
 #include "heed/trees/safe_power.hpp"
 
@@ -97,9 +98,7 @@ void lift_rows(const ConstView<S>& keys, Index first, Index n, T radius, T* extr
 }
 
 /// Threads worth waking for routing: one for about ten microseconds of it.
-inline int route_threads(double flops, int threads) {
-  return static_cast<int>(std::clamp(flops / 2e5, 1.0, static_cast<double>(threads)));
-}
+inline int route_threads(double flops, int threads) { return threads_for(flops, 2e5, threads); }
 
 /// Routes the tokens of all jobs. They share a width.
 template <class T, class S>
@@ -110,26 +109,21 @@ void route_all(std::span<const RouteJob<T, S>> jobs, Workspace::Frame& frame, in
     n_tasks += (job.n_tokens + route_rows - 1) / route_rows;
     flops += route_flops(*job.router, job.n_tokens, job.role);
   }
-  threads = route_threads(flops, threads);
-  Scratch measure;
   const Index width = jobs.front().tokens.cols;
-  RouteScratch<T>(measure, width);
-  std::byte* memory = frame.template take<std::byte>(measure.used() * static_cast<std::size_t>(threads));
-  parallel_tasks(n_tasks, threads, [&](int thread) {
-    Scratch block(memory + measure.used() * static_cast<std::size_t>(thread));
-    return [jobs, scratch = RouteScratch<T>(block, width)](Index task) {
-      const RouteJob<T, S>* job = jobs.data();
-      for (Index own = 0; task >= (own = (job->n_tokens + route_rows - 1) / route_rows); ++job) task -= own;
-      const Router<T>& router = *job->router;
-      const Index first = task * route_rows, n = std::min(route_rows, job->n_tokens - first);
-      const bool lifts = router.lift != nullptr && job->role == TokenRole::key;
-      if (lifts) lift_rows(job->tokens, first, n, router.radius, scratch.extra);
-      with_rows(job->tokens, first, n, scratch, [&](const auto& kernels, const auto* rows, Index stride) {
-        kernels.route(rows, stride, n, router.d, router.planes, router.stride, router.biases,
-                      lifts ? router.lift : nullptr, scratch.extra, router.height, job->leaf + first);
+  for_each_task(
+      n_tasks, route_threads(flops, threads), frame, [&](Scratch& scratch) { return RouteScratch<T>(scratch, width); },
+      [&](const RouteScratch<T>& scratch, Index task) {
+        const RouteJob<T, S>* job = jobs.data();
+        for (Index own = 0; task >= (own = (job->n_tokens + route_rows - 1) / route_rows); ++job) task -= own;
+        const Router<T>& router = *job->router;
+        const Index first = task * route_rows, n = std::min(route_rows, job->n_tokens - first);
+        const bool lifts = router.lift != nullptr && job->role == TokenRole::key;
+        if (lifts) lift_rows(job->tokens, first, n, router.radius, scratch.extra);
+        with_rows(job->tokens, first, n, scratch, [&](const auto& kernels, const auto* rows, Index stride) {
+          kernels.route(rows, stride, n, router.d, router.planes, router.stride, router.biases,
+                        lifts ? router.lift : nullptr, scratch.extra, router.height, job->leaf + first);
+        });
       });
-    };
-  });
 }
 
 }  // namespace detail

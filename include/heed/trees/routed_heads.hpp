@@ -46,16 +46,7 @@ inline const bool* seen_keys(const Mask& mask, Index n_q, Index n_k, Index n_rea
   }
   bool* seen = frame.take<bool>(n_real);
   std::fill_n(seen, n_real, false);
-  Index done = 0, n_left = n_real;  // ranges do not decrease: keys below `done` are decided unless pairs decide
-  for (Index i = 0; i < n_q && n_left > 0; ++i) {
-    const KeyRange range = kept.bounds().of(i);
-    for (Index j = kept.has_pairs() ? range.low : std::max(range.low, done); j < range.high; ++j) {
-      if (seen[j] || !kept.pair(i, j)) continue;
-      seen[j] = true;
-      --n_left;
-    }
-    done = std::max(done, range.high);
-  }
+  flag_kept_keys(kept, n_q, seen, n_real);
   return seen;
 }
 

@@ -4,13 +4,13 @@
 #include <cstddef>
 #include <utility>
 
-#include "heed/core/context.hpp"
 #include "heed/core/floating.hpp"
 #include "heed/core/per_head.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/head_call.hpp"
+#include "heed/engine/tasks.hpp"
 
 namespace heed::detail {
 
@@ -79,18 +79,15 @@ class MergedParts {
   template <class Write>
   void merge(const Write& write) {
     const Index n_q = call_.q.rows;
-    const int threads =
-        static_cast<int>(std::clamp(static_cast<double>(n_q * d_v()) / 1e5, 1.0, static_cast<double>(threads_)));
-    parallel_tasks((n_q + block - 1) / block, threads, [&](int) {
-      return [&](Index task) {
-        const Index end = std::min(n_q, (task + 1) * block);
-        for (Index i = task * block; i < end; ++i) {
-          T* sum = sum_.out + i * d_v();
-          if (n_parts_ > 1) add_row(i, sum);
-          write(i, sum);
-        }
-      };
-    });
+    for_each_task((n_q + block - 1) / block, threads_for(static_cast<double>(n_q * d_v()), 1e5, threads_),
+                  [&](Index task) {
+                    const Index end = std::min(n_q, (task + 1) * block);
+                    for (Index i = task * block; i < end; ++i) {
+                      T* sum = sum_.out + i * d_v();
+                      if (n_parts_ > 1) add_row(i, sum);
+                      write(i, sum);
+                    }
+                  });
   }
 
   void add_row(Index i, T* sum) {
