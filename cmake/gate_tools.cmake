@@ -56,7 +56,7 @@ function(run_all failures_variable)
   endif()
   get_property(jobs GLOBAL PROPERTY gate_jobs)
   set(failures 0)
-  while(jobs)
+  while(NOT jobs STREQUAL "")  # a list of job 0 alone would be false
     list(SUBLIST jobs 0 ${width} now)
     list(REMOVE_ITEM jobs ${now})
     set(commands)

@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include "heed/core/errors.hpp"
 #include "heed/kernels/isa.hpp"
 #include "heed/version.hpp"
 
@@ -35,12 +36,17 @@ bool machine_has(std::string_view isa) {
 // One process runs one kernel instance, the one HEED_ISA names (without it: the best the machine has).
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
-  const std::string_view active = heed::isa_name(heed::active_isa());
+  const char* const asked = std::getenv("HEED_ISA");
+  std::string_view active = "no";
+  try {
+    active = heed::isa_name(heed::active_isa());
+  } catch (const heed::OptionError& error) {
+    std::cout << error.what() << std::endl;
+  }
   std::cout << "heed " << HEED_VERSION_MAJOR << '.' << HEED_VERSION_MINOR << '.' << HEED_VERSION_PATCH << ", " << active
             << " kernels" << std::endl;
 
-  const char* const asked = std::getenv("HEED_ISA");
-  const std::string_view wanted = asked == nullptr ? active : asked;
+  const std::string_view wanted = asked == nullptr || *asked == '\0' ? active : asked;
   if (std::find(isa_names.begin(), isa_names.end(), wanted) == isa_names.end()) {
     std::cout << "FAILED: HEED_ISA=" << wanted << " must be baseline, avx2, avx512, avx512_bf16 or neon" << std::endl;
     return 1;

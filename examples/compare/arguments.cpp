@@ -68,9 +68,9 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   std::string heads;
   CLI::App app("Runs attention methods on the same heads and says what each costs and how far off it is.", "compare");
   app.footer(
-      "Without files it takes a slice of a trained model that comes with heed. File convention: README.md here.\n"
-      "Exit code 0; 1 where a result is not finite, 2 for a file or an option that cannot be used, with one line that\n"
-      "says so.");
+      "Without files it takes activations of a trained model that come with heed. Files: examples/compare/README.md.\n"
+      "Exit code 0; 1 where a result is not finite; 2 for a file or an option that cannot be used. One line says "
+      "which.");
   app.add_option("--input", arguments.input, ".safetensors with q, k and v, or x and w_v in place of v")
       ->type_name("FILE");
   app.add_option("--q", arguments.q, "queries, .npy: (n, d), (heads, n, d) or (layers, heads, n, d)")

@@ -23,7 +23,7 @@ using namespace compare;
 
 void list_methods() {
   for (const Method& method : all_methods()) {
-    std::printf("%-17s %s%s\n", method.name.c_str(), method.description.c_str(),
+    std::printf("%-19s %s%s\n", method.name.c_str(), method.description.c_str(),
                 method.needs_x ? " (needs x and w_v)" : "");
   }
 }

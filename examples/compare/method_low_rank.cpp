@@ -57,7 +57,7 @@ void add_low_rank(const char* name, const char* description, bool aware) {
 
 const bool low_rank_registered = [] {
   add_low_rank("svd", "w_v by its truncated SVD, at the products of the sampled methods", false);
-  add_low_rank("svd-aware", "the same, the best rank for these x", true);
+  add_low_rank("svd-aware", "w_v by the best low rank for these x, at the products of the sampled methods", true);
   return true;
 }();
 

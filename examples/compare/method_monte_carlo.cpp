@@ -53,7 +53,8 @@ const bool sampled_registered = [] {
   add_sampled("mca", "Monte-Carlo values with the default alpha, 0.4", {.path = sampled});
   add_sampled("mca-published", "the paper's: draws by |W_k|^2, column maxima, n padded, rounded down",
               {.rounding = heed::Rounding::published, .path = sampled}, Alpha::to_spend_the_fraction);
-  add_sampled("mca-corrected", "the same, n real, rounded up", {.path = sampled}, Alpha::to_spend_the_fraction);
+  add_sampled("mca-corrected", "draws by |W_k|^2, column maxima, n real, rounded up", {.path = sampled},
+              Alpha::to_spend_the_fraction);
   const struct {
     const char *name, *text;
     Estimator estimator;

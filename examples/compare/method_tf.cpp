@@ -37,9 +37,10 @@ std::unique_ptr<Attempt> tc(const Head& head, const Settings& settings) {
 const Registration leaves{{.name = "tf-untrained",
                            .description = "Treeformer TF with a fitted, untrained tree: no approximation of softmax",
                            .bind = tf}};
-const Registration near{{.name = "tf-untrained-window",
-                         .description = "the same united with the --window keys before and the first 4",
-                         .bind = tf_near}};
+const Registration near{
+    {.name = "tf-untrained-window",
+     .description = "Treeformer TF as tf-untrained, united with the --window keys before and the first 4",
+     .bind = tf_near}};
 const Registration path{{.name = "tc-untrained",
                          .description = "Treeformer TC, equal level weights, untrained: no approximation of softmax",
                          .bind = tc}};

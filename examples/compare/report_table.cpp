@@ -57,7 +57,7 @@ std::string wrapped(std::string_view text) {
 }
 
 std::string row_text(const Row& row) {
-  return format("%-17s %8s %7s %8s %10s %7s   %s\n", row.name.c_str(), count_text(row.flops).c_str(),
+  return format("%-19s %8s %7s %8s %10s %7s   %s\n", row.name.c_str(), count_text(row.flops).c_str(),
                 ratio_text(row.fewer).c_str(), count_text(row.exponentials).c_str(), time_text(row.seconds).c_str(),
                 ratio_text(row.faster).c_str(), errors_text(row).c_str());
 }
@@ -72,7 +72,7 @@ std::string values_text(const Comparison& comparison) {
     const heed::FlopCounter& flops = (*comparison.measurements)[m].flops;
     const double per_token = 2.0 * static_cast<double>(inputs.heads.front().x->cols() * inputs.d_v());
     text += format(
-        "%-17s %8s %7s %7s %10s   %s\n", row.name.c_str(), count_text(row.value_flops).c_str(),
+        "%-19s %8s %7s %7s %10s   %s\n", row.name.c_str(), count_text(row.value_flops).c_str(),
         ratio_text(flops.real_tokens() * per_token / row.value_flops).c_str(),
         ratio_text(flops.padded_tokens() * per_token / row.value_flops).c_str(),
         format("%.0f%%", 100 * flops.sampled_rows() / std::max(1.0, flops.sampled_rows() + flops.projected_rows()))
@@ -81,9 +81,9 @@ std::string values_text(const Comparison& comparison) {
   }
   if (text.empty()) return "";
   return "\n" +
-         format("%-17s %8s %7s %7s %10s   %s\n", "value rows", "FLOPs  ", "fewer", "fewer", "sampled",
+         format("%-19s %8s %7s %7s %10s   %s\n", "value rows", "FLOPs  ", "fewer", "fewer", "sampled",
                 "relative error over heads") +
-         format("%-17s %8s %7s %7s %10s   %9s %9s %9s\n", "", "", "(real)", "(padded)", "rows", "p50", "p90", "max") +
+         format("%-19s %8s %7s %7s %10s   %9s %9s %9s\n", "", "", "(real)", "(padded)", "rows", "p50", "p90", "max") +
          text +
          wrapped(
              "value rows: products spent on making them (phases project and sample); times fewer than x w_v of all "
@@ -110,18 +110,19 @@ std::string table_text(const Comparison& comparison) {
   std::string data = "data: " + inputs.source;
   for (const std::string& note : inputs.notes) data += "; " + note;
   text += wrapped(data) + "\n";
-  text += format("%-17s %8s %7s %8s %10s %7s   %s\n", "", "", "times", "", "", "times", "relative error over heads");
-  text += format("%-17s %8s %7s %8s %10s %7s   %9s %9s %9s\n", "method", "FLOPs  ", "fewer", "exps  ", "time, ms",
+  text += format("%-19s %8s %7s %8s %10s %7s   %s\n", "", "", "times", "", "", "times", "relative error over heads");
+  text += format("%-19s %8s %7s %8s %10s %7s   %9s %9s %9s\n", "method", "FLOPs  ", "fewer", "exps  ", "time, ms",
                  "faster", "p50", "p90", "max");
   for (const Row& row : comparison.rows) text += row_text(row);
   text += values_text(comparison);
   text += "\n" + tokens_text(comparison);
-  text += wrapped(
-      "FLOPs: products of kept pairs, 2 per multiply-add, all heads. exps: exponentials. time: median of " +
-      std::to_string(comparison.rounds) +
-      " rounds, one pass over all heads, methods taking turns. times fewer, faster: than exact (float). error: |out - "
-      "oracle| / |oracle| of a head's output, Frobenius norm; oracle: heed's exact attention in double.");
+  text +=
+      wrapped("FLOPs: products of kept pairs, 2 per multiply-add, all heads. exps: exponentials. time: median of " +
+              std::to_string(comparison.rounds) + (comparison.rounds == 1 ? " round" : " rounds") +
+              ", one pass over all heads, methods taking turns. times fewer, faster: than exact (float). error: |out - "
+              "oracle| / |oracle| of a head's output, Frobenius norm; oracle: heed's exact attention in double.");
   text += wrapped("machine: " + comparison.machine.text());
+  text += "methods: compare --list-methods says what each of them is\n";
   if (inputs.generated) text += wrapped(std::string("*** ") + generated_warning + " ***");
   return text;
 }

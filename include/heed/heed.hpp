@@ -20,6 +20,7 @@
 #include "heed/core/random.hpp"
 #include "heed/core/result.hpp"
 #include "heed/core/score_mod.hpp"
+#include "heed/core/sequence_offsets.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/values.hpp"
 #include "heed/core/vector_view.hpp"

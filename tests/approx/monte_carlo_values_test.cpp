@@ -354,7 +354,8 @@ double share_of_exact(const MonteCarloOptions& options, Index n, Index d_in) {
   return (flops.products(Phase::sample) + flops.products(Phase::project)) / (2.0 * static_cast<double>(n * d_in) * 24);
 }
 
-// What is spent is what was asked for: neither a product a token for rounding, nor the mean row's, comes on top or gets lost.
+// What is spent is what was asked for: neither a product a token for rounding, nor the mean row's, comes on top or gets
+// lost.
 TEST(MonteCarloBudget, SpendsTheFractionThatIsAskedFor) {
   const Index n = 500, d_in = 64;
   for (const Estimator estimator : estimators) {

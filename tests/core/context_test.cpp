@@ -34,5 +34,15 @@ TEST(Context, InsideAParallelRegionTheDefaultIsOneThread) {
 #endif
 }
 
+TEST(Context, ANegativeNumberOfThreadsIsRefusedByName) {
+  for (const Index fine : {0, 1, 3, 100000}) detail::check_context({.threads = fine});
+  try {
+    detail::check_context({.threads = -2});
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const OptionError& error) {
+    EXPECT_STREQ(error.what(), "heed: Context::threads = -2 must be >= 0 (0: OpenMP's own maximum)");
+  }
+}
+
 }  // namespace
 }  // namespace heed

@@ -1,7 +1,10 @@
 #include "heed/core/per_head.hpp"
 
+#include <array>
+#include <span>
 #include <vector>
 
+#include <Eigen/Core>
 #include <gtest/gtest.h>
 
 namespace heed {
@@ -9,7 +12,8 @@ namespace {
 
 TEST(PerHead, IsNotGivenByDefaultNorByAnEmptyList) {
   EXPECT_FALSE(PerHead().given());
-  EXPECT_FALSE(PerHead(std::vector<float>{}).given());
+  const std::vector<float> nothing;
+  EXPECT_FALSE(PerHead(nothing).given());
 }
 
 TEST(PerHead, OneNumberServesEveryHead) {
@@ -30,6 +34,22 @@ TEST(PerHead, AListNamesEachHead) {
   EXPECT_EQ(PerHead(doubles).size(), 2);
   EXPECT_EQ(PerHead(doubles).of(1), 2.5);
   EXPECT_EQ(PerHead(of_eigen).of(1), 5.0);
+}
+
+TEST(PerHead, AListMayBeAnArrayASpanOrAnyVectorOfEigen) {
+  const std::array<float, 2> array{1.0f, 2.0f};
+  const double plain[] = {1.5, 2.5};
+  const Eigen::Vector3d fixed(4.0, 5.0, 6.0);
+  Eigen::Matrix<float, 2, 3, Eigen::RowMajor> matrix;
+  matrix << 1, 2, 3, 4, 5, 6;
+  EXPECT_EQ(PerHead(array).of(1), 2.0);
+  EXPECT_EQ(PerHead(plain).of(1), 2.5);
+  EXPECT_EQ(PerHead(std::span<const double>(plain).last(1)).of(0), 2.5);
+  EXPECT_EQ(PerHead(fixed).of(2), 6.0);
+  EXPECT_EQ(PerHead(matrix.row(1)).of(2), 6.0);
+  EXPECT_EQ(PerHead(matrix.col(1)).of(1), 5.0) << "with a stride";
+  EXPECT_EQ(PerHead(matrix.col(1)).size(), 2);
+  EXPECT_EQ(PerHead(fixed.head(2)).size(), 2);
 }
 
 TEST(PerHead, SeesLaterChangesOfTheList) {

@@ -1,11 +1,14 @@
 #include "heed/core/workspace.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include <gtest/gtest.h>
 
+#include "heed/core/errors.hpp"
 #include "support/allocations.hpp"
 
 namespace heed {
@@ -80,6 +83,63 @@ TEST(Workspace, MovesWithItsMemory) {
   const Workspace moved = std::move(workspace);
   EXPECT_EQ(moved.bytes(), bytes);
   EXPECT_GE(bytes, 4000u);
+}
+
+TEST(Workspace, ReleaseGivesEverythingBackAndTheNextRoundGrowsAgain) {
+  Workspace workspace;
+  for (int turn = 0; turn < 2; ++turn) {
+    {
+      Workspace::Frame frame(workspace);
+      std::memset(frame.take<char>(100000), turn, 100000);
+      std::memset(frame.take<char>(200000), turn, 200000);
+    }
+    EXPECT_GE(workspace.bytes(), 300000u);
+    workspace.release();
+    EXPECT_EQ(workspace.bytes(), 0u);
+  }
+}
+
+TEST(Workspace, ReleaseIsRefusedWhileAFrameIsOpen) {
+  Workspace workspace;
+  {
+    Workspace::Frame outer(workspace);
+    int* kept = outer.take<int>(10);
+    { Workspace::Frame inner(workspace); }
+    kept[9] = 42;
+    EXPECT_THROW(workspace.release(), OptionError);
+    EXPECT_EQ(kept[9], 42);
+    EXPECT_GT(workspace.bytes(), 0u);
+  }
+  workspace.release();
+  EXPECT_EQ(workspace.bytes(), 0u);
+}
+
+TEST(Workspace, RefusesMoreThanMemoryCanHoldInsteadOfWrappingAround) {
+  Workspace workspace;
+  Workspace::Frame frame(workspace);
+  const std::size_t all = std::numeric_limits<std::size_t>::max();
+  EXPECT_THROW(frame.take<char>(all), ShapeError);            // rounding up to whole lines would make 0 of it
+  EXPECT_THROW(frame.take<char>(all - 40), ShapeError);       // the same
+  EXPECT_THROW(frame.take<double>(all / 8 + 2), ShapeError);  // times 8 is 8
+  EXPECT_THROW(frame.take<double>(all / 2 + 1), ShapeError);  // a negative count
+  EXPECT_EQ(workspace.bytes(), 0u);
+}
+
+TEST(Workspace, AFailedAllocationLeavesItAsItWas) {
+  if (!test::counts_allocations()) GTEST_SKIP() << "allocations cannot be made to fail here";
+  Workspace workspace;
+  Workspace::Frame frame(workspace);
+  char* first = frame.take<char>(64);
+  const std::size_t before = workspace.bytes();
+  int failed = test::with_each_allocation_failing([&] { frame.take<char>(1 << 20); },
+                                                  [&] { EXPECT_EQ(workspace.bytes(), before); });
+  EXPECT_GE(failed, 1);
+  *first = 1;
+  char* second = frame.take<char>(1 << 20);
+  failed = test::with_each_allocation_failing([&] { frame.take<char>(1 << 21); }, [] {});
+  EXPECT_GE(failed, 1);
+  EXPECT_EQ(workspace.bytes(), before + (1u << 20) * 2 + (1u << 21)) << "and nothing was lost";
+  std::memset(second, 1, 1 << 20);
 }
 
 TEST(Workspace, AnEmptyPieceIsFine) {

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "io/files.hpp"
+#include "support/allocations.hpp"
 
 namespace {
 
@@ -292,6 +293,26 @@ TEST(Safetensors, TheWriterRefusesWrongNamesAndLeavesTheFileAlone) {
                         }),
                         path, "UTF-8"));
   EXPECT_EQ(bytes_of_file(path), "kept");
+}
+
+TEST(Safetensors, AFailedAssignmentLeavesTheFileItWas) {
+  if (!heed::test::counts_allocations()) GTEST_SKIP() << "allocations cannot be made to fail here";
+  const TemporaryFolder folder;
+  const auto one = folder.file("a_name_that_does_not_fit_in_a_string_itself.safetensors", ""),
+             two = folder.file("another_name_that_does_not_fit_in_a_string_itself.safetensors", "");
+  heed::write_safetensors(one, {{"x", Tensor::of<float>({2}, std::vector<float>{1, 2})}});
+  heed::write_safetensors(two,
+                          {{"y", Tensor::of<float>({1}, std::vector<float>{3})}, {"z", Tensor({4}, TensorDtype::u8)}});
+  SafetensorsFile file(one);
+  const SafetensorsFile other(two);
+  const auto unchanged = [&] {
+    EXPECT_EQ(file.path(), one);
+    EXPECT_EQ(file.tensors().size(), 1u);
+    EXPECT_EQ(file.load("x").as<float>(), (std::vector<float>{1, 2}));
+  };
+  EXPECT_GE(heed::test::with_each_allocation_failing([&] { file = other; }, unchanged), 2);
+  EXPECT_EQ(file.path(), two);
+  EXPECT_EQ(file.load("y").as<float>(), std::vector<float>{3});
 }
 
 }  // namespace

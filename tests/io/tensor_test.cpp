@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "io/files.hpp"
+#include "support/allocations.hpp"
 
 namespace {
 
@@ -123,6 +124,20 @@ TEST(Tensor, WrongShapesAndIndicesAreNamed) {
               (void)Tensor::of<float>({2, 2}, std::vector<float>(3));
             }),
             "heed: Tensor::of was given 3 values but shape (2, 2) must have 4");
+}
+
+TEST(Tensor, AFailedAssignmentLeavesItAsItWas) {
+  if (!heed::test::counts_allocations()) GTEST_SKIP() << "allocations cannot be made to fail here";
+  const Tensor before = counting({2, 1}), other = counting({2, 3, 4});
+  const std::vector<float> values = before.as<float>();
+  Tensor tensor = before;
+  const auto unchanged = [&] {
+    EXPECT_EQ(tensor.shape(), before.shape());
+    EXPECT_EQ(tensor.as<float>(), values);
+  };
+  EXPECT_GE(heed::test::with_each_allocation_failing([&] { tensor = other; }, unchanged), 2);
+  EXPECT_EQ(tensor.shape(), other.shape());
+  EXPECT_EQ(tensor.as<float>(), other.as<float>());
 }
 
 }  // namespace

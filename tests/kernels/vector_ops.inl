@@ -67,7 +67,7 @@ struct Ops {
     X::store(to, row_sums<X>(r));
   }
 
-  static constexpr test::VectorOps<T> table = {
+  static constexpr test::VectorOps<T> all = {
       X::lanes,
       X::vectors,
       X::rows,
@@ -132,11 +132,10 @@ struct OpsOfWhole {
     const V four[4] = {load(x), load(x + U::lanes), load(x + 2 * U::lanes), load(x + 3 * U::lanes)};
     U::store_by_lane(to, four);
   }
-  static constexpr test::WholeOps table = {U::lanes, &count_from,   &mul,    &smaller,      &high,
-                                           &low,     &exclusive_or, &gather, &store_by_lane};
+  static constexpr test::WholeOps all = {U::lanes, &count_from,   &mul,    &smaller,      &high,
+                                         &low,     &exclusive_or, &gather, &store_by_lane};
 };
 
 inline std::uint32_t nonzero_bytes_of(const Bool* p) { return nonzero_bytes(p); }
 
-inline constexpr test::InstanceOps vector_ops = {Ops<Vf>::table, Ops<Vd>::table, OpsOfWhole<Vu>::table,
-                                                 &nonzero_bytes_of};
+inline constexpr test::InstanceOps vector_ops = {Ops<Vf>::all, Ops<Vd>::all, OpsOfWhole<Vu>::all, &nonzero_bytes_of};

@@ -3,6 +3,7 @@
 #include <exception>
 #include <optional>
 
+#include "heed/core/errors.hpp"
 #include "heed/core/flops.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
@@ -14,10 +15,14 @@
 namespace heed {
 
 /// What a call may use besides its operands. Nothing here changes a result.
+///
+/// A process that has run a call on several threads and then forks has a child in which such a call waits for ever: the
+/// threads that OpenMP keeps do not live on in it. In such a child calls with threads = 1 work, and so does everything
+/// after an exec.
 struct Context {
   FlopCounter* flops = nullptr;    ///< counts this call; off by default
   Workspace* workspace = nullptr;  ///< scratch to reuse; default: allocated and freed by the call
-  Index threads = 0;               ///< 0: OpenMP's maximum, and 1 inside an active parallel region; 1 without OpenMP
+  Index threads = 0;  ///< >= 0; 0: OpenMP's maximum, and 1 inside an active parallel region; 1 without OpenMP
 };
 
 namespace detail {
@@ -37,7 +42,13 @@ class WithWorkspace {
   Context context_;
 };
 
-/// Threads a call runs on. Eigen's global thread count is never touched.
+inline void check_context(const Context& context) {
+  if (context.threads < 0) {
+    throw OptionError(message("Context::threads = ", context.threads, " must be >= 0 (0: OpenMP's own maximum)"));
+  }
+}
+
+/// Threads a call runs on, which has checked its context. Eigen's global thread count is never touched.
 inline int thread_count(Index asked) {
 #ifdef _OPENMP
   if (asked > 0) return static_cast<int>(asked < 1024 ? asked : 1024);

@@ -1,9 +1,9 @@
 #pragma once
 #include <limits>
-#include <span>
 
 #include "heed/core/pair_view.hpp"
 #include "heed/core/per_head.hpp"
+#include "heed/core/sequence_offsets.hpp"
 #include "heed/core/types.hpp"
 
 namespace heed {
@@ -18,15 +18,15 @@ enum class Causal { none, square, top_left, bottom_right };
 struct Mask {
   static constexpr Index unlimited = std::numeric_limits<Index>::max();
 
-  Causal causal = Causal::none;               ///< hides the future; off by default
-  Index window_left = unlimited;              ///< keeps j >= i + s - window_left (inclusive); >= 0
-  Index window_right = unlimited;             ///< keeps j <= i + s + window_right (inclusive); >= 0
-  Index n_real_keys = unlimited;              ///< keys from here on are padding; 0 .. n_k
-  BoolView allowed{};                         ///< n_q x n_k, true = may attend (or n_heads * n_q rows)
-  BiasView bias{};                            ///< n_q x n_k, added after softcap; -inf masks (or n_heads * n_q rows)
-  PerHead alibi_slope{};                      ///< adds -slope * |i + s - j|; one for all heads or one per head
-  std::span<const Index> sequence_offsets{};  ///< packed batch: query rows [o_b, o_{b+1}) see only keys of sequence b
-  std::span<const Index> key_sequence_offsets{};  ///< offsets of the keys where they differ; default: sequence_offsets
+  Causal causal = Causal::none;            ///< hides the future; off by default
+  Index window_left = unlimited;           ///< keeps j >= i + s - window_left (inclusive); >= 0
+  Index window_right = unlimited;          ///< keeps j <= i + s + window_right (inclusive); >= 0
+  Index n_real_keys = unlimited;           ///< keys from here on are padding; 0 .. n_k
+  BoolView allowed{};                      ///< n_q x n_k, true = may attend (or n_heads * n_q rows)
+  BiasView bias{};                         ///< n_q x n_k, added after softcap; -inf masks (or n_heads * n_q rows)
+  PerHead alibi_slope{};                   ///< adds -slope * |i + s - j|; one for all heads or one per head
+  SequenceOffsets sequence_offsets{};      ///< packed batch: query rows [o_b, o_{b+1}) see only keys of sequence b
+  SequenceOffsets key_sequence_offsets{};  ///< offsets of the keys where they differ; default: sequence_offsets
 };
 
 }  // namespace heed

@@ -7,6 +7,7 @@
 #include <Eigen/Core>
 
 #include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
 
 namespace heed {
 
@@ -36,7 +37,10 @@ class LseSpan {
   template <class T>
     requires(bool(std::remove_cvref_t<T>::IsVectorAtCompileTime) &&
              std::is_same_v<typename std::remove_cvref_t<T>::Scalar, S>)
-  LseSpan(T&& vector) : data_(vector.data()), size_(vector.size()), stride_(vector.innerStride()) {}
+  LseSpan(T&& vector) : data_(vector.data()), size_(vector.size()), stride_(vector.innerStride()) {
+    static_assert(std::is_lvalue_reference_v<T> || !OwningMatrix<T>,
+                  "heed: lse is a temporary vector: its numbers would be lost; pass a vector, a block or a map");
+  }
 
   S* data() const { return data_; }
   Index size() const { return size_; }

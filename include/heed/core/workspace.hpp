@@ -5,6 +5,7 @@
 #include <new>
 #include <vector>
 
+#include "heed/core/errors.hpp"
 #include "heed/core/types.hpp"
 
 namespace heed {
@@ -17,6 +18,16 @@ class Workspace {
   Workspace(Workspace&&) = default;
   Workspace& operator=(Workspace&&) = default;
 
+  /// Gives all memory back; the next call grows it again.
+  /// Errors  OptionError while a frame is open: a call is using the memory.
+  void release() {
+    if (frames_ > 0) {
+      throw OptionError(detail::message("Workspace::release: ", frames_,
+                                        " frames are open but none must be: a call uses the memory"));
+    }
+    std::vector<Block>().swap(blocks_);
+  }
+
   /// Bytes held.
   std::size_t bytes() const {
     std::size_t sum = 0;
@@ -27,16 +38,22 @@ class Workspace {
   /// Takes memory for the life of one call and gives all of it back when destroyed; frames nest.
   class Frame {
    public:
-    explicit Frame(Workspace& workspace) : workspace_(workspace), block_(workspace.block_), used_(workspace.used_) {}
+    explicit Frame(Workspace& workspace) : workspace_(workspace), block_(workspace.block_), used_(workspace.used_) {
+      ++workspace.frames_;
+    }
     Frame(const Frame&) = delete;
     Frame& operator=(const Frame&) = delete;
     ~Frame() {
       workspace_.block_ = block_;
       workspace_.used_ = used_;
+      --workspace_.frames_;
     }
     /// `count` entries aligned to 64 bytes, not initialised.
+    /// Errors  ShapeError for a negative count or more than memory can hold; std::bad_alloc. The frame is then
+    ///         unchanged.
     template <class T>
     T* take(Index count) {
+      if (count < 0 || count > most_bytes / static_cast<Index>(sizeof(T))) refuse(count, sizeof(T));
       return reinterpret_cast<T*>(workspace_.take_bytes(static_cast<std::size_t>(count) * sizeof(T)));
     }
 
@@ -57,27 +74,36 @@ class Workspace {
     std::size_t size;
   };
 
+  static constexpr Index most_bytes = Index(1) << 62;
+  [[noreturn, gnu::noinline]] static void refuse(Index count, std::size_t size) {
+    throw ShapeError(detail::message("Workspace: ", count, " entries of ", size,
+                                     " bytes must be at least 0 and at most 2^62 bytes"));
+  }
+
   std::byte* take_bytes(std::size_t bytes) {
     bytes = (bytes + alignment - 1) / alignment * alignment;
-    while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].size) {
-      ++block_;
-      used_ = 0;
+    std::size_t block = block_, used = used_;
+    while (block < blocks_.size() && used + bytes > blocks_[block].size) {
+      ++block;
+      used = 0;
     }
-    if (block_ == blocks_.size()) {
-      // Blocks grow with what is held, up to a point: a small call allocates once or twice, a large one little more than it takes.
+    if (block == blocks_.size()) {
+      // Blocks grow with what is held, up to a point: a small call allocates once or twice, a large one little more
+      // than it takes.
       const std::size_t size = std::max(bytes, std::clamp(this->bytes(), least_block, most_spare));
       blocks_.reserve(blocks_.size() + 1);
       auto* fresh = static_cast<std::byte*>(::operator new (size, std::align_val_t{alignment}));
       blocks_.push_back({std::unique_ptr<std::byte, Free>(fresh), size});
     }
-    std::byte* start = blocks_[block_].data.get() + used_;
-    used_ += bytes;
-    return start;
+    block_ = block;
+    used_ = used + bytes;
+    return blocks_[block].data.get() + used;
   }
 
   std::vector<Block> blocks_;
   std::size_t block_ = 0;  // where the next bytes come from
   std::size_t used_ = 0;   // bytes in use of that block
+  int frames_ = 0;         // open ones
 };
 
 namespace detail {

@@ -54,6 +54,18 @@ class SafetensorsFile {
     detail::check_layout(path_, tensors_, file_bytes_ - data_at_);
   }
 
+  SafetensorsFile(const SafetensorsFile&) = default;
+  SafetensorsFile(SafetensorsFile&&) = default;
+  /// By value: where copying throws, it stays what it was.
+  SafetensorsFile& operator=(SafetensorsFile other) noexcept {
+    path_.swap(other.path_);
+    std::swap(file_bytes_, other.file_bytes_);
+    std::swap(data_at_, other.data_at_);
+    tensors_.swap(other.tensors_);
+    metadata_.swap(other.metadata_);
+    return *this;
+  }
+
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] bool has(const std::string& name) const { return tensors_.contains(name); }
   /// Every tensor by name, in alphabetical order.

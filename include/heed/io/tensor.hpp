@@ -42,6 +42,16 @@ class Tensor {
     bytes_.resize(static_cast<std::size_t>(*bytes));
   }
 
+  Tensor(const Tensor&) = default;
+  Tensor(Tensor&&) = default;
+  /// By value: where copying throws, the tensor stays what it was.
+  Tensor& operator=(Tensor other) noexcept {
+    shape_.swap(other.shape_);
+    std::swap(dtype_, other.dtype_);
+    bytes_.swap(other.bytes_);
+    return *this;
+  }
+
   /// A copy of `values` in C order, stored as S itself: `Tensor::of<float>({2, 3}, values)`.
   template <StoredScalar S>
   static Tensor of(std::vector<Index> shape, std::type_identity_t<std::span<const S>> values) {

@@ -1,6 +1,9 @@
 #pragma once
 #include <cstdlib>
+#include <string>
 #include <string_view>
+
+#include "heed/core/errors.hpp"
 
 namespace heed {
 
@@ -65,21 +68,32 @@ inline Isa best_isa() {
   return Isa::baseline;
 }
 
-inline Isa chosen_isa() {
-  const char* asked = std::getenv("HEED_ISA");
+/// The instruction set that HEED_ISA asks for, null or empty asking for none. `has`: whether the CPU executes one.
+/// Errors  OptionError for a name that is none, or an instruction set the CPU lacks.
+inline Isa chosen_isa(const char* asked, bool (*has)(Isa) = &has_isa) {
+  if (asked == nullptr || *asked == '\0') return best_isa();
+  std::string all, here;
+  bool known = false;
   for (const Isa isa : all_isas) {
-    if (asked != nullptr && isa_name(isa) == asked && has_isa(isa)) return isa;
+    const std::string name(isa_name(isa));
+    if (name == asked && has(isa)) return isa;
+    known = known || name == asked;
+    all += (all.empty() ? "" : ", ") + name;
+    if (has(isa)) here += (here.empty() ? "" : ", ") + name;
   }
-  return best_isa();
+  if (known) throw OptionError(message("HEED_ISA = ", asked, " must be one of those that this CPU has: ", here));
+  throw OptionError(message("HEED_ISA = ", asked, " must be one of ", all));
 }
 
 }  // namespace detail
 
 /// Instruction set of this process: the fastest the CPU has, or the one named by
-/// HEED_ISA=baseline|avx2|avx512|avx512_bf16|neon in the environment where the CPU has it. Decided once; results are
-/// bit-identical for a given instruction set.
+/// HEED_ISA=baseline|avx2|avx512|avx512_bf16|neon in the environment. Decided once; results are bit-identical for a
+/// given instruction set.
+/// Errors  OptionError for another name, or an instruction set the CPU lacks: the first attention call says so, and
+///         every one after it.
 inline Isa active_isa() {
-  static const Isa isa = detail::chosen_isa();
+  static const Isa isa = detail::chosen_isa(std::getenv("HEED_ISA"));
   return isa;
 }
 

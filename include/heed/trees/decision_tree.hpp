@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <type_traits>
+#include <utility>
 
 #include <Eigen/Core>
 
@@ -110,6 +111,24 @@ class DecisionTree {
     }
     padded_.setZero(n_nodes, detail::padded_width(planes_.cols()));
     padded_.leftCols(planes_.cols()) = planes_;
+  }
+
+  DecisionTree(const DecisionTree&) = default;
+  /// Leaves the other a single leaf.
+  DecisionTree(DecisionTree&& other) noexcept
+      : height_(std::exchange(other.height_, 0)),
+        planes_(std::move(other.planes_)),
+        biases_(std::move(other.biases_)),
+        padded_(std::move(other.padded_)),
+        options_(std::move(other.options_)) {}
+  /// By value: where copying throws, the tree stays what it was.
+  DecisionTree& operator=(DecisionTree other) noexcept {
+    height_ = other.height_;
+    planes_.swap(other.planes_);
+    biases_.swap(other.biases_);
+    padded_.swap(other.padded_);
+    options_ = std::move(other.options_);
+    return *this;
   }
 
   Index height() const { return height_; }
@@ -220,6 +239,7 @@ class DecisionTree {
     static_assert(std::is_same_v<Accumulator<Token>, Sum>,
                   "heed: tokens must have the scalar of the tree (a float tree also routes half and bfloat16)");
     check_width(tokens.cols, "tokens");
+    detail::check_context(context);
     Vector<Index> leaf(tokens.rows);
     std::optional<Workspace> own;
     Workspace::Frame frame(context.workspace != nullptr ? *context.workspace : own.emplace());
