@@ -71,7 +71,7 @@ typename Call::Sum gradient_of_sink(const Call& call, double sink) {
   using T = typename Call::Sum;
   T sum = 0;
   for (Index i = 0; i < call.q.rows && !is_minus_infinity(sink); ++i)
-    sum -= std::exp(static_cast<T>(sink) - call.lse[i * call.lse_stride]) * call.mean[i];
+    sum -= std::exp(static_cast<T>(sink) - call.known_lse[i * call.known_lse_stride]) * call.mean[i];
   return sum;
 }
 

@@ -12,6 +12,8 @@ struct GradientCall : HeadCall<SQ, SK, Accumulator<SQ>> {
   using T = Accumulator<SQ>;
 
   ConstView<SQ> d_out{};
+  const T* known_lse = nullptr;  ///< n_q, what the forward pass wrote
+  Index known_lse_stride = 1;
   const T* mean = nullptr;  ///< n_q: d_out_i . out_i, less d_lse_i
   View<T> d_q{}, d_k{}, d_v{};
   View<T> d_bias{};  ///< no data: not wanted

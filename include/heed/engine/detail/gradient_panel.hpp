@@ -129,7 +129,7 @@ class GradientPanel {
     const double factor = static_cast<double>(scores_.softmax_factor());
     for (Index i = 0; i < width; ++i) {
       // A query without keys, or a lane without a query: every weight is 2^-inf = 0.
-      const T lse = i < n ? call.lse[queries[i] * call.lse_stride] : minus_infinity<T>;
+      const T lse = i < n ? call.known_lse[queries[i] * call.known_lse_stride] : minus_infinity<T>;
       base_[i] = is_minus_infinity(lse)
                      ? std::numeric_limits<T>::infinity()
                      : static_cast<T>(static_cast<double>(lse) * ScoreRule<T>::log2_e / factor);
