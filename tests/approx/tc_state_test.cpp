@@ -177,5 +177,29 @@ TEST(TcState, ARefusedCallLeavesItAsItWas) {
   EXPECT_SAME_BITS(state.attend(in.q), before);
 }
 
+TEST(TcState, ACopyGoesItsOwnWayAndOneMovedFromSaysSo) {
+  const auto in = random_inputs<float>({.n_q = 5, .n_k = 30, .d = 4, .d_v = 3});
+  for (const bool by_query : {false, true}) {
+    TcState<float> state(some_tc<float>(3, 4, true, by_query), 3);
+    state.append(in.k.topRows(20), in.v.topRows(20));
+    const Matrix<float> before = state.attend(in.q);
+    TcState<float> copy = state;
+    copy.append(in.k.bottomRows(10), in.v.bottomRows(10));
+    EXPECT_EQ(copy.size(), 30);
+    EXPECT_EQ(state.size(), 20);
+    EXPECT_SAME_BITS(state.attend(in.q), before);
+    const Matrix<float> after = copy.attend(in.q);
+    TcState<float> moved = std::move(state);
+    EXPECT_SAME_BITS(moved.attend(in.q), before);
+    EXPECT_EQ(state.size(), 0);  // NOLINT(bugprone-use-after-move)
+    state.clear();
+    EXPECT_NE(said([&] { state.append(in.k, in.v); }).find("moved from"), std::string::npos);
+    EXPECT_NE(said([&] { state.attend(in.q); }).find("moved from"), std::string::npos);
+    EXPECT_SAME_BITS(moved.attend(in.q), before);
+    state = std::move(copy);
+    EXPECT_SAME_BITS(state.attend(in.q), after);
+  }
+}
+
 }  // namespace
 }  // namespace heed::test::tc_state

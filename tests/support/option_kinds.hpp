@@ -26,6 +26,7 @@ struct OptionStore {
   Eigen::MatrixXd masking_bias;  // column-major, with -inf
   std::vector<double> slopes;
   std::vector<float> sinks;
+  std::vector<float> large_sinks;  // larger than any score, or than most
   std::vector<Index> query_offsets;
   std::vector<Index> key_offsets;
 
@@ -46,6 +47,7 @@ struct OptionStore {
     for (Index h = 0; h < n_heads; ++h) {
       slopes.push_back(0.05 * static_cast<double>(h + 1));
       sinks.push_back(0.5f * static_cast<float>(h) - 0.25f);
+      large_sinks.push_back(h % 2 == 0 ? 200.0f : 7.0f);
     }
     // Three sequences, the middle one with no queries.
     query_offsets = {0, n_q / 3, n_q / 3, n_q};
@@ -60,6 +62,7 @@ struct OptionStore {
     one.masking_bias = masking_bias.middleRows(h * n_q, n_q);
     one.slopes = {slopes[static_cast<std::size_t>(h)]};
     one.sinks = {sinks[static_cast<std::size_t>(h)]};
+    one.large_sinks = {large_sinks[static_cast<std::size_t>(h)]};
     return one;
   }
 };
@@ -94,6 +97,7 @@ inline std::vector<OptionKind> option_kinds(const OptionStore& store) {
        }},
       {"softcap", "softcap", [](O& o, const Store&) { o.softcap = 1.5; }, false},
       {"sink", "sink", [](O& o, const Store& s) { o.sinks = s.sinks; }, false},
+      {"large_sink", "sink", [](O& o, const Store& s) { o.sinks = s.large_sinks; }, false},
       {"scale", "scale", [](O& o, const Store&) { o.scale = 0.75; }, false},
       {"negative_scale", "scale", [](O& o, const Store&) { o.scale = -0.3; }, false},
       {"zero_scale", "scale", [](O& o, const Store&) { o.scale = 0.0; }, false},

@@ -139,8 +139,8 @@ inline FlopCounter tc_flops(const FlopCase& sizes, const TcAttention<double>& tc
 
 /// Options by name that TC-attention has.
 inline bool tc_supports(std::string_view option) {
-  for (const std::string_view refused :
-       {"window", "window_left", "window_right", "allowed", "bias", "masking_bias", "alibi", "softcap", "sink"}) {
+  for (const std::string_view refused : {"window", "window_left", "window_right", "allowed", "bias", "masking_bias",
+                                         "alibi", "softcap", "sink", "large_sink"}) {
     if (option == refused) return false;
   }
   return true;

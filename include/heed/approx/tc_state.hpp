@@ -7,7 +7,6 @@
 #include "heed/core/options.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
-#include "heed/core/workspace.hpp"
 #include "heed/trees/decision_tree.hpp"
 #include "heed/trees/path_sums.hpp"
 
@@ -28,7 +27,7 @@ namespace heed {
 ///         was.
 /// Cost    a token: 2 h d flops to route, (h + 1) d_v additions; a query the same and 2 (h + 1) d_v. Memory 2^(h+1)
 ///         (d_v + 1) numbers, with TcOptions::by_query 2^(h+1) d more.
-/// Threads one at a time.
+/// Threads one at a time. A copy goes its own way from where it was made.
 template <RealScalar S>
 class TcState {
  public:
@@ -39,15 +38,33 @@ class TcState {
       : method_(std::move(method)), d_(key_width(method_.tree(), d)), options_(options) {
     if (d_v < 0) throw ShapeError(detail::message("d_v = ", d_v, " must be >= 0"));
     check(options, d_v);
-    Workspace::Frame frame(memory_);  // the memory stays when the frame goes: nothing else takes from it
-    sums_ = Sums::take(frame, method_.tree().height(), d_v, method_.options().by_query ? d_ : 0);
-    weights_ = frame.template take<Sum>(method_.tree().height() + 1);
-    row_ = frame.template take<Sum>(d_v);
-    sums_.clear();
+    const Index n_nodes = 2 * method_.tree().n_leaves();
+    v_.setZero(n_nodes, d_v);
+    if (method_.options().by_query) k_.setZero(n_nodes, d_);
+    weights_.resize(method_.tree().height() + 1);
+    row_.resize(d_v);
+    counts_.setZero(n_nodes);  // last: a state with counts is whole
   }
 
-  Index size() const { return sums_.counts[1]; }  ///< tokens appended
-  void clear() { sums_.clear(); }
+  TcState(const TcState&) = default;
+  TcState(TcState&&) = default;
+  /// By value: where copying throws, the state stays what it was.
+  TcState& operator=(TcState other) noexcept {
+    method_ = std::move(other.method_);
+    d_ = other.d_;
+    options_ = other.options_;
+    counts_.swap(other.counts_);
+    v_.swap(other.v_);
+    k_.swap(other.k_);
+    weights_.swap(other.weights_);
+    row_.swap(other.row_);
+    return *this;
+  }
+
+  Index size() const { return counts_.size() > 0 ? counts_(1) : 0; }  ///< tokens appended
+  void clear() {
+    if (counts_.size() > 0) sums().clear();
+  }
 
   /// Adds tokens.
   template <class K, class V>
@@ -56,29 +73,36 @@ class TcState {
     if (k.rows != v.rows)
       throw ShapeError(
           detail::message("rows(k_new) = ", k.rows, " but rows(v_new) = ", v.rows, ": they must be equal"));
+    const Sums all = sums();
     check_cols(k.cols, d_, "k_new");
-    check_cols(v.cols, sums_.d_v, "v_new");
+    check_cols(v.cols, all.d_v, "v_new");
     const Vector<Index> leaf = method_.tree().leaf_of_keys(k, {.threads = 1});
-    for (Index j = 0; j < k.rows; ++j) sums_.add_path(leaf(j), k, v, j);
+    for (Index j = 0; j < k.rows; ++j) all.add_path(leaf(j), k, v, j);  // nothing here throws
   }
 
   /// What queries see of the tokens appended so far.
   template <class Q>
   Matrix<S> attend(const Q& q_new) {
     const ConstView<S> q = view_of(q_new);
+    const Sums all = sums();
     check_cols(q.cols, d_, "q");
     const Vector<Index> leaf = method_.tree().leaf_of(q, {.threads = 1});
     const detail::LevelWeights<Sum> levels = method_.level_weights(d_, options_);
-    Matrix<S> out(q.rows, sums_.d_v);
+    Matrix<S> out(q.rows, all.d_v);
     for (Index i = 0; i < q.rows; ++i) {
-      detail::read_path(sums_, leaf(i), levels, q, i, weights_, row_);
-      for (Index c = 0; c < sums_.d_v; ++c) out(i, c) = static_cast<S>(row_[c]);
+      detail::read_path(all, leaf(i), levels, q, i, weights_.data(), row_.data());
+      for (Index c = 0; c < all.d_v; ++c) out(i, c) = static_cast<S>(row_(c));
     }
     return out;
   }
 
  private:
   using Sums = detail::PathSums<Sum>;
+
+  Sums sums() {
+    if (counts_.size() == 0) throw OptionError("heed: this TcState was moved from: assign another to it first");
+    return {method_.tree().height(), v_.cols(), k_.cols(), counts_.data(), v_.data(), k_.data()};
+  }
 
   static Index key_width(const DecisionTree<S>& tree, Index d) {
     if (d < 0) throw ShapeError(detail::message("d = ", d, " must be >= 0"));
@@ -114,10 +138,11 @@ class TcState {
   TcAttention<S> method_;
   Index d_;
   AttentionOptions options_;
-  Workspace memory_;
-  Sums sums_;
-  Sum* weights_ = nullptr;
-  Sum* row_ = nullptr;
+  Vector<Index> counts_;                    // 2^(h + 1); of one that was moved from: none
+  Matrix<Sum> v_{Matrix<Sum>::Zero(0, 0)};  // 2^(h + 1) x d_v
+  Matrix<Sum> k_{Matrix<Sum>::Zero(0, 0)};  // 2^(h + 1) x d by query
+  Vector<Sum> weights_;                     // h + 1: scratch
+  Vector<Sum> row_;                         // d_v: scratch
 };
 
 }  // namespace heed
