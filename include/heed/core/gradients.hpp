@@ -16,17 +16,17 @@ enum class RoutingGradient {
 /// What a backward pass is asked for besides the gradients of its operands.
 struct BackwardOptions {
   RoutingGradient routing = RoutingGradient::flip;  ///< of methods with a tree
-  bool bounded = true;                              ///< weights of other leaves as if united with the query's own: at most 1
-  BiasView d_lse{};                                 ///< gradient that comes in through lse: n_q, or n_q x n_heads; default: none
-  bool bias = false;                                ///< whether d_bias is wanted
+  bool bounded = true;  ///< weights of other leaves as if united with the query's own: at most 1
+  BiasView d_lse{};     ///< gradient that comes in through lse: n_q, or n_q x n_heads; default: none
+  bool bias = false;    ///< whether d_bias is wanted
 };
 
 /// Gradients of one head by its operands, in their storage scalar; sums over pairs in the one sums are kept in.
 template <class S>
 struct AttentionGradients {
-  Matrix<S> d_q;                ///< n_q x d
-  Matrix<S> d_k;                ///< n_k x d
-  Matrix<S> d_v;                ///< n_k x d_v
+  Matrix<S> d_q;                   ///< n_q x d
+  Matrix<S> d_k;                   ///< n_k x d
+  Matrix<S> d_v;                   ///< n_k x d_v
   Matrix<Accumulator<S>> d_bias;   ///< as mask.bias where BackwardOptions::bias asked for it; else empty
   Vector<Accumulator<S>> d_sinks;  ///< one a head where sinks are given; else empty
 };

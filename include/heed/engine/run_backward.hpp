@@ -38,16 +38,17 @@ void run_backward(const Pairs& pairs, std::span<const Call> calls, Index heads_p
     const Call& one = mine.front();
     for (const PairsPart* part = group->parts; part != nullptr; part = part->next) {
       const AttentionOptions narrowed = options_of(*part, options);
-      const double work = static_cast<double>(mine.size()) * tile_pairs(part->tiles) *
-                          static_cast<double>(one.k.cols + one.v.cols);
+      const double work =
+          static_cast<double>(mine.size()) * tile_pairs(part->tiles) * static_cast<double>(one.k.cols + one.v.cols);
       const int threads = threads_for(work, 2e5, thread_count(context.threads));
       GradientEngine<Call, ScoreMod>(*part, mine, std::min(heads_per_kv, group->n_calls), narrowed, mod,
                                      *context.workspace, threads)
           .run();
       if (context.flops == nullptr) continue;
-      count_backward(*context.flops,
-                     kept_pairs(part->tiles, part->rule, narrowed.mask, one.q.rows, one.k.rows, one.head, group->n_calls),
-                     one.k.cols, one.v.cols);
+      count_backward(
+          *context.flops,
+          kept_pairs(part->tiles, part->rule, narrowed.mask, one.q.rows, one.k.rows, one.head, group->n_calls),
+          one.k.cols, one.v.cols);
     }
   }
   if (context.flops != nullptr)

@@ -112,6 +112,9 @@ void backward_of_heads(Grads& grads, const BackwardOperands<S, Out>& in, const A
   const PackedHeads& packed = in.heads;
   check_backward(in, grads, backward);
   check_heads_of(method, packed.d, options);
+  for_each_method(method, std::size_t{0}, [&](const One& one, std::size_t, std::size_t, std::size_t) {
+    if constexpr (requires { one.check_backward(backward); }) one.check_backward(backward);
+  });
   const WithWorkspace inner(given);
   const Context& context = inner.context();
   Workspace::Frame frame(inner.workspace());
@@ -149,8 +152,7 @@ void backward_of_heads(Grads& grads, const BackwardOperands<S, Out>& in, const A
                     run_backward(pairs, own, share, options, mod, context);
                   });
   if constexpr (requires { grads.d_sinks; }) {
-    for (Index h = 0; h < grads.d_sinks.size(); ++h)
-      grads.d_sinks(h) = gradient_of_sink(calls[h], options.sinks.of(h));
+    for (Index h = 0; h < grads.d_sinks.size(); ++h) grads.d_sinks(h) = gradient_of_sink(calls[h], options.sinks.of(h));
   }
   for (const auto* sum : {&q_sum, &k_sum, &v_sum}) sum->finish();
 }

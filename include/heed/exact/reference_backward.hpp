@@ -42,12 +42,9 @@ struct ReferenceRow {
 /// Threads const and re-entrant; runs on the caller's thread.
 /// Source  the chain rule; Dao et al. 2022, appendix B.2, for the same formulas.
 template <TokenMatrix D, TokenMatrix Q, TokenMatrix K, TokenMatrix V, class ScoreMod = NoScoreMod>
-AttentionGradients<typename Q::Scalar> reference_attention_backward(const D& d_out_rows, const Q& q_rows,
-                                                                    const K& k_rows, const V& v_rows,
-                                                                    const AttentionOptions& options = {},
-                                                                    const ScoreMod& score_mod = {},
-                                                                    const BackwardOptions& backward = {},
-                                                                    Index head = 0) {
+AttentionGradients<typename Q::Scalar> reference_attention_backward(
+    const D& d_out_rows, const Q& q_rows, const K& k_rows, const V& v_rows, const AttentionOptions& options = {},
+    const ScoreMod& score_mod = {}, const BackwardOptions& backward = {}, Index head = 0) {
   using std::exp;
   using std::sqrt;
   using std::tanh;

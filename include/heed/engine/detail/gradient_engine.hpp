@@ -29,8 +29,8 @@ class GradientEngine {
  public:
   using T = typename Call::Sum;
 
-  GradientEngine(const PairsPart& part, std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
-                 const ScoreMod& mod, Workspace& workspace, int threads)
+  GradientEngine(const PairsPart& part, std::span<const Call> calls, Index heads_per_kv,
+                 const AttentionOptions& options, const ScoreMod& mod, Workspace& workspace, int threads)
       : part_(part),
         calls_(calls),
         heads_per_kv_(heads_per_kv),
@@ -101,9 +101,7 @@ class GradientEngine {
       Workspace::Frame inside(workspace_);
       for_each_task(
           n_sets * schedule.n_cells_of(wave), threads_, inside,
-          [&](Scratch& scratch) {
-            return Worker<Operands>(scratch, tile, one.k.cols, one.v.cols, options_, isa_);
-          },
+          [&](Scratch& scratch) { return Worker<Operands>(scratch, tile, one.k.cols, one.v.cols, options_, isa_); },
           [&](Worker<Operands>& worker, Index task) {
             const GradientCell& cell = schedule.cell(wave, task / n_sets);
             for (Index h = 0; h < together; ++h)

@@ -25,12 +25,12 @@ template <class T, class S>
 struct GradientTile {
   using Rows = KeyTile<T, S>;
 
-  GradientTile(Scratch& scratch, Index keys, Index d, Index d_v, Isa isa)
-      : k(scratch, keys, d, 0, isa), v(scratch, keys, d_v, 0, isa), kernels(tile_kernels<T>(isa)) {
+  GradientTile(Scratch& scratch, Index n_keys, Index d, Index d_v, Isa isa)
+      : k(scratch, n_keys, d, 0, isa), v(scratch, n_keys, d_v, 0, isa), kernels(tile_kernels<T>(isa)) {
     k_width = padded(d);
     v_width = padded(d_v);
-    d_k = scratch.take<T>(keys * k_width);
-    d_v_sums = scratch.take<T>(keys * v_width);
+    d_k = scratch.take<T>(n_keys * k_width);
+    d_v_sums = scratch.take<T>(n_keys * v_width);
   }
 
   template <class Call>
@@ -123,16 +123,15 @@ class GradientPanel {
                    v_width_);
     stored_.transpose(d_out, call.d_out.row_stride, call.d_out.col_stride, queries.list, n, nullptr, call.v.cols,
                       d_out_, width, T(1), true);
-    finite_ = tiles_.all_finite(q_rows_, q_width_, n, call.q.cols) &&
-              tiles_.all_finite(out_rows_, v_width_, n, call.v.cols);
+    finite_ =
+        tiles_.all_finite(q_rows_, q_width_, n, call.q.cols) && tiles_.all_finite(out_rows_, v_width_, n, call.v.cols);
     std::fill_n(d_q_, width * call.q.cols, T(0));
     const double factor = static_cast<double>(scores_.softmax_factor());
     for (Index i = 0; i < width; ++i) {
       // A query without keys, or a lane without a query: every weight is 2^-inf = 0.
       const T lse = i < n ? call.known_lse[queries[i] * call.known_lse_stride] : minus_infinity<T>;
-      base_[i] = is_minus_infinity(lse)
-                     ? std::numeric_limits<T>::infinity()
-                     : static_cast<T>(static_cast<double>(lse) * ScoreRule<T>::log2_e / factor);
+      base_[i] = is_minus_infinity(lse) ? std::numeric_limits<T>::infinity()
+                                        : static_cast<T>(static_cast<double>(lse) * ScoreRule<T>::log2_e / factor);
       mean_[i] = i < n ? call.mean[queries[i]] : T(0);
     }
   }
@@ -200,10 +199,10 @@ class GradientPanel {
     }
     if (room_.scores.raw == nullptr) return;
     const ScoreRule<T>& rule = scores_.rule();
-    gradients_.bend(part.n_keys, width, part.first, part.count,
-                    static_cast<T>(2 * ScoreRule<T>::log2_e * static_cast<double>(rule.scale) /
-                                   static_cast<double>(rule.cap)),
-                    room_.scores.raw + part.at * width, d);
+    gradients_.bend(
+        part.n_keys, width, part.first, part.count,
+        static_cast<T>(2 * ScoreRule<T>::log2_e * static_cast<double>(rule.scale) / static_cast<double>(rule.cap)),
+        room_.scores.raw + part.at * width, d);
   }
 
   // A part with masked pairs where some row is not finite: kept pairs one by one, so that nothing else meets a NaN.
@@ -244,10 +243,10 @@ class GradientPanel {
   ScoreTile<Operands, Call, ScoreMod> scores_;
   const ScoreMod* mod_ = nullptr;
   Index q_width_, v_width_;
-  T *q_rows_, *out_rows_;        // width x padded d, d_v: rows of queries and of d_out
-  T *d_out_, *d_q_;              // d_v x width, d x width
-  T *base_, *mean_;              // width
-  bool finite_ = true;           // rows of queries and d_out
+  T *q_rows_, *out_rows_;  // width x padded d, d_v: rows of queries and of d_out
+  T *d_out_, *d_q_;        // d_v x width, d x width
+  T *base_, *mean_;        // width
+  bool finite_ = true;     // rows of queries and d_out
 };
 
 }  // namespace heed::detail

@@ -33,13 +33,7 @@ class GradientSchedule {
     } else {
       cut_ranges(tiles.n_groups(), n_q, n_k, width, tile, frame);
     }
-    first_of_wave_ = frame.take<Index>(n_waves + 1);
-    std::stable_sort(cells_, cells_ + n_cells,
-                     [](const GradientCell& a, const GradientCell& b) { return a.wave < b.wave; });
-    for (Index wave = 0, at = 0; wave <= n_waves; ++wave) {
-      while (at < n_cells && cells_[at].wave < wave) ++at;
-      first_of_wave_[wave] = at;
-    }
+    sort_by_wave(frame);
   }
 
   Index n_cells_of(Index wave) const { return first_of_wave_[wave + 1] - first_of_wave_[wave]; }
@@ -67,9 +61,13 @@ class GradientSchedule {
     for (Index step = 0; step < n_blocks; ++step) {
       for (Index a = 0; a < n_blocks; ++a) {
         const Index b = (a + step) % n_blocks;
-        const GradientCell cell{step,         0,
-                                n_groups,     std::min(n_q, a * queries), std::min(n_q, (a + 1) * queries),
-                                std::min(n_k, b * keys),                  std::min(n_k, (b + 1) * keys)};
+        const GradientCell cell{step,
+                                0,
+                                n_groups,
+                                std::min(n_q, a * queries),
+                                std::min(n_q, (a + 1) * queries),
+                                std::min(n_k, b * keys),
+                                std::min(n_k, (b + 1) * keys)};
         if (cell.q_low < cell.q_high && cell.k_low < cell.k_high) cells_[n_cells++] = cell;
       }
     }
@@ -96,6 +94,17 @@ class GradientSchedule {
       cells_[n_cells++] = {wave, g, g + 1, 0, all, 0, all};
       n_waves = std::max(n_waves, wave + 1);
     }
+  }
+
+  // A counting sort: within a wave cells keep their order.
+  void sort_by_wave(Workspace::Frame& frame) {
+    GradientCell* sorted = frame.take<GradientCell>(n_cells);
+    first_of_wave_ = frame.take<Index>(n_waves + 2);
+    std::fill_n(first_of_wave_, n_waves + 2, Index(0));
+    for (Index c = 0; c < n_cells; ++c) ++first_of_wave_[cells_[c].wave + 2];
+    for (Index wave = 2; wave <= n_waves + 1; ++wave) first_of_wave_[wave] += first_of_wave_[wave - 1];
+    for (Index c = 0; c < n_cells; ++c) sorted[first_of_wave_[cells_[c].wave + 1]++] = cells_[c];
+    cells_ = sorted;
   }
 
   GradientCell* cells_ = nullptr;

@@ -29,7 +29,8 @@ void bend(Size n_keys, Size panel, Size first, Size count, typename X::Scalar fa
     for (Size j = 0; j < n_keys; ++j) {
       const Size at = j * panel + u * X::lanes;
       const V t = tanh_of<X>(X::mul(X::load(raw + at), by)), slope = X::sub(one, X::mul(t, t)), given = X::load(d + at);
-      X::store(d + at, X::select(X::is_zero(given), given, X::mul(given, slope)));  // a masked pair's raw score may be NaN
+      X::store(d + at,
+               X::select(X::is_zero(given), given, X::mul(given, slope)));  // a masked pair's raw score may be NaN
     }
   }
 }
