@@ -1,5 +1,5 @@
-// Attention that learns: attend forward, attend_backward for the gradients, a step of gradient descent. The smallest complete
-// training loop: queries, keys and values are moved until causal attention gives the rows it is asked for.
+// Attention that learns: attend forward, attend_backward for the gradients, a step of gradient descent. The smallest
+// complete training loop: queries, keys and values are moved until causal attention gives the rows it is asked for.
 #include <cmath>
 #include <cstdio>
 

@@ -99,8 +99,8 @@ TYPED_TEST(AttendBackward, AgreesWithTheOracleUnderEveryOptionAndPairOfOptions) 
       }
       ASSERT_EQ(got.d_sinks.size(), want.d_sinks.size());
       if (want.d_sinks.size() > 0) {
-        // A sum of sink weights, e^(sink - lse) <= 1, times d_out . out - d_lse. out and lse were rounded: terms may cancel, their
-        // rounding does not.
+        // A sum of sink weights, e^(sink - lse) <= 1, times d_out . out - d_lse. out and lse were rounded: terms may
+        // cancel, their rounding does not.
         const double terms =
             (d_out.template cast<double>().array() * r.out.template cast<double>().array()).abs().sum() +
             d_lse.template cast<double>().array().abs().sum();
