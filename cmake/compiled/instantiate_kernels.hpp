@@ -13,6 +13,7 @@
 #define HEED_TABLES(T)                           \
   HEED_TABLE(heed::detail::TileKernels<T>);      \
   HEED_TABLE(heed::detail::ProjectKernels<T>);   \
+  HEED_TABLE(heed::detail::GradientKernels<T>);  \
   HEED_TABLES_OF_STORAGE(T, float);              \
   HEED_TABLES_OF_STORAGE(T, double);             \
   HEED_TABLES_OF_STORAGE(T, heed::detail::Half); \

@@ -9,6 +9,7 @@
 #include "heed/core/errors.hpp"
 #include "heed/core/floating.hpp"
 #include "heed/core/flops.hpp"
+#include "heed/core/gradients.hpp"
 #include "heed/core/heads.hpp"
 #include "heed/core/key_bounds.hpp"
 #include "heed/core/mask.hpp"
@@ -35,12 +36,14 @@
 
 // exact/ (floor 3): the doors, the oracle, exact attention, decoding
 #include "heed/exact/attend.hpp"
+#include "heed/exact/attend_backward.hpp"
 #include "heed/exact/attend_over.hpp"
 #include "heed/exact/exact_attention.hpp"
 #include "heed/exact/importance.hpp"
 #include "heed/exact/key_value_cache.hpp"
 #include "heed/exact/multi_head.hpp"
 #include "heed/exact/reference.hpp"
+#include "heed/exact/reference_backward.hpp"
 
 // trees/ (floor 4): trees of hyperplanes that route tokens to leaves
 #include "heed/trees/decision_tree.hpp"

@@ -20,8 +20,8 @@ bool kept(const AttentionOptions& options, Index i, Index j, Index n_q, Index n_
   return heed::detail::reference_pair(options.mask, i, j, n_q, n_k, 0).kept;
 }
 
-/// Keys that nearly every query weighs with 0 hold a NaN in their first value: it reaches the queries that keep such a key, and no other.
-/// `leaves` is a functor's word on pairs.
+/// Keys that nearly every query weighs with 0 hold a NaN in their first value: it reaches the queries that keep such a
+/// key, and no other. `leaves` is a functor's word on pairs.
 template <class S, class Method, class Leaves>
 void expect_nan_reaches_who_keeps_it(const AttentionOptions& options, Index n_q, Index n_k, const Method& method,
                                      const Leaves& leaves) {

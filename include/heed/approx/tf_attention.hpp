@@ -8,6 +8,7 @@
 #include "heed/approx/detail/near_tiles.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/errors.hpp"
+#include "heed/core/gradients.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
@@ -93,6 +94,20 @@ class TfAttention {
                                });
     if (context.flops != nullptr)
       detail::count_tokens(*context.flops, options.mask, calls.front().k.rows, static_cast<Index>(calls.size()));
+  }
+
+  /// Throws where a backward pass is asked for more than the gradient inside leaves.
+  /// Errors  OptionError unless BackwardOptions::routing is none, and with TfOptions::leaf_cap.
+  void check_backward(const BackwardOptions& backward) const {
+    if (backward.routing != RoutingGradient::none) {
+      throw OptionError(
+          "heed: BackwardOptions::routing must be RoutingGradient::none for TfAttention: it has the gradient inside "
+          "leaves, not that of its routing");
+    }
+    if (options_.leaf_cap) {
+      throw OptionError(detail::message("TfOptions::leaf_cap = ", *options_.leaf_cap,
+                                        " must be absent in a backward pass: a centroid has none"));
+    }
   }
 
   /// Errors  OptionError with TfOptions::leaf_cap: a centroid has no single key.

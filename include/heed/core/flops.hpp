@@ -7,7 +7,7 @@
 namespace heed {
 
 /// What a product was spent on.
-enum class Phase { route, project, sample, scores, values, far_field };
+enum class Phase { route, project, sample, scores, values, far_field, backward_scores, backward_values };
 
 /// Counts the arithmetic of calls: products at 2 per multiply-add, kept pairs only, by phase; exponentials apart (one
 /// per kept pair). Real and padded key positions are both counted, so that no ratio hides padding.
@@ -42,7 +42,7 @@ class FlopCounter {
   void reset() { *this = FlopCounter(); }
 
  private:
-  std::array<double, 6> products_{};
+  std::array<double, 8> products_{};
   double exponentials_ = 0.0;
   double real_tokens_ = 0.0;
   double padded_tokens_ = 0.0;

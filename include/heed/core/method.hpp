@@ -32,6 +32,8 @@ namespace heed {
 //   void check_heads(Index d, options)
 //       may. Throws what a call with heads of width d would throw: all methods of a list are asked before the first
 //       writes.
+//   void check_backward(backward)
+//       may, of methods that name pairs. Throws where this instance has not the gradient that is asked for (core/gradients.hpp).
 //   static constexpr bool sees_all_keys = true
 //       may. Queries see every key that the mask keeps.
 //   void check_key_weights()

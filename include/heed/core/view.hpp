@@ -80,6 +80,9 @@ struct View {
   View columns(Index first, Index count) const {
     return {detail::entry(data, first * col_stride), rows, count, row_stride, col_stride};
   }
+  View rows_from(Index first, Index count) const {
+    return {detail::entry(data, first * row_stride), count, cols, row_stride, col_stride};
+  }
 };
 
 namespace detail {

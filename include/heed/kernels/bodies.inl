@@ -3,6 +3,7 @@
 // clang-format off
 #include "heed/kernels/bodies/tile.inl"
 #include "heed/kernels/bodies/adjust.inl"
+#include "heed/kernels/bodies/gradient.inl"
 #include "heed/kernels/bodies/pack.inl"
 #include "heed/kernels/bodies/pairs.inl"
 #include "heed/kernels/bodies/row.inl"

@@ -1,5 +1,6 @@
 #pragma once
 #include "heed/kernels/bf16_kernels.hpp"
+#include "heed/kernels/gradient_kernels.hpp"
 #include "heed/kernels/isa.hpp"
 #include "heed/kernels/project_kernels.hpp"
 #include "heed/kernels/tile_kernels.hpp"
@@ -48,6 +49,12 @@ const RouteKernels<T, S>& route_kernels(Isa isa) {
 template <class T>
 const ProjectKernels<T>& project_kernels(Isa isa) {
   return *find_kernels<ProjectKernels<T>>(isa);
+}
+
+/// The kernels of backward passes for scalar T.
+template <class T>
+const GradientKernels<T>& gradient_kernels(Isa isa) {
+  return *find_kernels<GradientKernels<T>>(isa);
 }
 
 /// The kernels on bfloat16 operands as they are stored, null where the instruction set has none.

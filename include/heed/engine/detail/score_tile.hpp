@@ -39,6 +39,8 @@ struct ScoreRoom {
   T *part_low, *part_high;  // width: the same for one part
   T* key_position;          // keys
   TilePart* parts;
+  // Where backward passes want them, keys x width like the scores: what a softcap and what a functor was given. Null: not kept.
+  T *raw = nullptr, *before = nullptr;
 };
 
 /// A panel of queries of one head (up to lanes * vectors of them) against tiles of keys: final scores, in units that
@@ -92,6 +94,7 @@ class ScoreTile {
   Index width() const { return width_; }      ///< entries of a row of scores: queries in whole vectors
   Index vectors() const { return vectors_; }  ///< of queries
   T softmax_factor() const { return scores_->softmax_factor; }
+  const ScoreRule<T>& rule() const { return *scores_; }
   const Operands& operands() const { return operands_; }
   /// Key positions [low, high) outside which no query of the panel looks.
   Index low() const { return ranges_.low(); }
@@ -171,12 +174,14 @@ class ScoreTile {
     TilePart part{at, n, first, count, edge || pairs.some_masked || !rule_->every_pair() || by_pair_};
     operands_.scores(*tile_, part, width_, s, adjusts ? room_.ignored : before_bounds, ahead_);
     ahead_ = nullptr;  // once
+    if (room_.raw != nullptr) std::copy_n(s, n * width_, room_.raw + at * width_);
     if (adjusts) {
       for (Index j = 0; j < n; ++j) room_.key_position[j] = static_cast<T>(keys[j]);
       if (pairs_->adjust(*scores_, set_, keys, pairs, width_, first, count, ranges_.diagonal(), room_.key_position,
                          room_.pairs, s, before_bounds))
         part.partial = true;
     }
+    if (room_.before != nullptr) std::copy_n(s, n * width_, room_.before + at * width_);
     if (by_pair_) visit_pairs(keys, part, s);
     if (labels) {
       for (Index j = 0; j < n; ++j) room_.key_position[j] = static_cast<T>(rule_->label[keys[j]]);

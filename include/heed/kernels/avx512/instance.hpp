@@ -1,5 +1,6 @@
 #pragma once
 #include "heed/kernels/avx2/instance.hpp"
+#include "heed/kernels/gradient_kernels.hpp"
 #include "heed/kernels/isa.hpp"
 #include "heed/kernels/project_kernels.hpp"
 #include "heed/kernels/tile_kernels.hpp"

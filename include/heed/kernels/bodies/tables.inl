@@ -35,6 +35,9 @@ inline constexpr ProjectKernels<typename X::Scalar> project_table = {
     &list_above<X>, &fold<X>,     &finish_row<X>, &multiply<X>, &interleave<X>, &draw<Vu>,
 };
 
+template <class X>
+inline constexpr GradientKernels<typename X::Scalar> gradient_table = {&gradients<X>, &bend<X>, &add_products<X>};
+
 // The table of type Table; null where this instance has none.
 template <class Table>
 inline constexpr const Table* table = nullptr;
@@ -48,3 +51,5 @@ template <class T, class S>
 inline constexpr const RouteKernels<T, S>* table<RouteKernels<T, S>> = &route_table<typename VectorOf<T>::X, S>;
 template <class T>
 inline constexpr const ProjectKernels<T>* table<ProjectKernels<T>> = &project_table<typename VectorOf<T>::X>;
+template <class T>
+inline constexpr const GradientKernels<T>* table<GradientKernels<T>> = &gradient_table<typename VectorOf<T>::X>;

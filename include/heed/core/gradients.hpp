@@ -1,0 +1,54 @@
+#pragma once
+#include "heed/core/errors.hpp"
+#include "heed/core/pair_view.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/vector_view.hpp"
+
+namespace heed {
+
+/// Where the gradient of a tree's routing comes from (Madaan, Bhojanapalli, Jain, Jain 2023; the bounded form is ours).
+enum class RoutingGradient {
+  flip,        ///< the leaves that one flipped decision of the path leads to
+  all_leaves,  ///< every leaf
+  none,        ///< none: the routing is taken as it is
+};
+
+/// What a backward pass is asked for besides the gradients of its operands.
+struct BackwardOptions {
+  RoutingGradient routing = RoutingGradient::flip;  ///< of methods with a tree
+  bool bounded = true;  ///< weights of other leaves as if united with the query's own: at most 1
+  BiasView d_lse{};     ///< gradient that comes in through lse: n_q, or n_q x n_heads; default: none
+  bool bias = false;    ///< whether d_bias is wanted
+};
+
+/// Gradients of one head by its operands, in their storage scalar; sums over pairs in the one sums are kept in.
+template <class S>
+struct AttentionGradients {
+  Matrix<S> d_q;                   ///< n_q x d
+  Matrix<S> d_k;                   ///< n_k x d
+  Matrix<S> d_v;                   ///< n_k x d_v
+  Matrix<Accumulator<S>> d_bias;   ///< as mask.bias where BackwardOptions::bias asked for it; else empty
+  Vector<Accumulator<S>> d_sinks;  ///< one a head where sinks are given; else empty
+};
+
+namespace detail {
+
+inline void check_gradient_of_out(Index rows, Index cols, Index n_q, Index d_v) {
+  if (rows != n_q || cols != d_v) {
+    throw ShapeError(
+        message("d_out is ", rows, " x ", cols, " but must be rows(q) x the width of out = ", n_q, " x ", d_v));
+  }
+}
+
+inline void check_gradient_of_lse(const PairView& d_lse, Index n_q, Index n_heads) {
+  if (!d_lse.given() || (d_lse.rows() == n_q && (d_lse.cols() == 1 || d_lse.cols() == n_heads))) return;
+  throw ShapeError(message("BackwardOptions::d_lse is ", d_lse.rows(), " x ", d_lse.cols(),
+                           " but must be rows(q) x n_heads = ", n_q, " x ", n_heads));
+}
+
+inline double gradient_of_lse(const PairView& d_lse, Index i, Index head) {
+  return d_lse.at(i, d_lse.cols() == 1 ? 0 : head);
+}
+
+}  // namespace detail
+}  // namespace heed
