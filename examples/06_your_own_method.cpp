@@ -30,27 +30,10 @@ class LinearAttention {
  public:
   static constexpr bool has_softmax = false;
 
-  /// The one function of every method. Shapes, masks and outputs have been checked, and each `heads_per_kv` calls in a
-  /// row share their keys and values.
-  template <class Call>
-  void attend_heads(std::span<const Call> calls, Index /*heads_per_kv*/, const heed::AttentionOptions& options,
-                    const heed::Context& context) const {
-    if (calls.empty()) return;
-    check(options, calls.front().q.rows + calls.front().k.rows);  // what throws, throws before anything is written
-    for (const Call& call : calls) attend_head(call, options.mask);
-    if (context.flops == nullptr) return;
-    const double heads = static_cast<double>(calls.size()), n_q = static_cast<double>(calls.front().q.rows),
-                 n_k = static_cast<double>(calls.front().k.rows),
-                 n_real = static_cast<double>(real_keys(calls.front(), options.mask)),
-                 d = static_cast<double>(calls.front().k.cols), d_v = static_cast<double>(calls.front().v.cols);
-    context.flops->add_products(heed::Phase::values, 2 * heads * (n_q + n_real) * d * d_v);
-    context.flops->add_products(heed::Phase::scores, 2 * heads * (n_q + n_real) * d);  // z
-    context.flops->add_exponentials(heads * (n_q + n_real) * d);
-    context.flops->add_tokens(heads * n_real, heads * n_k);
-  }
-
- private:
-  static void check(const heed::AttentionOptions& options, Index n) {
+  /// What it cannot mean it refuses, before anything is written; of several methods all are asked before the first
+  /// runs.
+  void check_heads(const heed::CallShape& heads, const heed::AttentionOptions& options) const {
+    const Index n = heads.n_q + heads.n_k;
     const heed::Mask& mask = options.mask;
     const auto refuse = [](const std::string& name, const char* what) {
       throw heed::OptionError("heed: " + name + " must not be given to LinearAttention: " + what);
@@ -64,6 +47,25 @@ class LinearAttention {
     if (options.softcap || options.sinks.given()) refuse("AttentionOptions::softcap or sinks", "it has no scores");
   }
 
+  /// The one function of every method. Shapes, masks and outputs have been checked, and each `heads_per_kv` calls in a
+  /// row share their keys and values.
+  template <class Call>
+  void attend_heads(std::span<const Call> calls, Index /*heads_per_kv*/, const heed::AttentionOptions& options,
+                    const heed::Context& context) const {
+    if (calls.empty()) return;
+    for (const Call& call : calls) attend_head(call, options.mask);
+    if (context.flops == nullptr) return;
+    const double heads = static_cast<double>(calls.size()), n_q = static_cast<double>(calls.front().q.rows),
+                 n_k = static_cast<double>(calls.front().k.rows),
+                 n_real = static_cast<double>(real_keys(calls.front(), options.mask)),
+                 d = static_cast<double>(calls.front().k.cols), d_v = static_cast<double>(calls.front().v.cols);
+    context.flops->add_products(heed::Phase::values, 2 * heads * (n_q + n_real) * d * d_v);
+    context.flops->add_products(heed::Phase::scores, 2 * heads * (n_q + n_real) * d);  // z
+    context.flops->add_exponentials(heads * (n_q + n_real) * d);
+    context.flops->add_tokens(heads * n_real, heads * n_k);
+  }
+
+ private:
   template <class Call>
   static Index real_keys(const Call& call, const heed::Mask& mask) {
     return std::min(call.k.rows, mask.n_real_keys);

@@ -1,6 +1,11 @@
 #include "heed/exact/key_value_cache.hpp"
 
+#include <cstdint>
+#include <exception>
+#include <limits>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <Eigen/Core>
 #include <gtest/gtest.h>
@@ -209,6 +214,135 @@ TEST(KeyValueCache, ForgetsWhatIsTruncated) {
   cache.clear();
   EXPECT_EQ(cache.size(), 0);
   EXPECT_EQ(attend(tokens.q, cache).out.cwiseAbs().maxCoeff(), 0.0f) << "no key, no value";
+}
+
+/// All that a cache says of itself.
+template <class S>
+struct CacheContents {
+  explicit CacheContents(const KeyValueCache<S>& cache) : size(cache.size()), capacity(cache.capacity()) {
+    for (Index h = 0; h < cache.n_kv_heads(); ++h) {
+      for (const ConstView<S>& rows : {cache.keys(h), cache.values(h)}) {
+        for (Index i = 0; i < rows.rows; ++i)
+          for (Index c = 0; c < rows.cols; ++c) numbers.push_back(static_cast<double>(rows(i, c)));
+      }
+    }
+  }
+  bool operator==(const CacheContents&) const = default;
+  Index size, capacity;
+  std::vector<double> numbers;
+};
+
+TEST(KeyValueCache, RowsOfTheCacheItselfMayBeAppended) {
+  for (const Index capacity : {5, 8, 100}) {  // where it must grow, and where it need not
+    SCOPED_TRACE(capacity);
+    const Matrix<float> k = random_matrix<float>(5, 6, 2), v = random_matrix<float>(5, 4, 3);
+    KeyValueCache<float> cache(6, 4, 1, capacity), want(6, 4, 1);
+    cache.append(k, v);
+    want.append(k, v);
+    for (int turn = 0; turn < 3; ++turn) {
+      const CacheContents<float> before(cache);
+      const Matrix<float> own_k = Eigen::Map<const Matrix<float>>(cache.keys(0).data, cache.size(), 6),
+                          own_v = Eigen::Map<const Matrix<float>>(cache.values(0).data, cache.size(), 4);
+      cache.append(Eigen::Map<const Matrix<float>>(cache.keys(0).data, cache.size(), 6),
+                   Eigen::Map<const Matrix<float>>(cache.values(0).data, cache.size(), 4));
+      want.append(own_k, own_v);
+      EXPECT_TRUE(CacheContents<float>(cache).numbers == CacheContents<float>(want).numbers);
+    }
+  }
+}
+
+TEST(KeyValueCache, ForgottenRowsOfTheCacheItselfMayBeAppendedAgain) {
+  const Matrix<float> k = random_matrix<float>(20, 6, 2), v = random_matrix<float>(20, 4, 3);
+  KeyValueCache<float> cache(6, 4, 1, 20), want(6, 4, 1);
+  cache.append(k, v);
+  want.append(k.topRows(10), v.topRows(10));
+  want.append(k.middleRows(8, 6), v.middleRows(8, 6));
+  const float *keys = cache.keys(0).data, *values = cache.values(0).data;
+  cache.truncate(10);
+  cache.append(Eigen::Map<const Matrix<float>>(keys + 8 * 6, 6, 6),  // written where they are read
+               Eigen::Map<const Matrix<float>>(values + 8 * 4, 6, 4));
+  EXPECT_TRUE(CacheContents<float>(cache).numbers == CacheContents<float>(want).numbers);
+}
+
+TEST(KeyValueCache, AFailedAllocationLeavesItAsItWas) {
+  if (!counts_allocations()) GTEST_SKIP() << "allocations cannot be made to fail here";
+  const CachedTokens tokens{30};
+  KeyValueCache<float> cache(6, 5, 2, 10), narrow(3, 2, 1);
+  cache.append(tokens.k.topRows(10), tokens.v.topRows(10));
+  narrow.append(tokens.k.leftCols(3), tokens.v.leftCols(2));
+  // Keys and values are two allocations at least.
+  const auto expect_strong = [&](const char* what, const auto& change) {
+    const CacheContents<float> before(cache);
+    const int failed =
+        with_each_allocation_failing(change, [&] { EXPECT_TRUE(CacheContents<float>(cache) == before) << what; });
+    EXPECT_GE(failed, 2) << what;
+    EXPECT_FALSE(CacheContents<float>(cache) == before) << what;
+  };
+  expect_strong("append", [&] { cache.append(tokens.k.bottomRows(3), tokens.v.bottomRows(3)); });
+  EXPECT_EQ(cache.size(), 13);
+  expect_strong("reserve", [&] { cache.reserve(50); });
+  EXPECT_EQ(cache.capacity(), 50);
+  expect_strong("assignment", [&] { cache = narrow; });
+  EXPECT_TRUE(CacheContents<float>(cache) == CacheContents<float>(narrow));
+  EXPECT_EQ(cache.d(), 3);
+}
+
+TEST(KeyValueCache, OneThatWasMovedFromIsEmptyAndUsable) {
+  const CachedTokens tokens{30};
+  KeyValueCache<float> cache(6, 5, 2);
+  cache.append(tokens.k, tokens.v);
+  const CacheContents<float> before(cache);
+  KeyValueCache<float> moved = std::move(cache);
+  EXPECT_TRUE(CacheContents<float>(moved) == before);
+  EXPECT_EQ(cache.size(), 0);
+  EXPECT_EQ(cache.capacity(), 0);
+  cache.append(tokens.k, tokens.v);
+  EXPECT_TRUE(CacheContents<float>(cache).numbers == before.numbers);
+  cache = std::move(moved);
+  EXPECT_TRUE(CacheContents<float>(cache) == before);
+  EXPECT_EQ(moved.size(), 0);
+  const KeyValueCache<float>& self = cache;
+  cache = self;
+  EXPECT_TRUE(CacheContents<float>(cache).numbers == before.numbers);
+}
+
+TEST(KeyValueCache, SizesWhoseProductsOverflowAreRefusedBeforeAnythingIsAllocated) {
+  constexpr Index huge = std::numeric_limits<Index>::max(), half = Index(1) << 62, root = Index(1) << 32;
+  const auto expect_refused = [](Index d, Index d_v, Index n_kv_heads, Index capacity, const char* name) {
+    const std::uint64_t before = allocations();
+    std::string said = "nothing";
+    try {
+      KeyValueCache<float>(d, d_v, n_kv_heads, capacity);
+    } catch (const OptionError& error) {
+      said = error.what();
+    } catch (const std::exception& error) {
+      said = std::string("not an OptionError: ") + error.what();
+    }
+    EXPECT_NE(said.find(name), std::string::npos) << said;
+    EXPECT_LT(allocations() - before, 30u) << "but for the message";
+  };
+  expect_refused(huge, 0, 1, 0, "d = 9223372036854775807");
+  expect_refused(1, huge, 1, 0, "d_v = 9223372036854775807");
+  expect_refused(1, 1, huge, 0, "n_kv_heads = 9223372036854775807");
+  expect_refused(1, 1, 1, huge, "capacity = 9223372036854775807");
+  expect_refused(4, 4, 1, half, "capacity = 4611686018427387904");  // times 4 is 0
+  expect_refused(root, 1, root, 1, "n_kv_heads = 4294967296");
+  expect_refused(1, root, root, 0, "n_kv_heads = 4294967296");
+  expect_refused(root, 1, 1, root, "capacity = 4294967296");
+}
+
+TEST(KeyValueCache, MoreTokensThanMemoryHoldsAreRefusedAndTheCacheStays) {
+  const Matrix<float> k = random_matrix<float>(3, 4, 1);
+  KeyValueCache<float> cache(4);
+  cache.append(k, k);
+  const CacheContents<float> before(cache);
+  EXPECT_THROW(cache.reserve(Index(1) << 60), OptionError);
+  EXPECT_THROW(cache.reserve(std::numeric_limits<Index>::max()), OptionError);
+  // One row told as many: a stride of 0.
+  const Eigen::Map<const Matrix<float>, Eigen::Unaligned, Eigen::OuterStride<>> many(k.data(), Index(1) << 60, 4,
+                                                                                     Eigen::OuterStride<>(0));
+  EXPECT_THROW(cache.append(many, many), OptionError);
+  EXPECT_TRUE(CacheContents<float>(cache) == before);
 }
 
 TEST(KeyValueCache, RefusesWrongShapesAndStaysAsItWas) {

@@ -77,8 +77,8 @@ struct ReferenceMethod {
   template <class Out, class A, class In>
   void attend_into(Out out, LseSpan<A> lse, const In& q, const In& k, const In& v, const AttentionOptions& options,
                    const Context& context) const {
-    heed::detail::check_attention(q.cols(), k.rows(), k.cols(), v.rows(), {q.rows(), k.rows(), q.cols(), v.cols()},
-                                  options);
+    heed::detail::check_attention<A>(q.cols(), k.rows(), k.cols(), v.rows(), {q.rows(), k.rows(), q.cols(), v.cols()},
+                                     options);
     const auto result = reference_attention(q, k, v, options);
     heed::detail::check_output(out.rows(), out.cols(), q.rows(), v.cols());
     if (lse.wanted() && lse.size() != q.rows()) {

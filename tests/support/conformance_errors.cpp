@@ -187,8 +187,12 @@ TEST_P(MethodConformance, EveryWrongCallOverPackedHeadsNamesItsArgument) {
         {{.n_heads = 4, .n_kv_heads = 3}, 16, 12, 9, {"n_heads = 4", "n_kv_heads = 3"}},
         {{.n_heads = 2, .n_kv_heads = 4}, 8, 16, 12, {"n_heads = 2", "n_kv_heads = 4"}},
         {{.n_heads = 3}, 8, 8, 6, {"cols(q) = 8", "n_heads = 3"}},
-        {{.n_heads = 2}, 8, 7, 6, {"cols(k) = 7", "n_kv_heads = 2"}},
-        {{.n_heads = 2}, 8, 8, 5, {"cols(" + columns + ") = 5", "n_kv_heads = 2"}},
+        {{.n_heads = 5}, 8, 8, 6, {"cols(q) = 8", " n_heads = 5"}},
+        {{.n_heads = 2}, 8, 7, 6, {"cols(k) = 7", " n_heads = 2"}},
+        {{.n_heads = 2}, 8, 8, 5, {"cols(" + columns + ") = 5", " n_heads = 2"}},
+        {{.n_heads = 2, .n_kv_heads = 2}, 8, 7, 6, {"cols(k) = 7", "n_kv_heads = 2"}},
+        {{.n_heads = 2, .n_kv_heads = 2}, 8, 8, 5, {"cols(" + columns + ") = 5", "n_kv_heads = 2"}},
+        {{.n_heads = Index(1) << 62}, 8, 8, 6, {"n_heads = 4611686018427387904", "must be at most"}},
         {{.n_heads = 2}, 8, 10, 6, {"cols(q) = 4", "cols(k) = 5"}},
     };
     for (const HeadError& error : errors) {

@@ -5,6 +5,7 @@
 #include "heed/core/context.hpp"
 #include "heed/core/errors.hpp"
 #include "heed/core/options.hpp"
+#include "heed/core/sizes.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/pairs.hpp"
@@ -18,7 +19,7 @@ namespace heed {
 ///
 /// Shapes  as attend.
 /// Empty   a query with no kept key gets out = 0 and lse = -inf.
-/// Errors  as attend; OptionError for block < 1 or a negative number of blocks.
+/// Errors  as attend; OptionError for block < 1, a negative number of blocks, or any of them past 2^40.
 /// Cost    2 (d + d_v) flops and one exponential per kept pair, about n_q block (2 n_near + n_global + n_random + 1) of them.
 /// Threads const and re-entrant; results do not depend on context.threads. Draws are a pure function of (seed, block), alike for all
 ///         heads.
@@ -31,6 +32,10 @@ class BigBirdAttention {
     const auto check = [](Index value, const char* name, Index least) {
       if (value < least)
         throw OptionError(detail::message("BigBirdOptions::", name, " = ", value, " must be >= ", least));
+      if (value > detail::most_size) {
+        throw OptionError(
+            detail::message("BigBirdOptions::", name, " = ", value, " must be at most 2^40 = ", detail::most_size));
+      }
     };
     check(options.block, "block", 1);
     check(options.n_near, "n_near", 0);

@@ -9,6 +9,7 @@
 #include "heed/core/mask.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/random.hpp"
+#include "heed/core/sizes.hpp"
 #include "heed/core/tile_list.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
@@ -17,10 +18,10 @@ namespace heed {
 
 /// Which blocks of keys a block of queries sees.
 struct BigBirdOptions {
-  Index block = 64;        ///< tokens of a block; >= 1. As published
-  Index n_near = 1;        ///< blocks on each side of a query's own; >= 0. As published: a window of 3
-  Index n_global = 2;      ///< first blocks, seen by all and seeing all; >= 0. As published
-  Index n_random = 3;      ///< further blocks, drawn for each block of queries; >= 0. As published
+  Index block = 64;        ///< tokens of a block; 1 .. 2^40. As published
+  Index n_near = 1;        ///< blocks on each side of a query's own; 0 .. 2^40. As published: a window of 3
+  Index n_global = 2;      ///< first blocks, seen by all and seeing all; 0 .. 2^40. As published
+  Index n_random = 3;      ///< further blocks, drawn for each block of queries; 0 .. 2^40. As published
   std::uint64_t seed = 0;  ///< same seed, same blocks
 };
 
@@ -68,9 +69,11 @@ inline TileList bigbird_tiles(const BigBirdOptions& options, const Mask& mask, I
   for (Index s = 0; s < n_sequences; ++s) {
     for (Index i = start[s]; i < start[s + 1]; ++n_groups) i = diagonal_block(own.of(i), i, start[s + 1], size).end;
   }
-  const Index most = 2 * options.n_near + 1 + options.n_random + 1;  // runs: global, near, and single ones
+  // Runs of blocks: global, near, and single ones; between two of them a block is left out.
+  const Index most = std::min(2 * options.n_near + 1 + options.n_random + 1, n_k / size / 2 + 2);
   TokenSet* queries = frame.take<TokenSet>(n_groups);
-  TokenSet* segments = frame.take<TokenSet>(n_groups * most);
+  TokenSet* segments =
+      frame.take<TokenSet>(checked_product("BigBirdAttention: groups times runs of blocks", {n_groups, most}));
   Index* first_segment = frame.take<Index>(n_groups + 1);
   bool* marked = frame.take<bool>(n_k / size + 1);
 

@@ -15,6 +15,7 @@
 #include "heed/engine/head_call.hpp"
 #include "heed/exact/attend.hpp"
 #include "heed/exact/attend_over.hpp"
+#include "heed/exact/check_pattern.hpp"
 #include "heed/exact/multi_head.hpp"
 #include "heed/exact/run_method.hpp"
 
@@ -51,6 +52,32 @@ std::span<Call> calls_without_values(Workspace::Frame& frame, const Q& q, const 
       [](Index) { return ConstView<typename Call::Key>{}; }, out, lse, packed.n_heads, packed.per_kv());
 }
 
+/// Runs checked calls over a source of values.
+template <class Call, class V, class Method>
+void attend_computed(std::span<Call> calls, Index heads_per_kv, const V& v, const AttentionOptions& options,
+                     const Method& method, const Context& context) {
+  const std::span<const Call> given(calls);
+  check_heads_of(method, shape_of(given), options);
+  const WithWorkspace inner(context);
+  Workspace::Frame frame(inner.workspace());
+  MethodRun<Method> run(method, frame);
+  if (calls.front().q.rows == 0)
+    return run.prepare(given, heads_per_kv, options, inner.context());  // for what it throws
+  v.attend_heads(calls, heads_per_kv, options, run, inner.context());
+}
+
+/// Runs checked packed heads whose values are made during the call.
+template <class To, class Sum, class Q, class K, class V, class Method>
+void attend_computed_heads(const View<To>& out, const View<Sum>& lse, const Q& q, const K& k, const V& v,
+                           const PackedHeads& packed, const AttentionOptions& options, const Method& method,
+                           const Context& context) {
+  using S = OperandScalar<Q>;
+  const WithWorkspace inner(context);
+  Workspace::Frame frame(inner.workspace());
+  const auto calls = calls_without_values<HeadCall<S, S, To>>(frame, q, k, packed, out, lse);
+  attend_computed(calls, packed.per_kv(), v, options, method, inner.context());
+}
+
 }  // namespace detail
 
 /// attend_into with values made during the call (ProjectedValues, MonteCarloValues), for one head: d_v = cols(w_v).
@@ -65,12 +92,9 @@ void attend_into(Out&& out, LseSpan<Accumulator<detail::OperandScalar<Q>>> lse, 
   using Call = detail::HeadCall<S, S, typename decltype(to)::Scalar>;
   detail::require_method<Method, Call>();
   Call call{view_of(q), view_of(k), {}, to, lse.data(), lse.stride()};
-  detail::check_head(call, v.n_keys(), v.width(), lse, options, "x");
-  detail::check_heads_of(method, call.k.cols, options);
-  const detail::WithWorkspace inner(context);
-  Workspace::Frame frame(inner.workspace());
-  detail::MethodRun<Method> run(method, frame);
-  v.attend_heads(std::span<Call>(&call, 1), Index(1), options, run, inner.context());
+  detail::check_head(call, v.n_keys(), v.width(), options, context, "x");
+  detail::check_head_outputs(call, v.width(), lse);
+  detail::attend_computed(std::span<Call>(&call, 1), Index(1), v, options, method, context);
 }
 
 /// attend with values made during the call.
@@ -79,10 +103,13 @@ auto attend(const Q& q, const K& k, const V& v, const AttentionOptions& options 
             const Context& context = {}) -> AttentionResult<detail::OperandScalar<Q>> {
   detail::require_computed<Q, K, V>();
   using S = detail::OperandScalar<Q>;
+  using Call = detail::HeadCall<S, S, S>;
+  detail::require_method<Method, Call>();
+  Call call{view_of(q), view_of(k), {}, {}};
+  detail::check_head(call, v.n_keys(), v.width(), options, context, "x");
   AttentionResult<S> result;
-  result.out.resize(q.rows(), v.width());
-  if constexpr (Method::has_softmax) result.lse.resize(q.rows());
-  attend_into(result.out, LseSpan<Accumulator<S>>(result.lse), q, k, v, options, method, context);
+  detail::give_outputs(call, result, v.width(), Method::has_softmax);
+  detail::attend_computed(std::span<Call>(&call, 1), Index(1), v, options, method, context);
   return result;
 }
 
@@ -94,25 +121,19 @@ auto attend_over(const Pattern& pattern, const Q& q, const K& k, const Values& v
   detail::require_computed<Q, K, Values>();
   using S = detail::OperandScalar<Q>;
   using Call = detail::HeadCall<S, S, S>;
-  AttentionResult<S> result;
   Call call{view_of(q), view_of(k), {}, {}};
-  detail::check_attention(call.q.cols, call.k.rows, call.k.cols, values.n_keys(),
-                          {call.q.rows, call.k.rows, call.k.cols, values.width()}, options, "x");
-  detail::check_pattern(pattern, call.q.rows, call.k.rows);
-  result.out.resize(call.q.rows, values.width());
-  result.lse.resize(call.q.rows);
-  call.out = output_view_of(result.out);
-  call.lse = result.lse.data();
-  const detail::OverPattern<Pattern, ScoreMod> method{pattern, score_mod};
+  detail::check_head(call, values.n_keys(), values.width(), options, context, "x");
   const detail::WithWorkspace inner(context);
-  Workspace::Frame frame(inner.workspace());
-  detail::MethodRun<detail::OverPattern<Pattern, ScoreMod>> run(method, frame);
-  values.attend_heads(std::span<Call>(&call, 1), Index(1), options, run, inner.context());
+  detail::check_pattern(pattern, call.q.rows, call.k.rows, inner.workspace());
+  AttentionResult<S> result;
+  detail::give_outputs(call, result, values.width(), true);
+  const detail::OverPattern<Pattern, ScoreMod> method{pattern, score_mod};
+  detail::attend_computed(std::span<Call>(&call, 1), Index(1), values, options, method, inner.context());
   return result;
 }
 
-/// multi_head_attend_into with values made during the call: x is shared by all heads, and each key head owns d_v columns of w_v, in
-/// order, d_v = cols(w_v) / n_kv_heads.
+/// multi_head_attend_into with values made during the call: x is shared by all heads, and each key head owns d_v
+/// columns of w_v, in order, d_v = cols(w_v) / n_kv_heads.
 template <class Out, class Lse, class Q, class K, ComputedValues V, class Method = ExactAttention<>>
 void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const V& v, const HeadOptions& heads,
                             const AttentionOptions& options = {}, const Method& method = {},
@@ -120,20 +141,11 @@ void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const 
   detail::require_computed<Q, K, V>();
   using S = detail::OperandScalar<Q>;
   auto to = detail::output_of<S>(std::forward<Out>(out));
-  auto lse_to = output_view_of(std::forward<Lse>(lse));
-  static_assert(std::is_same_v<typename decltype(lse_to)::Scalar, Accumulator<S>>,
-                "heed: lse must have the scalar sums are kept in: double for double, float otherwise");
-  using Call = detail::HeadCall<S, S, typename decltype(to)::Scalar>;
+  auto lse_to = detail::lse_output_of<S>(std::forward<Lse>(lse));
   const detail::PackedHeads packed =
-      detail::check_heads(q, k, v.n_keys(), v.width(), heads, options, method, "x", "w_v");
+      detail::check_heads(q, k, v.n_keys(), v.width(), heads, options, method, context, "x", "w_v");
   detail::check_head_outputs(to, lse_to, q.rows(), packed.n_heads, packed.d_v);
-  detail::check_heads_of(method, packed.d, options);
-  if (q.rows() == 0) return;
-  const detail::WithWorkspace inner(context);
-  Workspace::Frame frame(inner.workspace());
-  const auto calls = detail::calls_without_values<Call>(frame, q, k, packed, to, lse_to);
-  detail::MethodRun<Method> run(method, frame);
-  v.attend_heads(calls, packed.per_kv(), options, run, inner.context());
+  detail::attend_computed_heads(to, lse_to, q, k, v, packed, options, method, context);
 }
 
 /// multi_head_attend with values made during the call.
@@ -142,11 +154,11 @@ auto multi_head_attend(const Q& q, const K& k, const V& v, const HeadOptions& he
                        const AttentionOptions& options = {}, const Method& method = {}, const Context& context = {})
     -> MultiHeadResult<detail::OperandScalar<Q>> {
   detail::require_computed<Q, K, V>();
-  MultiHeadResult<detail::OperandScalar<Q>> result;
-  const Index n_kv_heads = detail::kv_heads_of(heads);
-  result.out.resize(q.rows(), heads.n_heads * detail::head_width(v.width(), n_kv_heads, "w_v", "n_kv_heads"));
-  if constexpr (detail::returns_lse<Method>()) result.lse.resize(q.rows(), heads.n_heads);
-  multi_head_attend_into(result.out, result.lse, q, k, v, heads, options, method, context);
+  const detail::PackedHeads packed =
+      detail::check_heads(q, k, v.n_keys(), v.width(), heads, options, method, context, "x", "w_v");
+  auto result = detail::result_of_heads<detail::OperandScalar<Q>, Method>(q.rows(), packed.n_heads, packed.d_v);
+  detail::attend_computed_heads(output_view_of(result.out), output_view_of(result.lse), q, k, v, packed, options,
+                                method, context);
   return result;
 }
 

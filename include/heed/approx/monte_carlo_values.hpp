@@ -11,6 +11,7 @@
 #include "heed/approx/value_path.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/floating.hpp"
+#include "heed/core/number_range.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
@@ -23,7 +24,9 @@ namespace heed {
 
 namespace detail {
 
-inline void check_monte_carlo(const MonteCarloOptions& options) {
+/// T: the scalar that sums are kept in, by which numbers are judged.
+template <class T>
+void check_monte_carlo(const MonteCarloOptions& options) {
   const auto refuse = [](const char* name, double value, const char* must) {
     throw OptionError(message("MonteCarloOptions::", name, " = ", value, " must be ", must));
   };
@@ -32,6 +35,9 @@ inline void check_monte_carlo(const MonteCarloOptions& options) {
     refuse("fraction", options.fraction, "in (0, 1]");
   if (!is_finite(options.skip_below) || options.skip_below < 0)
     refuse("skip_below", options.skip_below, ">= 0 and finite");
+  check_number(options.alpha, number_range<T>(), "MonteCarloOptions::alpha");
+  check_number(options.fraction, number_range<T>(), "MonteCarloOptions::fraction");
+  check_number(options.skip_below, number_range<T>(), "MonteCarloOptions::skip_below");
 }
 
 }  // namespace detail
@@ -104,7 +110,7 @@ class MonteCarloValues : public detail::ValueOperands<S> {
     requires(!detail::is_view<X>)
   MonteCarloValues(const X& x, const W& w_v, const MonteCarloOptions& options = {})
       : Operands(x, w_v, options.bias), options_(options) {
-    detail::check_monte_carlo(options_);
+    detail::check_monte_carlo<Accumulator<S>>(options_);
   }
   template <class X, class W>
     requires detail::dangling_operands<X, W> MonteCarloValues(X&&, W&&, const MonteCarloOptions& = {}) {
@@ -187,10 +193,12 @@ class MonteCarloValues : public detail::ValueOperands<S> {
                   const HeadOptions& heads, const Work& work) const {
     detail::require_computed<Q, K, MonteCarloValues>();
     using Call = detail::HeadCall<S, S, T>;
-    const detail::PackedHeads packed = detail::check_heads(q, k, x_.rows, w_.cols, heads, options, method, "x", "w_v");
+    const detail::PackedHeads packed =
+        detail::check_heads(q, k, x_.rows, w_.cols, heads, options, method, context, "x", "w_v");
     const detail::WithWorkspace inner(context);
     Workspace::Frame frame(inner.workspace());
     const std::span<const Call> calls = detail::calls_without_values<Call>(frame, q, k, packed, {}, {});
+    detail::check_heads_of(method, detail::shape_of(calls), options);
     work(calls, packed.per_kv(), inner.context());
   }
 

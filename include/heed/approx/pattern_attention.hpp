@@ -10,7 +10,7 @@
 #include "heed/core/workspace.hpp"
 #include "heed/engine/pairs.hpp"
 #include "heed/engine/pattern_pairs.hpp"
-#include "heed/exact/attend_over.hpp"
+#include "heed/exact/check_pattern.hpp"
 
 namespace heed {
 
@@ -19,7 +19,7 @@ namespace heed {
 ///     attend(q, k, v, {}, PatternAttention{[](Index n_q, Index n_k) { return MyPattern{n_q, n_k}; }});
 ///
 /// Empty   a query with no kept key, or in no group, gets out = 0 and lse = -inf.
-/// Errors  as attend_over.
+/// Errors  as attend_over, and what `pattern_for` throws: before anything is written.
 /// Cost    2 (d + d_v) flops and one exponential per kept pair.
 /// Threads const and re-entrant if `pattern_for` is; results do not depend on context.threads.
 /// Source  as attend_over.
@@ -32,14 +32,14 @@ class PatternAttention {
 
   /// See core/method.hpp.
   template <class Call>
-  detail::Pairs pairs(std::span<const Call> calls, Index, const AttentionOptions&, const Context&,
+  detail::Pairs pairs(std::span<const Call> calls, Index, const AttentionOptions&, const Context& context,
                       Workspace::Frame& frame) const {
     const Index n_q = calls.front().q.rows, n_k = calls.front().k.rows;
     detail::Pairs pairs(frame);
     const auto& pattern = pairs.keep(pattern_for_(n_q, n_k));
     static_assert(PairPattern<std::remove_cvref_t<decltype(pattern)>>,
                   "heed: pattern_for(n_q, n_k) must return a KeyPattern or a PatternUnion (core/pattern.hpp)");
-    detail::check_pattern(pattern, n_q, n_k);
+    detail::check_pattern(pattern, n_q, n_k, *context.workspace);
     detail::add_pattern(pairs, pattern, n_q, static_cast<Index>(calls.size()));
     return pairs;
   }

@@ -6,6 +6,7 @@
 #include "heed/approx/value_operands.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/options.hpp"
+#include "heed/core/sizes.hpp"
 #include "heed/core/vector_view.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
@@ -54,6 +55,7 @@ class ProjectedValues : public detail::ValueOperands<S> {
   template <class Out>
   void value_rows_into(Out&& out, const Context& context = {}) const {
     S* rows = this->rows_of(std::forward<Out>(out));
+    detail::check_running(context);
     const detail::WithWorkspace inner(context);
     this->multiply_rows(options_.bias, this->n_keys(), inner.context(), rows);
   }
@@ -108,9 +110,10 @@ class ProjectedValues : public detail::ValueOperands<S> {
     Workspace::Frame frame(*context.workspace);
     const Index n_q = calls.front().q.rows, d_in = x_.cols, n_calls = static_cast<Index>(calls.size());
     const Index d_v = w_.cols * heads_per_kv / n_calls;
-    T* means = frame.take<T>(n_calls * n_q * d_in);
+    const Index size = detail::checked_product("n_heads * rows(q) * cols(x)", {n_calls, n_q, d_in});
+    T* means = frame.take<T>(size);
     T* lse = frame.take<T>(n_calls * n_q);
-    std::fill(means, means + n_calls * n_q * d_in, T(0));
+    std::fill(means, means + size, T(0));
     std::fill(lse, lse + n_calls * n_q, detail::minus_infinity<T>);  // of queries in no group
     Wide* wide = frame.take<Wide>(n_calls);
     for (Index c = 0; c < n_calls; ++c) {

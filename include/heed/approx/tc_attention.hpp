@@ -9,6 +9,7 @@
 #include <Eigen/Core>
 
 #include "heed/approx/detail/query_blocks.hpp"
+#include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/errors.hpp"
 #include "heed/core/floating.hpp"
@@ -80,13 +81,24 @@ class TcAttention {
       powers_(t) = detail::is_minus_infinity(logits_(t)) ? Sum(0) : std::exp(logits_(t) - top);
   }
 
+  TcAttention(const TcAttention&) = default;
+  TcAttention(TcAttention&&) = default;
+  /// By value: where copying throws, the method stays what it was.
+  TcAttention& operator=(TcAttention other) noexcept {
+    tree_ = std::move(other.tree_);
+    logits_.swap(other.logits_);
+    powers_.swap(other.powers_);
+    options_ = other.options_;
+    return *this;
+  }
+
   const DecisionTree<S>& tree() const { return tree_; }
   const Vector<Sum>& level_logits() const { return logits_; }
   const TcOptions& options() const { return options_; }
 
-  /// Throws what attend_heads would throw for heads of width d.
-  void check_heads(Index d, const AttentionOptions& options) const {
-    detail::check_tree(tree_, d, options.mask);
+  /// See core/method.hpp.
+  void check_heads(const CallShape& heads, const AttentionOptions& options) const {
+    detail::check_tree(tree_, heads.d, options.mask);
     const Mask& mask = options.mask;
     const auto refuse = [](bool given, const char* name) {
       if (given)
@@ -108,7 +120,7 @@ class TcAttention {
                     const Context& context) const {
     if (calls.empty()) return;
     const Call& one = calls.front();
-    check_heads(one.k.cols, options);
+    check_heads({.d = one.k.cols}, options);
     if (one.q.rows == 0) return;
     const detail::WithWorkspace own(context);
     const Context& inner = own.context();
@@ -132,7 +144,7 @@ class TcAttention {
   void add_column_weights(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
                           const detail::ColumnSums<Sum>& sums, const Context& context) const {
     const Call& one = calls.front();
-    check_heads(one.k.cols, options);
+    check_heads({.d = one.k.cols}, options);
     const Index n_k = one.k.rows;
     detail::visit_routed_heads(
         tree_, calls, heads_per_kv, options.mask, context, nullptr,

@@ -126,8 +126,8 @@ class TcState {
     refuse(!mask.key_sequence_offsets.empty(), "Mask::key_sequence_offsets");
     AttentionOptions causal = options;
     causal.mask.causal = Causal::bottom_right;
-    method_.check_heads(d_, causal);
-    detail::check_attention(d_, 1, d_, 1, {1, 1, d_, d_v, 1}, causal);
+    method_.check_heads({.d = d_}, causal);
+    detail::check_attention<Sum>(d_, 1, d_, 1, {1, 1, d_, d_v, 1}, causal);
   }
 
   static void check_cols(Index cols, Index width, const char* name) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "heed/approx/detail/near_tiles.hpp"
+#include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/errors.hpp"
 #include "heed/core/gradients.hpp"
@@ -65,8 +66,10 @@ class TfAttention {
   const DecisionTree<S>& tree() const { return tree_; }
   const TfOptions& options() const { return options_; }
 
-  /// Throws what attend_heads would throw for heads of width d.
-  void check_heads(Index d, const AttentionOptions& options) const { detail::check_tree(tree_, d, options.mask); }
+  /// See core/method.hpp.
+  void check_heads(const CallShape& heads, const AttentionOptions& options) const {
+    detail::check_tree(tree_, heads.d, options.mask);
+  }
 
   /// See core/method.hpp. False with TfOptions::leaf_cap: a centroid is no key.
   bool names_pairs() const { return !options_.leaf_cap.has_value(); }

@@ -9,6 +9,7 @@
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/mask.hpp"
+#include "heed/core/sizes.hpp"
 #include "heed/core/vector_view.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
@@ -54,6 +55,10 @@ class ValueOperands {
                   "heed: x and w_v must have the scalar type of the values: cast them first");
     if (x_.cols != w_.rows)
       throw ShapeError(message("cols(x) = ", x_.cols, " but rows(w_v) = ", w_.rows, ": they must be equal"));
+    if (x_.cols > most_size) throw ShapeError(message("cols(x) = ", x_.cols, " must be at most 2^40 = ", most_size));
+    checked_product("rows(x) * cols(x)", {x_.rows, x_.cols});
+    checked_product("rows(w_v) * cols(w_v)", {w_.rows, w_.cols});
+    checked_product("rows(x) * cols(w_v)", {x_.rows, w_.cols});
     if (bias.given() && bias.size() != w_.cols)
       throw ShapeError(message("bias has ", bias.size(), " entries but must have cols(w_v) = ", w_.cols));
   }

@@ -1,15 +1,20 @@
 #pragma once
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <iterator>
 #include <span>
 #include <string>
 
 #include "heed/core/errors.hpp"
 #include "heed/core/floating.hpp"
 #include "heed/core/mask.hpp"
+#include "heed/core/number_range.hpp"
 #include "heed/core/options.hpp"
+#include "heed/core/sizes.hpp"
 #include "heed/core/types.hpp"
 
-namespace heed::detail {
+namespace heed {
 
 /// Sizes of one call, per head.
 struct CallShape {
@@ -19,6 +24,21 @@ struct CallShape {
   Index d_v = 0;
   Index n_heads = 1;
 };
+
+namespace detail {
+
+/// Throws where sizes are more than memory can hold, so that nothing made of them overflows.
+inline void check_sizes(const CallShape& shape) {
+  checked_size(shape.n_heads, "n_heads");
+  const Index sizes[] = {shape.n_q, shape.n_k, shape.d, shape.d_v};
+  const char* const names[] = {"rows(q)", "rows(k)", "cols(k)", "cols(v)"};
+  for (std::size_t s = 0; s < std::size(sizes); ++s) {
+    if (sizes[s] > most_size)
+      throw ShapeError(message(names[s], " = ", sizes[s], " must be at most 2^40 = ", most_size));
+  }
+  checked_product("n_heads * (rows(q) + rows(k)) * (cols(q) + cols(v) + 2)",
+                  {shape.n_heads, shape.n_q + shape.n_k, shape.d + shape.d_v + 2});
+}
 
 inline void check_offsets(std::span<const Index> offsets, const char* name, const char* rows, Index n) {
   if (offsets.size() < 2) {
@@ -48,16 +68,23 @@ inline void check_pairs(const PairView& pairs, const char* name, const CallShape
   }
 }
 
-inline void check_per_head(const PerHead& numbers, const char* name, Index n_heads, bool allow_minus_infinity) {
+/// `span`: what numbers are multiplied by at most.
+inline void check_per_head(const PerHead& numbers, const char* name, Index n_heads, bool allow_minus_infinity,
+                           const NumberRange& range, double span = 1) {
   if (!numbers.given()) return;
   if (numbers.size() != PerHead::every_head && numbers.size() != n_heads) {
     throw OptionError(
         message(name, " has ", numbers.size(), " values but must have one, or one per head (", n_heads, ")"));
   }
-  for (Index h = 0; h < n_heads; ++h) {
+  const Index n = numbers.size() == PerHead::every_head ? 1 : n_heads;
+  for (Index h = 0; h < n; ++h) {
     const double value = numbers.of(h);
-    if (!is_finite(value) && !(allow_minus_infinity && is_minus_infinity(value))) {
-      throw OptionError(message(name, " of head ", h, " = ", value, " must be finite"));
+    if (allow_minus_infinity && is_minus_infinity(value)) continue;
+    if (!is_finite(value)) throw OptionError(message(name, " of head ", h, " = ", value, " must be finite"));
+    check_number(value, range, name, " of head ", h);
+    if (std::abs(value) > range.largest / span) {
+      throw OptionError(message(name, " of head ", h, " = ", value, " must be at most ", range.largest / span,
+                                " in size, so that a score of every distance fits in ", range.scalar));
     }
   }
 }
@@ -66,18 +93,37 @@ inline void check_bound(Index value, const char* name) {
   if (value < 0) throw OptionError(message(name, " = ", value, " must be >= 0 (or Mask::unlimited)"));
 }
 
-/// Throws OptionError or ShapeError for whatever no method could run with; the message names the argument, its value and what
-/// it must be.
-inline void check_options(const AttentionOptions& options, const CallShape& shape) {
+/// The scale and the softcap, and their quotient, which products are multiplied by before they are bent.
+inline void check_scores(const AttentionOptions& options, Index d, const NumberRange& range) {
+  if (options.scale) {
+    if (!is_finite(*options.scale))
+      throw OptionError(message("AttentionOptions::scale = ", *options.scale, " must be finite"));
+    check_number(*options.scale, range, "AttentionOptions::scale");
+  }
+  if (!options.softcap) return;
+  const double softcap = *options.softcap;
+  if (!is_finite(softcap) || softcap <= 0)
+    throw OptionError(message("AttentionOptions::softcap = ", softcap, " must be > 0 and finite"));
+  check_number(softcap, range, "AttentionOptions::softcap");
+  const double scale = options.scale.value_or(d > 0 ? 1.0 / std::sqrt(static_cast<double>(d)) : 1.0);
+  constexpr double two_log2_e = 2.8853900817779268147;
+  const double most = range.largest / two_log2_e;
+  if (std::abs(scale) > most * softcap) {
+    throw OptionError(
+        message("AttentionOptions::softcap = ", softcap, " is too small for AttentionOptions::scale = ", scale,
+                ": scale / softcap must be at most ", most, " in size, so that it fits in ", range.scalar));
+  }
+}
+
+inline void check_options(const AttentionOptions& options, const CallShape& shape, const NumberRange& range) {
   const Mask& mask = options.mask;
-  if (options.scale && !is_finite(*options.scale)) {
-    throw OptionError(message("AttentionOptions::scale = ", *options.scale, " must be finite"));
-  }
-  if (options.softcap && (!is_finite(*options.softcap) || *options.softcap <= 0)) {
-    throw OptionError(message("AttentionOptions::softcap = ", *options.softcap, " must be > 0 and finite"));
-  }
-  check_per_head(options.sinks, "AttentionOptions::sinks", shape.n_heads, true);
-  check_per_head(mask.alibi_slope, "Mask::alibi_slope", shape.n_heads, false);
+  check_sizes(shape);
+  check_scores(options, shape.d, range);
+  const NumberRange sinks{range.none, std::min(range.largest, 0x1p1023),
+                          range.scalar};  // their base is changed in double
+  check_per_head(options.sinks, "AttentionOptions::sinks", shape.n_heads, true, sinks);
+  check_per_head(mask.alibi_slope, "Mask::alibi_slope", shape.n_heads, false, range,
+                 static_cast<double>(shape.n_q + shape.n_k + 1));
   check_bound(mask.window_left, "Mask::window_left");
   check_bound(mask.window_right, "Mask::window_right");
   check_bound(mask.n_real_keys, "Mask::n_real_keys");
@@ -113,10 +159,18 @@ inline void check_options(const AttentionOptions& options, const CallShape& shap
   }
 }
 
+/// Throws OptionError or ShapeError for whatever no method could run with; the message names the argument, its value
+/// and what it must be. T: the scalar that sums are kept in, by which numbers are judged.
+template <class T>
+void check_options(const AttentionOptions& options, const CallShape& shape) {
+  check_options(options, shape, number_range<T>());
+}
+
 /// Shapes of q, k, v of one head (or of packed rows, whose widths the caller has divided), then the options. `values`: the argument
 /// that has a row for each key.
-inline void check_attention(Index q_cols, Index k_rows, Index k_cols, Index v_rows, const CallShape& shape,
-                            const AttentionOptions& options, const char* values = "v") {
+template <class T>
+void check_attention(Index q_cols, Index k_rows, Index k_cols, Index v_rows, const CallShape& shape,
+                     const AttentionOptions& options, const char* values = "v") {
   if (q_cols != k_cols)
     throw ShapeError(message("cols(q) = ", q_cols, " but cols(k) = ", k_cols, ": they must be equal"));
   if (k_rows != v_rows)
@@ -124,7 +178,8 @@ inline void check_attention(Index q_cols, Index k_rows, Index k_cols, Index v_ro
   if (q_cols == 0 && !options.scale && shape.n_q > 0 && shape.n_k > 0) {
     throw ShapeError("heed: cols(q) = 0 must be >= 1 (the default scale is 1/sqrt(cols(k)))");
   }
-  check_options(options, shape);
+  check_options<T>(options, shape);
 }
 
-}  // namespace heed::detail
+}  // namespace detail
+}  // namespace heed

@@ -6,6 +6,7 @@
 #include <Eigen/Core>
 
 #include "heed/core/errors.hpp"
+#include "heed/core/sizes.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 
@@ -20,7 +21,8 @@ using HeadMap = Eigen::Map<std::conditional_t<std::is_const_v<S>, const Matrix<s
 /// Writable when `packed` is; each view is a TokenMatrix.
 ///
 /// Shapes  packed: n x (n_heads * d); returns n_heads views of n x d.
-/// Errors  OptionError if n_heads < 1; ShapeError if it does not divide cols(packed). A temporary matrix does not compile.
+/// Errors  OptionError if n_heads < 1 or past 2^40; ShapeError if it does not divide cols(packed). A temporary matrix
+///         does not compile.
 /// Cost    none beyond the vector of views.
 template <class T>
 auto split_heads(T&& packed, Index n_heads) {
@@ -30,6 +32,7 @@ auto split_heads(T&& packed, Index n_heads) {
                 "heed: split_heads of a temporary matrix would dangle: name the matrix first");
   using S = std::remove_pointer_t<decltype(packed.data())>;
   if (n_heads < 1) throw OptionError(detail::message("n_heads = ", n_heads, " must be >= 1"));
+  detail::checked_size(n_heads, "n_heads");
   if (packed.cols() % n_heads != 0) {
     throw ShapeError(detail::message("cols(packed) = ", packed.cols(), " must be a multiple of n_heads = ", n_heads));
   }

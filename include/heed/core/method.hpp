@@ -29,11 +29,12 @@ namespace heed {
 //   void attend_heads(calls, heads_per_kv, options, context)
 //       this or pairs. Computes the heads, writes every row of out (and of lse where it is not null), counts its
 //       work. It refuses what it cannot mean before it writes anything.
-//   void check_heads(Index d, options)
-//       may. Throws what a call with heads of width d would throw: all methods of a list are asked before the first
-//       writes.
+//   void check_heads(const CallShape& heads, options)
+//       may. Throws what a call with such heads would throw (core/check.hpp): all methods of a list are asked before
+//       the first writes. What pairs() throws needs no check: a list makes all of its pairs before the first writes.
 //   void check_backward(backward)
-//       may, of methods that name pairs. Throws where this instance has not the gradient that is asked for (core/gradients.hpp).
+//       may, of methods that name pairs. Throws where this instance has not the gradient that is asked for
+//       (core/gradients.hpp).
 //   static constexpr bool sees_all_keys = true
 //       may. Queries see every key that the mask keeps.
 //   void check_key_weights()

@@ -8,6 +8,8 @@
 namespace heed {
 
 /// How scores become weights, in this order: s = scale * q.k; softcap; bias and ALiBi; score functor; mask; softmax.
+/// Numbers are judged in the scalar sums are kept in (float for float, half and bfloat16): what overflows there, or
+/// vanishes without being 0, is refused. Only entries of a bias saturate: one past the largest float counts as that.
 struct AttentionOptions {
   std::optional<double> scale{};    ///< multiplies q.k; any finite value; default 1/sqrt(d), d the width of the keys
   Mask mask{};                      ///< which pairs take part; default: all

@@ -15,6 +15,7 @@
 #include "heed/engine/head_call.hpp"
 #include "heed/exact/exact_attention.hpp"
 #include "heed/exact/run_method.hpp"
+#include "heed/kernels/isa.hpp"
 
 namespace heed {
 
@@ -59,15 +60,37 @@ inline void check_output(Index rows, Index cols, Index n_q, Index d_v) {
   }
 }
 
+/// What must hold of every call: its context, and kernels for this machine.
+inline void check_running(const Context& context) {
+  check_context(context);
+  static_cast<void>(active_isa());  // throws for a HEED_ISA that cannot be
+}
+
 /// What must hold of one head whose values have v_rows rows of v_cols entries.
 template <class Call>
-void check_head(const Call& call, Index v_rows, Index v_cols, const LseSpan<typename Call::Sum>& lse,
-                const AttentionOptions& options, const char* values = "v") {
-  check_attention(call.q.cols, call.k.rows, call.k.cols, v_rows, {call.q.rows, call.k.rows, call.k.cols, v_cols},
-                  options, values);
+void check_head(const Call& call, Index v_rows, Index v_cols, const AttentionOptions& options, const Context& context,
+                const char* values = "v") {
+  check_running(context);
+  check_attention<typename Call::Sum>(call.q.cols, call.k.rows, call.k.cols, v_rows,
+                                      {call.q.rows, call.k.rows, call.k.cols, v_cols}, options, values);
+}
+
+/// What must hold of the outputs of one head whose values have v_cols entries.
+template <class Call>
+void check_head_outputs(const Call& call, Index v_cols, const LseSpan<typename Call::Sum>& lse) {
   check_output(call.out.rows, call.out.cols, call.q.rows, v_cols);
   if (lse.wanted() && lse.size() != call.q.rows)
     throw ShapeError(message("lse has ", lse.size(), " entries but must have rows(q) = ", call.q.rows));
+}
+
+/// Makes room for the result of one head, and gives it to the call.
+template <class Call, class S>
+void give_outputs(Call& call, AttentionResult<S>& result, Index v_cols, bool with_lse) {
+  result.out.resize(call.q.rows, v_cols);
+  call.out = output_view_of(result.out);
+  if (!with_lse) return;
+  result.lse.resize(call.q.rows);
+  call.lse = result.lse.data();
 }
 
 template <class Method, class Call>
@@ -78,12 +101,19 @@ void require_method() {
       "methods)");
 }
 
+/// The sizes of calls, which are alike.
+template <class Call>
+CallShape shape_of(std::span<const Call> calls) {
+  const Call& one = calls.front();
+  return {one.q.rows, one.k.rows, one.k.cols, one.v.cols, static_cast<Index>(calls.size())};
+}
+
 /// Runs one method over all heads, or each of a list over its own.
 template <class Method, class Call>
 void attend_all_heads(const Method& method, std::span<const Call> calls, Index heads_per_kv,
                       const AttentionOptions& options, const Context& context) {
   require_method<MethodOfHead<Method>, Call>();
-  check_heads_of(method, calls.front().k.cols, options);  // of all, before the first writes anything
+  check_heads_of(method, shape_of(calls), options);  // of all, before the first writes anything
   const WithWorkspace inner(context);
   Workspace::Frame frame(inner.workspace());
   MethodRun<Method>(method, frame).run(calls, heads_per_kv, options, inner.context());
@@ -96,7 +126,8 @@ void attend_all_heads(const Method& method, std::span<const Call> calls, Index h
 ///
 /// Shapes  out: n_q x d_v, any writable TokenMatrix in the scalar of q (or float for half and bfloat16); lse: n_q entries, or
 ///         empty. Neither may overlap q, k or v.
-/// Errors  as attend; out and lse are untouched when it throws.
+/// Errors  as attend; out and lse are untouched when it throws. Only a score functor that throws, or memory that runs
+///         out while the workspace still grows, may leave some rows written.
 template <class Out, class Q, class K, class V, class Method = ExactAttention<>>
 void attend_into(Out&& out, LseSpan<Accumulator<detail::OperandScalar<Q>>> lse, const Q& q, const K& k, const V& v,
                  const AttentionOptions& options = {}, const Method& method = {}, const Context& context = {}) {
@@ -106,7 +137,8 @@ void attend_into(Out&& out, LseSpan<Accumulator<detail::OperandScalar<Q>>> lse, 
   auto to = detail::output_of<S>(std::forward<Out>(out));
   using Call = detail::HeadCall<S, S, typename decltype(to)::Scalar>;
   Call call{view_of(q), view_of(k), rows, to, lse.data(), lse.stride()};
-  detail::check_head(call, call.v.rows, call.v.cols, lse, options);
+  detail::check_head(call, call.v.rows, call.v.cols, options, context);
+  detail::check_head_outputs(call, call.v.cols, lse);
   detail::attend_all_heads(method, std::span<const Call>(&call, 1), Index(1), options, context);
 }
 
@@ -126,10 +158,12 @@ auto attend(const Q& q, const K& k, const V& v, const AttentionOptions& options 
   const auto rows = detail::value_view(v);
   detail::require_operands<Q, K, std::remove_cvref_t<decltype(rows)>>();
   using S = detail::OperandScalar<Q>;
+  using Call = detail::HeadCall<S, S, S>;
+  Call call{view_of(q), view_of(k), rows, {}};
+  detail::check_head(call, call.v.rows, call.v.cols, options, context);
   AttentionResult<S> result;
-  result.out.resize(q.rows(), rows.cols);
-  if constexpr (Method::has_softmax) result.lse.resize(q.rows());
-  attend_into(result.out, LseSpan<Accumulator<S>>(result.lse), q, k, v, options, method, context);
+  detail::give_outputs(call, result, call.v.cols, Method::has_softmax);
+  detail::attend_all_heads(method, std::span<const Call>(&call, 1), Index(1), options, context);
   return result;
 }
 

@@ -3,7 +3,6 @@
 #include <type_traits>
 #include <utility>
 
-#include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/pattern.hpp"
@@ -15,39 +14,11 @@
 #include "heed/engine/pairs.hpp"
 #include "heed/engine/pattern_pairs.hpp"
 #include "heed/exact/attend.hpp"
+#include "heed/exact/check_pattern.hpp"
 
 namespace heed {
 
 namespace detail {
-
-inline void check_tokens(const TokenSet& tokens, Index n, const char* name, Index group) {
-  if (tokens.size < 0)
-    throw OptionError(message("pattern.", name, "(", group, ").size = ", tokens.size, " must be >= 0"));
-  for (Index t = 0; t < tokens.size; t += std::max<Index>(1, tokens.size - 1)) {  // ascending: the ends tell
-    if (tokens[t] < 0 || tokens[t] >= n) {
-      throw OptionError(
-          message("pattern.", name, "(", group, ") names token ", tokens[t], " but must stay in 0 .. ", n - 1));
-    }
-  }
-}
-
-template <KeyPattern Pattern>
-void check_tiles(const Pattern& pattern, Index n_q, Index n_k) {
-  for (Index g = 0; g < pattern.n_groups(); ++g) {
-    check_tokens(pattern.queries(g), n_q, "queries", g);
-    for (Index s = 0; s < pattern.n_segments(g); ++s) check_tokens(pattern.keys(g, s), n_k, "keys", g);
-  }
-}
-
-template <PairPattern Pattern>
-void check_pattern(const Pattern& pattern, Index n_q, Index n_k) {
-  if constexpr (is_union<Pattern>) {
-    check_pattern(pattern.first, n_q, n_k);
-    check_pattern(pattern.second, n_q, n_k);
-  } else {
-    check_tiles(pattern, n_q, n_k);
-  }
-}
 
 /// A pattern given with a call, as a method.
 template <PairPattern Pattern, class ScoreMod>
@@ -74,7 +45,8 @@ struct OverPattern {
 ///
 /// Shapes  q: n_q x d, k: n_k x d, values: a TokenMatrix or a ValueSource of n_k rows of d_v; returns out: n_q x d_v, lse: n_q.
 /// Empty   a query in no group, or with no kept key, gets out = 0 and lse = -inf.
-/// Errors  as attend; OptionError when the pattern names a token outside q or k.
+/// Errors  as attend; OptionError when the pattern names a token outside q or k, or out of order, a query in two groups
+///         or a key in two segments of one group. Every entry is looked at.
 /// Cost    2 (d + d_v) flops and one exponential per kept pair; memory O(n_q d_v) and a tile per thread. Tiles the mask
 ///         empties are skipped.
 /// Threads const and re-entrant; the same bits for any context.threads.
@@ -87,17 +59,14 @@ auto attend_over(const Pattern& pattern, const Q& q, const K& k, const Values& v
   detail::require_operands<Q, K, std::remove_cvref_t<decltype(v)>>();
   using S = detail::OperandScalar<Q>;
   using Call = detail::HeadCall<S, S, S>;
-  AttentionResult<S> result;
   Call call{view_of(q), view_of(k), v, {}};
-  detail::check_attention(call.q.cols, call.k.rows, call.k.cols, v.rows,
-                          {call.q.rows, call.k.rows, call.k.cols, v.cols}, options);
-  detail::check_pattern(pattern, call.q.rows, call.k.rows);
-  result.out.resize(call.q.rows, v.cols);
-  result.lse.resize(call.q.rows);
-  call.out = output_view_of(result.out);
-  call.lse = result.lse.data();
+  detail::check_head(call, v.rows, v.cols, options, context);
+  const detail::WithWorkspace inner(context);
+  detail::check_pattern(pattern, call.q.rows, call.k.rows, inner.workspace());
+  AttentionResult<S> result;
+  detail::give_outputs(call, result, v.cols, true);
   detail::attend_all_heads(detail::OverPattern<Pattern, ScoreMod>{pattern, score_mod}, std::span<const Call>(&call, 1),
-                           Index(1), options, context);
+                           Index(1), options, inner.context());
   return result;
 }
 

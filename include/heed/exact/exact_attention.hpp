@@ -17,7 +17,9 @@ namespace heed {
 ///
 /// Shapes  q: n_q x d, k: n_k x d, v: n_k x d_v.
 /// Cost    2 (d + d_v) flops and one exponential per kept pair; memory O(n_q d_v) for the result and a tile per thread.
-/// Threads const and re-entrant; results do not depend on the number of threads. The functor is called from all of them.
+/// Threads const and re-entrant; results do not depend on the number of threads. The functor is called from all of
+/// them;
+///         where it throws, rows of the outputs may be written or not (NoScoreMod).
 /// Source  Milakov and Gimelshein 2018 (running softmax); Rabe and Staats 2021 (attention without the n x n matrix);
 ///         Dao et al. 2022 (tiles).
 template <class ScoreMod = NoScoreMod>

@@ -24,6 +24,7 @@
 #include "heed/engine/pairs.hpp"
 #include "heed/exact/attend.hpp"
 #include "heed/exact/attend_over.hpp"
+#include "heed/exact/check_pattern.hpp"
 #include "heed/exact/exact_attention.hpp"
 #include "heed/exact/run_method.hpp"
 
@@ -101,16 +102,15 @@ KeyImportance<Accumulator<S>> importance_of(const Q& q, const K& k, const Attent
   using Call = HeadCall<S, S, T>;
   const Call call{view_of(q), view_of(k), {}, {}};
   const std::span<const Call> calls(&call, 1);
-  check_attention(call.q.cols, call.k.rows, call.k.cols, call.k.rows, {call.q.rows, call.k.rows, call.k.cols, 0},
-                  options);
-  check_heads_of(method, call.k.cols, options);
-  KeyImportance<T> result{Vector<T>::Zero(call.k.rows), Vector<T>::Zero(call.k.rows)};
-  if (call.q.rows == 0 || call.k.rows == 0) return result;
+  check_head(call, call.k.rows, 0, options, context);
+  check_heads_of(method, shape_of(calls), options);
   const WithWorkspace inner(context);
   Workspace::Frame frame(inner.workspace());
   MethodRun<Method> run(method, frame);
   run.check_key_weights();
   run.prepare(calls, Index(1), options, inner.context());
+  KeyImportance<T> result{Vector<T>::Zero(call.k.rows), Vector<T>::Zero(call.k.rows)};
+  if (call.q.rows == 0 || call.k.rows == 0) return result;
   key_importance(calls, Index(1), options, run, inner.context(),
                  ColumnSums<T>{result.largest.data(), result.norm.data()});
   return result;
@@ -148,9 +148,10 @@ auto key_importance_over(const Pattern& pattern, const Q& q, const K& k, const A
                          const Context& context = {}, const ScoreMod& score_mod = {})
     -> KeyImportance<Accumulator<detail::OperandScalar<Q>>> {
   detail::require_operands<Q, K, K>();
-  detail::check_pattern(pattern, q.rows(), k.rows());
+  const detail::WithWorkspace inner(context);
+  detail::check_pattern(pattern, q.rows(), k.rows(), inner.workspace());
   return detail::importance_of<detail::OperandScalar<Q>>(
-      q, k, options, detail::OverPattern<Pattern, ScoreMod>{pattern, score_mod}, context);
+      q, k, options, detail::OverPattern<Pattern, ScoreMod>{pattern, score_mod}, inner.context());
 }
 
 }  // namespace heed

@@ -9,6 +9,7 @@
 #include "heed/core/context.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/result.hpp"
+#include "heed/core/sizes.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/head_call.hpp"
@@ -19,7 +20,7 @@ namespace heed {
 
 namespace detail {
 
-/// Width of one head in packed rows.
+/// Width of one head in packed rows of n_heads heads; `heads`: the option they are from.
 inline Index head_width(Index cols, Index n_heads, const char* name, const char* heads) {
   if (cols % n_heads != 0)
     throw ShapeError(message("cols(", name, ") = ", cols, " must be a multiple of ", heads, " = ", n_heads));
@@ -28,6 +29,7 @@ inline Index head_width(Index cols, Index n_heads, const char* name, const char*
 
 inline Index kv_heads_of(const HeadOptions& heads) {
   if (heads.n_heads < 1) throw OptionError(message("HeadOptions::n_heads = ", heads.n_heads, " must be >= 1"));
+  checked_size(heads.n_heads, "HeadOptions::n_heads");
   const Index n_kv_heads = heads.n_kv_heads.value_or(heads.n_heads);
   if (n_kv_heads < 1 || heads.n_heads % n_kv_heads != 0) {
     throw OptionError(message("HeadOptions::n_kv_heads = ", n_kv_heads, " must divide n_heads = ", heads.n_heads));
@@ -52,20 +54,31 @@ struct PackedHeads {
   Index per_kv() const { return n_heads / n_kv_heads; }
 };
 
-/// Checks packed q and k, values of v_rows rows of v_cols entries over all key heads, heads and options. `rows`, `columns`: the arguments the
-/// values have their rows and columns from.
+/// Checks packed q and k, values of v_rows rows of v_cols entries over all key heads, heads and options. `rows`,
+/// `columns`: the arguments the values have their rows and columns from.
 template <class Q, class K, class Method>
 PackedHeads check_heads(const Q& q, const K& k, Index v_rows, Index v_cols, const HeadOptions& heads,
-                        const AttentionOptions& options, const Method& method, const char* rows = "v",
-                        const char* columns = "v") {
+                        const AttentionOptions& options, const Method& method, const Context& context,
+                        const char* rows = "v", const char* columns = "v") {
+  check_running(context);
   PackedHeads packed{heads.n_heads, kv_heads_of(heads)};
+  const char* const kv_heads = heads.n_kv_heads ? "n_kv_heads" : "n_heads";  // the one that was given
   packed.d = head_width(q.cols(), packed.n_heads, "q", "n_heads");
-  const Index d_k = head_width(k.cols(), packed.n_kv_heads, "k", "n_kv_heads");
-  packed.d_v = head_width(v_cols, packed.n_kv_heads, columns, "n_kv_heads");
-  check_attention(packed.d, k.rows(), d_k, v_rows, {q.rows(), k.rows(), d_k, packed.d_v, packed.n_heads}, options,
-                  rows);
+  const Index d_k = head_width(k.cols(), packed.n_kv_heads, "k", kv_heads);
+  packed.d_v = head_width(v_cols, packed.n_kv_heads, columns, kv_heads);
+  const CallShape shape{q.rows(), k.rows(), d_k, packed.d_v, packed.n_heads};
+  check_attention<Accumulator<OperandScalar<Q>>>(packed.d, k.rows(), d_k, v_rows, shape, options, rows);
   check_methods(method, packed.n_heads, packed.n_kv_heads);
   return packed;
+}
+
+/// Writable view of the lse of all heads.
+template <class S, class Lse>
+auto lse_output_of(Lse&& lse) {
+  auto view = output_view_of(std::forward<Lse>(lse));
+  static_assert(std::is_same_v<typename decltype(view)::Scalar, Accumulator<S>>,
+                "heed: lse must have the scalar sums are kept in: double for double, float otherwise");
+  return view;
 }
 
 /// Checks the outputs of all heads; where lse is 0 x 0 it is not wanted, and its data null from here on.
@@ -111,12 +124,35 @@ void attend_packed(const ConstView<typename Call::Query>& q, const KeyOf& key_of
   attend_all_heads(method, calls, heads_per_kv, options, inner.context());
 }
 
+/// Runs checked operands whose rows hold all heads.
+template <class To, class Sum, class Q, class K, class V, class Method>
+void attend_packed_rows(const View<To>& out, const View<Sum>& lse, const Q& q, const K& k, const V& v,
+                        const PackedHeads& packed, const AttentionOptions& options, const Method& method,
+                        const Context& context) {
+  using S = OperandScalar<Q>;
+  const auto k_view = view_of(k);
+  const auto v_view = view_of(v);
+  attend_packed<HeadCall<S, S, To>>(
+      view_of(q), [&](Index h) { return k_view.columns(h * packed.d, packed.d); },
+      [&](Index h) { return v_view.columns(h * packed.d_v, packed.d_v); }, out, lse, packed.n_heads, packed.n_kv_heads,
+      options, method, context);
+}
+
+/// Room for the result of all heads.
+template <class S, class Method>
+MultiHeadResult<S> result_of_heads(Index n_q, Index n_heads, Index d_v) {
+  MultiHeadResult<S> result;
+  result.out.resize(n_q, n_heads * d_v);
+  if constexpr (returns_lse<Method>()) result.lse.resize(n_q, n_heads);
+  return result;
+}
+
 }  // namespace detail
 
 /// `multi_head_attend` into storage the caller owns; nothing is allocated with a grown Workspace.
 ///
 /// Shapes  out: n_q x (n_heads * d_v), lse: n_q x n_heads (or 0 x 0: not wanted), both writable TokenMatrix.
-/// Errors  as multi_head_attend; out and lse are untouched when it throws.
+/// Errors  as multi_head_attend; out and lse are untouched when it throws, but for what attend_into says.
 template <class Out, class Lse, class Q, class K, class V, class Method = ExactAttention<>>
 void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const V& v, const HeadOptions& heads,
                             const AttentionOptions& options = {}, const Method& method = {},
@@ -124,19 +160,10 @@ void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const 
   detail::require_operands<Q, K, V>();
   using S = detail::OperandScalar<Q>;
   auto to = detail::output_of<S>(std::forward<Out>(out));
-  auto lse_to = output_view_of(std::forward<Lse>(lse));
-  static_assert(std::is_same_v<typename decltype(lse_to)::Scalar, Accumulator<S>>,
-                "heed: lse must have the scalar sums are kept in: double for double, float otherwise");
-  using Call = detail::HeadCall<S, S, typename decltype(to)::Scalar>;
-  const detail::PackedHeads packed = detail::check_heads(q, k, v.rows(), v.cols(), heads, options, method);
+  auto lse_to = detail::lse_output_of<S>(std::forward<Lse>(lse));
+  const detail::PackedHeads packed = detail::check_heads(q, k, v.rows(), v.cols(), heads, options, method, context);
   detail::check_head_outputs(to, lse_to, q.rows(), packed.n_heads, packed.d_v);
-  if (q.rows() == 0) return;
-  const auto k_view = view_of(k);
-  const auto v_view = view_of(v);
-  detail::attend_packed<Call>(
-      view_of(q), [&](Index h) { return k_view.columns(h * packed.d, packed.d); },
-      [&](Index h) { return v_view.columns(h * packed.d_v, packed.d_v); }, to, lse_to, packed.n_heads,
-      packed.n_kv_heads, options, method, context);
+  detail::attend_packed_rows(to, lse_to, q, k, v, packed, options, method, context);
 }
 
 /// Attention of all heads over packed rows, without copies: query head h is columns h*d .. (h+1)*d - 1 of q and attends with
@@ -154,11 +181,10 @@ auto multi_head_attend(const Q& q, const K& k, const V& v, const HeadOptions& he
                        const AttentionOptions& options = {}, const Method& method = {}, const Context& context = {})
     -> MultiHeadResult<detail::OperandScalar<Q>> {
   detail::require_operands<Q, K, V>();
-  MultiHeadResult<detail::OperandScalar<Q>> result;
-  const Index n_kv_heads = detail::kv_heads_of(heads);
-  result.out.resize(q.rows(), heads.n_heads * detail::head_width(v.cols(), n_kv_heads, "v", "n_kv_heads"));
-  if constexpr (detail::returns_lse<Method>()) result.lse.resize(q.rows(), heads.n_heads);
-  multi_head_attend_into(result.out, result.lse, q, k, v, heads, options, method, context);
+  const detail::PackedHeads packed = detail::check_heads(q, k, v.rows(), v.cols(), heads, options, method, context);
+  auto result = detail::result_of_heads<detail::OperandScalar<Q>, Method>(q.rows(), packed.n_heads, packed.d_v);
+  detail::attend_packed_rows(output_view_of(result.out), output_view_of(result.lse), q, k, v, packed, options, method,
+                             context);
   return result;
 }
 

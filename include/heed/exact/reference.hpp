@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <limits>
 #include <span>
 #include <type_traits>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "heed/core/options.hpp"
 #include "heed/core/result.hpp"
 #include "heed/core/score_mod.hpp"
+#include "heed/core/sizes.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 
@@ -85,6 +87,16 @@ bool reference_masks(const A& score) {
   }
 }
 
+/// What a bias adds: an entry past the largest float counts as that where sums are kept in float.
+template <class A>
+A reference_bias(double entry) {
+  if constexpr (std::is_same_v<A, float>) {
+    constexpr double largest = std::numeric_limits<float>::max();
+    if (is_finite(entry)) return static_cast<float>(std::clamp(entry, -largest, largest));
+  }
+  return A(entry);
+}
+
 /// The score of a kept pair, in the order of AttentionOptions.
 template <class A, class S, class ScoreMod>
 A reference_score(const ConstView<S>& q, const ConstView<S>& k, const AttentionOptions& options, A scale, Index i,
@@ -95,7 +107,7 @@ A reference_score(const ConstView<S>& q, const ConstView<S>& k, const AttentionO
   score *= scale;
   if (options.softcap) score = A(*options.softcap) * tanh(score / A(*options.softcap));
   const PairView& bias = options.mask.bias;
-  if (bias.given()) score += A(bias.at(bias.rows() == q.rows ? i : head * q.rows + i, j));
+  if (bias.given()) score += reference_bias<A>(bias.at(bias.rows() == q.rows ? i : head * q.rows + i, j));
   if (options.mask.alibi_slope.given()) {
     score -= A(options.mask.alibi_slope.of(head)) * A(static_cast<double>(ahead < 0 ? -ahead : ahead));
   }
@@ -129,8 +141,9 @@ AttentionResult<typename Q::Scalar> reference_attention(const Q& q_rows, const K
   using S = typename Q::Scalar;
   using A = Accumulator<S>;
   const ConstView<S> q = view_of(q_rows), k = view_of(k_rows), v = view_of(v_rows);
-  const detail::CallShape shape{q.rows, k.rows, q.cols, v.cols, detail::reference_heads(options, q.rows, head)};
-  detail::check_attention(q.cols, k.rows, k.cols, v.rows, shape, options);
+  if (detail::checked_size(head, "head") < 0) throw OptionError(detail::message("head = ", head, " must be >= 0"));
+  const CallShape shape{q.rows, k.rows, q.cols, v.cols, detail::reference_heads(options, q.rows, head)};
+  detail::check_attention<A>(q.cols, k.rows, k.cols, v.rows, shape, options);
 
   const A scale = options.scale ? A(*options.scale) : A(1) / sqrt(A(static_cast<double>(k.cols)));
   AttentionResult<S> result;

@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/method.hpp"
 #include "heed/core/options.hpp"
@@ -52,11 +53,11 @@ void for_each_method(const Method& method, std::size_t n_calls, const Visit& vis
   }
 }
 
-/// Throws what heads of width d would throw of a method, or of each in a list: before anything is written.
+/// Throws what such heads would throw of a method, or of each in a list: before anything is written.
 template <class Method>
-void check_heads_of(const Method& method, Index d, const AttentionOptions& options) {
+void check_heads_of(const Method& method, const CallShape& heads, const AttentionOptions& options) {
   for_each_method(method, std::size_t{0}, [&](const auto& one, std::size_t, std::size_t, std::size_t) {
-    if constexpr (requires { one.check_heads(d, options); }) one.check_heads(d, options);
+    if constexpr (requires { one.check_heads(heads, options); }) one.check_heads(heads, options);
   });
 }
 
@@ -115,10 +116,19 @@ class MethodRun {
     }
   }
 
-  /// Computes the heads. Without prepare() before it, methods that name pairs make them now.
+  /// Computes the heads. Without prepare() before it, methods that name pairs make them now, all of a list before the
+  /// first writes.
   template <class Call>
   void run(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
            const Context& context) const {
+    if constexpr (method_list<Method> && NamesPairs<One, Call>) {
+      if (n_made_ < method_.size()) {
+        Workspace::Frame frame(*context.workspace);
+        MethodRun all(method_, frame);
+        all.prepare(calls, heads_per_kv, options, context);
+        return all.run(calls, heads_per_kv, options, context);
+      }
+    }
     for_each_method(method_, calls.size(), [&](const One& one, std::size_t m, std::size_t first, std::size_t n) {
       const std::span<const Call> own = calls.subspan(first, n);
       const Index share = shared_keys(heads_per_kv, n);

@@ -66,15 +66,18 @@ inline void build_alias_cells(std::span<double> share, AliasCell* cells, std::ui
 /// Source  Walker 1977; Vose 1991 (building in linear time).
 class AliasTable {
  public:
-  explicit AliasTable(std::span<const double> weights) : cells_(weights.size()) {
+  explicit AliasTable(std::span<const double> weights) {
     const std::size_t n = weights.size();
     if (n == 0) throw OptionError("heed: AliasTable weights are empty but must have at least one entry");
+    if (n > std::size_t{1} << 32)
+      throw OptionError(detail::message("AliasTable weights have ", n, " entries but must have at most 2^32"));
     double sum = 0;
     for (std::size_t k = 0; k < n; ++k) {
       if (!detail::is_finite(weights[k]) || weights[k] < 0)
         throw OptionError(detail::message("AliasTable weights[", k, "] = ", weights[k], " must be finite and >= 0"));
       sum += weights[k];
     }
+    cells_.resize(n);
     std::vector<double> share(n, 1.0);
     for (std::size_t k = 0; k < n && sum > 0; ++k) share[k] = weights[k] / sum * static_cast<double>(n);
     std::vector<std::uint32_t> order(n);

@@ -7,6 +7,7 @@
 #include "heed/core/context.hpp"
 #include "heed/core/floating.hpp"
 #include "heed/core/kept_keys.hpp"
+#include "heed/core/number_range.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/types.hpp"
@@ -96,7 +97,8 @@ Index add_overflow(const Call& call, const LeafTiles& tiles, const LeafLists& ke
         low = high = from;
       }
       for (; high < to; ++high) {
-        if (kept.pair(i, over[high])) sums.add(call, over[high], kept.bias(i, over[high]));
+        if (kept.pair(i, over[high]))
+          sums.add(call, over[high], static_cast<double>(saturated<T>(kept.bias(i, over[high]))));
       }
       if (sums.count == 0) continue;
       add_centroid(i, range, sums);

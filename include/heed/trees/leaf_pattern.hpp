@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <span>
 #include <type_traits>
+#include <utility>
 
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
@@ -39,8 +40,8 @@ class LeafPattern {
     using Token = typename decltype(queries)::Scalar;
     static_assert(std::is_same_v<Token, typename decltype(keys)::Scalar> && std::is_same_v<Accumulator<Token>, T>,
                   "heed: q and k must have the scalar of the tree (a float tree also routes half and bfloat16)");
-    detail::check_attention(queries.cols, keys.rows, keys.cols, keys.rows, {queries.rows, keys.rows, keys.cols, 1},
-                            {.scale = 1.0, .mask = mask});
+    detail::check_attention<T>(queries.cols, keys.rows, keys.cols, keys.rows, {queries.rows, keys.rows, keys.cols, 1},
+                               {.scale = 1.0, .mask = mask});
     detail::check_tree(tree, keys.cols, mask);
     Workspace::Frame frame(memory_);  // what it takes stays: nothing else takes from this workspace
     const Index n_q = queries.rows, n_k = keys.rows, n_real = std::min(n_k, mask.n_real_keys);
@@ -56,8 +57,15 @@ class LeafPattern {
     n_real_ = n_real;
     tiles_ = detail::leaf_tiles(query_leaf, n_q, n_k, lists, tree.height(), mask, 0, n_k, frame);
   }
-  LeafPattern(LeafPattern&&) = default;
-  LeafPattern& operator=(LeafPattern&&) = default;
+  /// Leaves the other without groups.
+  LeafPattern(LeafPattern&& other) noexcept
+      : memory_(std::move(other.memory_)), tiles_(std::exchange(other.tiles_, {})), n_real_(other.n_real_) {}
+  LeafPattern& operator=(LeafPattern&& other) noexcept {
+    memory_ = std::move(other.memory_);
+    tiles_ = std::exchange(other.tiles_, {});
+    n_real_ = other.n_real_;
+    return *this;
+  }
 
   Index n_groups() const { return tiles_.n_groups(); }
   TokenSet queries(Index g) const { return tiles_.queries(g); }

@@ -5,6 +5,7 @@
 
 #include "heed/core/floating.hpp"
 #include "heed/core/pattern.hpp"
+#include "heed/core/sizes.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
@@ -28,13 +29,15 @@ struct PathSums {
   Index n_nodes() const { return Index(2) << height; }
 
   /// Takes memory from a Scratch or a Frame.
+  /// Errors  ShapeError for more than memory can hold.
   template <class Memory>
   static PathSums take(Memory& memory, Index height, Index d_v, Index d) {
     PathSums sums{height, d_v, d};
-    const auto nodes = static_cast<std::size_t>(sums.n_nodes());
+    const Index nodes = sums.n_nodes(), v_size = checked_product("nodes of the tree times d_v", {nodes, d_v}),
+                k_size = checked_product("nodes of the tree times d", {nodes, d});
     sums.counts = memory.template take<Index>(nodes);
-    sums.v = memory.template take<T>(nodes * static_cast<std::size_t>(d_v));
-    sums.k = memory.template take<T>(nodes * static_cast<std::size_t>(d));
+    sums.v = memory.template take<T>(v_size);
+    sums.k = memory.template take<T>(k_size);
     return sums;
   }
 

@@ -5,6 +5,7 @@
 
 #include "heed/core/floating.hpp"
 #include "heed/core/mask.hpp"
+#include "heed/core/number_range.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
@@ -146,16 +147,30 @@ class PairTile {
       transpose(from, row, column, queries.list, keys.list);
     } else if (column == 1 && keys.list == nullptr) {
       widen_rows<T, S>(isa_)(from, row, queries.list, queries.size, keys.size, room.rows, keys.size);
+      saturate(from, row, queries.list, queries.size, keys.size, room.rows);
       transpose(room.rows, keys.size, 1, nullptr, nullptr);
     } else if (row == 1 && queries.list == nullptr) {
       widen_rows<T, S>(isa_)(from, column, keys.list, keys.size, queries.size, room.rows, queries.size);
+      saturate(from, column, keys.list, keys.size, queries.size, room.rows);
       transpose(room.rows, 1, queries.size, nullptr, nullptr);
     } else {
       for (Index j = 0; j < keys.size; ++j) {
         for (Index i = 0; i < queries.size; ++i)
-          room.rows[j * queries.size + i] = static_cast<T>(bias_.at(bias_row_ + queries[i], keys[j]));
+          room.rows[j * queries.size + i] = saturated<T>(bias_.at(bias_row_ + queries[i], keys[j]));
       }
       transpose(room.rows, 1, queries.size, nullptr, nullptr);
+    }
+  }
+
+  // Entries that became infinite on their way to T, and were not, become T's largest number.
+  template <class S>
+  void saturate(const S* from, Index stride, const Index* list, Index n_rows, Index n_columns, T* rows) const {
+    if constexpr (sizeof(S) > sizeof(T)) {
+      if (tiles_.all_finite(rows, n_columns, n_rows, n_columns)) return;
+      for (Index i = 0; i < n_rows; ++i) {
+        const S* row = from + (list == nullptr ? i : list[i]) * stride;
+        for (Index c = 0; c < n_columns; ++c) rows[i * n_columns + c] = saturated<T>(row[c]);
+      }
     }
   }
 

@@ -1,7 +1,10 @@
 #pragma once
 #include <cmath>
+#include <limits>
 
+#include "heed/core/floating.hpp"
 #include "heed/core/options.hpp"
+#include "heed/core/per_head.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/types.hpp"
 
@@ -26,8 +29,9 @@ struct ScoreRule {
     const double slope_given = options.mask.alibi_slope.given() ? options.mask.alibi_slope.of(head) : 0.0;
     query_factor = static_cast<T>(given > 0 ? 1 : given < 0 ? -1 : 0);
     scale = static_cast<T>(given == 0 ? 1.0 : std::abs(given));
-    cap = options.softcap ? static_cast<T>(*options.softcap) : T(0);
-    adjusts_all = has_functor || cap != 0 || slope_given != 0 || options.mask.bias.given();
+    cap = options.softcap && can_bend(given, *options.softcap) ? static_cast<T>(*options.softcap) : T(0);
+    adjusts_all = has_functor || cap != 0 || slope_given != 0 || options.mask.bias.given() ||
+                  !keeps_raw(static_cast<double>(scale) * log2_e, options.sinks, head);
     if (adjusts_all) {
       softmax_factor = static_cast<T>(log2_e);
     } else {  // boolean masks alone leave the units of raw scores
@@ -35,6 +39,23 @@ struct ScoreRule {
       scale = 1;
     }
     slope = static_cast<T>(slope_given);
+  }
+
+ private:
+  static constexpr double least = std::numeric_limits<T>::min(), largest = std::numeric_limits<T>::max();
+
+  // False where the cap changes nothing: scores are all 0, or scale / cap is below the normal numbers, so that only
+  // products of queries and keys past 1e34 would come near it.
+  static bool can_bend(double scale, double softcap) { return std::abs(scale) / softcap * (2 * log2_e) >= least; }
+
+  // Whether raw scores can be the units of the softmax: `factor` brings them to base-2 exponents, and its inverse a
+  // sink and an lse to them. The margin is for sums.
+  static bool keeps_raw(double factor, const PerHead& sinks, Index head) {
+    constexpr double margin = 0x1p26;
+    if (!(factor >= least * margin && factor <= largest / margin)) return false;
+    if (!sinks.given()) return true;
+    const double sink = sinks.of(head);
+    return is_minus_infinity(sink) || std::abs(sink) * log2_e <= largest / margin * factor;
   }
 };
 
