@@ -48,13 +48,13 @@ Work work_of(const Operands& in, const Heads& heads, const std::vector<TfAttenti
     const TfAttention<float>& tf = of_heads[static_cast<std::size_t>(h)];
     const Index height = tf.tree().height();
     work.route += 2.0 * d * static_cast<double>(height * (n_q + n_real));
-    const PairMatrix leaves = height == 0 ? PairMatrix(PairMatrix::Constant(n_q, n_k, true))
-                                          : pairs_of_tree(tf.tree(), head, options);
+    const PairMatrix leaves =
+        height == 0 ? PairMatrix(PairMatrix::Constant(n_q, n_k, true)) : pairs_of_tree(tf.tree(), head, options);
     for (Index i = 0; i < n_q; ++i) {
       for (Index j = 0; j < n_real; ++j) {
-        const bool near = (tf.options().window_left || tf.options().n_sinks > 0) &&
-                          is_near(options.mask, i, j, n_q, n_k, tf.options().window_left.value_or(-1),
-                                  tf.options().n_sinks);
+        const bool near =
+            (tf.options().window_left || tf.options().n_sinks > 0) &&
+            is_near(options.mask, i, j, n_q, n_k, tf.options().window_left.value_or(-1), tf.options().n_sinks);
         work.pairs += leaves(i, j) || near ? 1 : 0;
       }
     }
@@ -73,12 +73,9 @@ void expect_routed_once(const Heads& heads, const Method& method, const std::vec
     for (const Estimator estimator : {Estimator::with_replacement, Estimator::largest}) {
       SCOPED_TRACE("budget " + std::to_string(static_cast<int>(budget)) + ", estimator " +
                    std::to_string(static_cast<int>(estimator)));
-      const MonteCarloValues<float> values(in.x, in.w,
-                                           {.alpha = 20,
-                                            .estimator = estimator,
-                                            .budget = budget,
-                                            .fraction = 0.4,
-                                            .path = ValuePath::sampled});
+      const MonteCarloValues<float> values(
+          in.x, in.w,
+          {.alpha = 20, .estimator = estimator, .budget = budget, .fraction = 0.4, .path = ValuePath::sampled});
       const double importance = budget == Budget::constant ? 0.0 : 4.0 * d * want.pairs;
       const double exponentials = budget == Budget::constant ? 0.0 : 2.0 * want.pairs;
       // Each row that is sampled from its largest products first multiplies their sizes.

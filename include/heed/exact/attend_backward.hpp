@@ -110,8 +110,9 @@ void backward_of_heads(Grads& grads, const BackwardOperands<S, Out>& in, const A
   static_assert(DerivableScoreMod<std::remove_cvref_t<decltype(score_mod_of(std::declval<const One&>()))>, T>,
                 "heed: a gradient needs the functor's derivative(s, i, j), that of what it returns by s");
   const PackedHeads& packed = in.heads;
+  check_running(given);
   check_backward(in, grads, backward);
-  check_heads_of(method, packed.d, options);
+  check_heads_of(method, {in.q.rows, in.k.rows, packed.d, packed.d_v, packed.n_heads}, options);
   for_each_method(method, std::size_t{0}, [&](const One& one, std::size_t, std::size_t, std::size_t) {
     if constexpr (requires { one.check_backward(backward); }) one.check_backward(backward);
   });
@@ -199,7 +200,8 @@ auto attend_backward(const D& d_out, const Q& q, const K& k, const V& v, const R
                      const BackwardOptions& backward = {}) -> AttentionGradients<detail::OperandScalar<Q>> {
   detail::require_operands<Q, K, V>();
   using S = detail::OperandScalar<Q>;
-  detail::check_attention(q.cols(), k.rows(), k.cols(), v.rows(), {q.rows(), k.rows(), k.cols(), v.cols()}, options);
+  detail::check_attention<Accumulator<detail::OperandScalar<Q>>>(q.cols(), k.rows(), k.cols(), v.rows(),
+                                                                 {q.rows(), k.rows(), k.cols(), v.cols()}, options);
   const detail::PackedHeads one{1, 1, q.cols(), v.cols()};
   AttentionGradients<S> grads;
   detail::take_gradients<S>(grads, q.rows(), k.rows(), one, options, backward);
@@ -218,7 +220,8 @@ void attend_backward_into(Grads&& grads, const D& d_out, const Q& q, const K& k,
                           const Lse& lse, const AttentionOptions& options = {}, const Method& method = {},
                           const Context& context = {}, const BackwardOptions& backward = {}) {
   detail::require_operands<Q, K, V>();
-  detail::check_attention(q.cols(), k.rows(), k.cols(), v.rows(), {q.rows(), k.rows(), k.cols(), v.cols()}, options);
+  detail::check_attention<Accumulator<detail::OperandScalar<Q>>>(q.cols(), k.rows(), k.cols(), v.rows(),
+                                                                 {q.rows(), k.rows(), k.cols(), v.cols()}, options);
   const detail::PackedHeads one{1, 1, q.cols(), v.cols()};
   detail::backward_of_heads(grads, detail::backward_operands(d_out, q, k, v, out, lse, one), options, method, context,
                             backward);
@@ -233,7 +236,7 @@ auto multi_head_attend_backward(const D& d_out, const Q& q, const K& k, const V&
                                 const BackwardOptions& backward = {}) -> AttentionGradients<detail::OperandScalar<Q>> {
   detail::require_operands<Q, K, V>();
   using S = detail::OperandScalar<Q>;
-  const detail::PackedHeads packed = detail::check_heads(q, k, v.rows(), v.cols(), heads, options, method);
+  const detail::PackedHeads packed = detail::check_heads(q, k, v.rows(), v.cols(), heads, options, method, context);
   AttentionGradients<S> grads;
   detail::take_gradients<S>(grads, q.rows(), k.rows(), packed, options, backward);
   detail::backward_of_heads(grads, detail::backward_operands(d_out, q, k, v, r.out, r.lse, packed), options, method,

@@ -51,8 +51,8 @@ AttentionGradients<typename Q::Scalar> reference_attention_backward(
   using S = typename Q::Scalar;
   using A = Accumulator<S>;
   const ConstView<S> g = view_of(d_out_rows), q = view_of(q_rows), k = view_of(k_rows), v = view_of(v_rows);
-  const detail::CallShape shape{q.rows, k.rows, q.cols, v.cols, detail::reference_heads(options, q.rows, head)};
-  detail::check_attention(q.cols, k.rows, k.cols, v.rows, shape, options);
+  const CallShape shape{q.rows, k.rows, q.cols, v.cols, detail::reference_heads(options, q.rows, head)};
+  detail::check_attention<A>(q.cols, k.rows, k.cols, v.rows, shape, options);
   detail::check_gradient_of_out(g.rows, g.cols, q.rows, v.cols);
   detail::check_gradient_of_lse(backward.d_lse, q.rows, shape.n_heads);
   const PairView& bias = options.mask.bias;
