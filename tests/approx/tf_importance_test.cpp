@@ -35,7 +35,8 @@ struct Operands {
         w(random_matrix<float>(d_in, heads.options.n_heads / heads.per_kv() * d_v, 4)) {}
 };
 
-/// Products of routing the tokens of a call, each once a head, and the pairs its queries see, from the definition of each head's tree.
+/// Products of routing the tokens of a call, each once a head, and the pairs its queries see, from the definition of
+/// each head's tree.
 struct Work {
   double route = 0, pairs = 0;
 };
