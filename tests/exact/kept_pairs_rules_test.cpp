@@ -117,7 +117,9 @@ TYPED_TEST(KeptPairs, OneCallOfPackedSequencesGivesTheBitsOfACallEach) {
       const auto one = attend(in.q.middleRows(first, n), in.k.middleRows(first, n), in.v.middleRows(first, n),
                               {.mask = {.causal = causal}});
       EXPECT_SAME_BITS(all.out.middleRows(first, n), one.out);
-      if (n > 1) EXPECT_SAME_BITS(all.lse.segment(first, n), one.lse);
+      if (n > 1) {
+        EXPECT_SAME_BITS(all.lse.segment(first, n), one.lse);
+      }
     }
   }
 }
