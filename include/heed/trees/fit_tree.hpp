@@ -209,7 +209,11 @@ auto fit_tree(const K& k, const Q& q, const FitTreeOptions& options = {}) {
   const bool lifts = options.inner_product_lift;
   const T radius = lifts ? detail::largest_length<T>(keys) : T(0), power = detail::safe_power(radius);
   detail::TreeFit<T> fit(options, keys.cols + (lifts ? 1 : 0));
-  for (Index j = 0; j < keys.rows; ++j) fit.add(keys, j, lifts ? detail::lift_of(keys, j, radius, power) : T(0));
+  for (Index j = 0; j < keys.rows; ++j) {
+    T extra = 0;
+    if (lifts) detail::lift_block<1>(keys, j, radius, power, &extra);
+    fit.add(keys, j, extra);
+  }
   for (Index i = 0; i < queries.rows && options.points == FitPoints::keys_and_queries; ++i) fit.add(queries, i, T(0));
   fit.run();
   TreeOptions<T> tree_options;
