@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -159,6 +160,13 @@ TEST(TcState, RefusesWidthsThatAreNotTheTrees) {
   EXPECT_EQ(said([&] { TcState<float>(tc, -3); }), "shape: heed: d_v = -3 must be >= 0");
   EXPECT_EQ(said([&] { TcState<float>(flat, 3); }),
             "shape: heed: d = 0 must be >= 1: the width of the keys, which no plane of the tree tells");
+  for (const Index huge : {std::numeric_limits<Index>::max(), Index(1) << 62, Index(1) << 41}) {
+    EXPECT_NE(said([&] { TcState<float>(tc, huge); }).find("heed: d_v = "), std::string::npos);
+    EXPECT_NE(said([&] { TcState<float>(flat, 3, huge); }).find("heed: d = "), std::string::npos);
+  }
+  const TcAttention<float> tall = some_tc<float>(20, 1, false, true);
+  EXPECT_NE(said([&] { TcState<float>(tall, Index(1) << 40); }).find("2^(height + 1) * (d_v + d) = "),
+            std::string::npos);
   EXPECT_NO_THROW(TcState<float>(flat, 3, 0, {.scale = 1.0}));
   EXPECT_NO_THROW(TcState<float>(tc, 0));
 }

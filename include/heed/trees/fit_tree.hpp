@@ -10,6 +10,7 @@
 #include "heed/core/errors.hpp"
 #include "heed/core/floating.hpp"
 #include "heed/core/random.hpp"
+#include "heed/core/sizes.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/trees/decision_tree.hpp"
@@ -206,6 +207,7 @@ auto fit_tree(const K& k, const Q& q, const FitTreeOptions& options = {}) {
     throw OptionError(
         detail::message("FitTreeOptions::height = ", options.height, " must be 0 .. ", DecisionTree<S>::most_height));
   }
+  detail::checked_product("2^height * (cols(k) + 1)", {Index(1) << options.height, keys.cols + 1});
   const bool lifts = options.inner_product_lift;
   const T radius = lifts ? detail::largest_length<T>(keys) : T(0), power = detail::safe_power(radius);
   detail::TreeFit<T> fit(options, keys.cols + (lifts ? 1 : 0));
