@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -11,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "heed/exact/attend.hpp"
+#include "support/allocations.hpp"
 #include "support/matrices.hpp"
 #include "support/option_kinds.hpp"
 #include "support/tc_formula.hpp"
@@ -158,6 +160,13 @@ TEST(TcState, RefusesWidthsThatAreNotTheTrees) {
   EXPECT_EQ(said([&] { TcState<float>(tc, -3); }), "shape: heed: d_v = -3 must be >= 0");
   EXPECT_EQ(said([&] { TcState<float>(flat, 3); }),
             "shape: heed: d = 0 must be >= 1: the width of the keys, which no plane of the tree tells");
+  for (const Index huge : {std::numeric_limits<Index>::max(), Index(1) << 62, Index(1) << 41}) {
+    EXPECT_NE(said([&] { TcState<float>(tc, huge); }).find("heed: d_v = "), std::string::npos);
+    EXPECT_NE(said([&] { TcState<float>(flat, 3, huge); }).find("heed: d = "), std::string::npos);
+  }
+  const TcAttention<float> tall = some_tc<float>(20, 1, false, true);
+  EXPECT_NE(said([&] { TcState<float>(tall, Index(1) << 40); }).find("2^(height + 1) * (d_v + d) = "),
+            std::string::npos);
   EXPECT_NO_THROW(TcState<float>(flat, 3, 0, {.scale = 1.0}));
   EXPECT_NO_THROW(TcState<float>(tc, 0));
 }
@@ -175,6 +184,32 @@ TEST(TcState, ARefusedCallLeavesItAsItWas) {
   EXPECT_EQ(said([&] { state.attend(wide); }), "shape: heed: cols(q) = 5 must be 4 as in the state");
   EXPECT_EQ(state.size(), 30);
   EXPECT_SAME_BITS(state.attend(in.q), before);
+}
+
+TEST(TcState, AnAllocationThatFailsLeavesItAsItWas) {
+  if (!counts_allocations()) GTEST_SKIP() << "a sanitizer owns malloc";
+  const auto in = random_inputs<float>({.n_q = 5, .n_k = 30, .d = 4, .d_v = 3});
+  TcState<float> state(some_tc<float>(3, 4, true, true), 3);
+  state.append(in.k.topRows(20), in.v.topRows(20));
+  const Matrix<float> before = state.attend(in.q);
+  const Matrix<float> k = in.k.bottomRows(10), v = in.v.bottomRows(10);
+  TcState<float> other(some_tc<float>(2, 4, false, false), 3);
+  const auto expect_unchanged = [&] {
+    EXPECT_EQ(state.size(), 20);
+    EXPECT_SAME_BITS(state.attend(in.q), before);
+  };
+  EXPECT_GT(with_each_allocation_failing([&] { state.attend(in.q); }, expect_unchanged), 0);
+  EXPECT_GT(with_each_allocation_failing([&] { other = state; }, expect_unchanged), 0);
+  EXPECT_GT(with_each_allocation_failing([&] { state.append(k, v); }, expect_unchanged), 0);
+  EXPECT_EQ(state.size(), 30);
+  TcState<float> whole(some_tc<float>(3, 4, true, true), 3);
+  whole.append(in.k, in.v);
+  EXPECT_SAME_BITS(state.attend(in.q), whole.attend(in.q));
+  EXPECT_SAME_BITS(other.attend(in.q), before);
+  // A state that was to become a copy and could not is what it was.
+  TcState<float> kept = other;
+  EXPECT_GT(with_each_allocation_failing([&] { kept = whole; }, [&] { EXPECT_SAME_BITS(kept.attend(in.q), before); }),
+            0);
 }
 
 TEST(TcState, ACopyGoesItsOwnWayAndOneMovedFromSaysSo) {

@@ -179,6 +179,8 @@ TEST(FitTree, BearsFewEqualAndPoisonedRows) {
   }
   EXPECT_THROW(fit_tree(k, k, {.height = -1}), OptionError);
   EXPECT_THROW(fit_tree(k, k, {.height = 25}), OptionError);
+  const Matrix<float> wide(0, Index(1) << 40);  // no number of it is there
+  EXPECT_THROW(fit_tree(wide, wide, {.height = 24}), ShapeError);
   EXPECT_THROW(fit_tree(k, k.leftCols(3), {.height = 2}), ShapeError);
 }
 

@@ -5,6 +5,7 @@
 #include "heed/core/check.hpp"
 #include "heed/core/errors.hpp"
 #include "heed/core/options.hpp"
+#include "heed/core/sizes.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/trees/decision_tree.hpp"
@@ -37,8 +38,10 @@ class TcState {
   explicit TcState(TcAttention<S> method, Index d_v, Index d = 0, const AttentionOptions& options = {})
       : method_(std::move(method)), d_(key_width(method_.tree(), d)), options_(options) {
     if (d_v < 0) throw ShapeError(detail::message("d_v = ", d_v, " must be >= 0"));
-    check(options, d_v);
     const Index n_nodes = 2 * method_.tree().n_leaves();
+    detail::checked_size(d_, "d");
+    detail::checked_product("2^(height + 1) * (d_v + d)", {n_nodes, detail::checked_size(d_v, "d_v") + d_});
+    check(options, d_v);
     v_.setZero(n_nodes, d_v);
     if (method_.options().by_query) k_.setZero(n_nodes, d_);
     weights_.resize(method_.tree().height() + 1);

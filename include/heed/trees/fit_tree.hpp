@@ -10,6 +10,7 @@
 #include "heed/core/errors.hpp"
 #include "heed/core/floating.hpp"
 #include "heed/core/random.hpp"
+#include "heed/core/sizes.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/trees/decision_tree.hpp"
@@ -206,10 +207,15 @@ auto fit_tree(const K& k, const Q& q, const FitTreeOptions& options = {}) {
     throw OptionError(
         detail::message("FitTreeOptions::height = ", options.height, " must be 0 .. ", DecisionTree<S>::most_height));
   }
+  detail::checked_product("2^height * (cols(k) + 1)", {Index(1) << options.height, keys.cols + 1});
   const bool lifts = options.inner_product_lift;
   const T radius = lifts ? detail::largest_length<T>(keys) : T(0), power = detail::safe_power(radius);
   detail::TreeFit<T> fit(options, keys.cols + (lifts ? 1 : 0));
-  for (Index j = 0; j < keys.rows; ++j) fit.add(keys, j, lifts ? detail::lift_of(keys, j, radius, power) : T(0));
+  for (Index j = 0; j < keys.rows; ++j) {
+    T extra = 0;
+    if (lifts) detail::lift_block<1>(keys, j, radius, power, &extra);
+    fit.add(keys, j, extra);
+  }
   for (Index i = 0; i < queries.rows && options.points == FitPoints::keys_and_queries; ++i) fit.add(queries, i, T(0));
   fit.run();
   TreeOptions<T> tree_options;

@@ -51,6 +51,7 @@ const T* median_biases(const Router<T>& router, const ConstView<S>& keys, Index 
   Index* end = frame.take<Index>(n_nodes + 1);
   T* z = frame.take<T>(n_real);
   T* sorted = frame.take<T>(n_real);
+  T* extra = router.lift == nullptr ? nullptr : frame.take<T>(padded_width(n_real));
   const double flops = route_flops(router, n_real, TokenRole::key);
   threads = route_threads(flops / static_cast<double>(std::max<Index>(1, router.height)), threads);
   std::fill_n(node, n_real, Index(0));
@@ -61,10 +62,10 @@ const T* median_biases(const Router<T>& router, const ConstView<S>& keys, Index 
                   [&](Scratch& scratch) { return RouteScratch<T>(scratch, keys.cols); },
                   [&](const RouteScratch<T>& scratch, Index task) {
                     const Index first = task * route_rows, n = std::min(route_rows, n_real - first);
-                    if (router.lift != nullptr) lift_rows(keys, first, n, router.radius, scratch.extra);
+                    if (extra != nullptr && level == 0) lift_rows(keys, first, n, router.radius, extra + first);
                     with_rows(keys, first, n, scratch, [&](const auto& kernels, const auto* rows, Index stride) {
                       kernels.project(rows, stride, n, router.d, router.planes, router.stride, router.lift,
-                                      scratch.extra, node + first, z + first);
+                                      extra == nullptr ? nullptr : extra + first, node + first, z + first);
                     });
                     for (Index j = first; j < first + n; ++j) z[j] = ordered_product(z[j]);
                   });

@@ -78,22 +78,28 @@ void with_rows(const ConstView<S>& tokens, Index first, Index n, const RouteScra
   run(route_kernels<T, T>(isa), scratch.rows, tokens.cols);
 }
 
-/// sqrt(radius^2 - ||k_j||^2), 0 for a longer key; power: safe_power(radius).
-template <class T, class S>
-T lift_of(const ConstView<S>& keys, Index j, T radius, T power) {
-  T rest = (radius * power) * (radius * power);
+/// extra[r] = sqrt(radius^2 - ||k_{j + r}||^2) for R keys from j on, 0 for a longer one; power: safe_power(radius). The
+/// sums of several keys do not wait for one another.
+template <int R, class T, class S>
+void lift_block(const ConstView<S>& keys, Index j, T radius, T power, T* extra) {
+  T rest[R];
+  std::fill_n(rest, R, (radius * power) * (radius * power));
   for (Index c = 0; c < keys.cols; ++c) {
-    const T x = static_cast<T>(keys(j, c)) * power;
-    rest -= x * x;
+    for (int r = 0; r < R; ++r) {
+      const T x = static_cast<T>(keys(j + r, c)) * power;
+      rest[r] -= x * x;
+    }
   }
-  return rest > 0 ? std::sqrt(rest) / power : T(0);
+  for (int r = 0; r < R; ++r) extra[r] = rest[r] > 0 ? std::sqrt(rest[r]) / power : T(0);
 }
 
 /// The same of n keys, and zeros up to a whole vector.
 template <class T, class S>
 void lift_rows(const ConstView<S>& keys, Index first, Index n, T radius, T* extra) {
   const T power = safe_power(radius);
-  for (Index j = 0; j < n; ++j) extra[j] = lift_of(keys, first + j, radius, power);
+  Index j = 0;
+  for (; j + 8 <= n; j += 8) lift_block<8>(keys, first + j, radius, power, extra + j);
+  for (; j < n; ++j) lift_block<1>(keys, first + j, radius, power, extra + j);
   std::fill(extra + n, extra + padded_width(n), T(0));
 }
 
