@@ -141,14 +141,11 @@ void expect_every_option(const Shape& shape) {
   }
 }
 
-constexpr Shape shapes[] = {
-    {1, 70, 1, 1, 8, 5},                             // one head, one chunk of keys
-    {1, 333, 4, 4, 8, 8},                            // heads apart
-    {1, 333, 7, 1, 5, 9},                            // more heads than run side by side over shared keys
-    {1, 2600, 12, 4, 8, 8},                        // several chunks of keys
-    {1, 2100, 2, 1, 64, 64},  {2, 333, 4, 2, 8, 5},  // a few queries
-    {3, 4500, 3, 1, 8, 3},   {5, 600, 8, 2, 8, 8},
-};
+// One head and one chunk of keys; heads apart; more heads than run side by side over shared keys; several chunks; a few
+// queries.
+constexpr Shape shapes[] = {{1, 70, 1, 1, 8, 5},    {1, 333, 4, 4, 8, 8},    {1, 333, 7, 1, 5, 9},
+                            {1, 2600, 12, 4, 8, 8}, {1, 2100, 2, 1, 64, 64}, {2, 333, 4, 2, 8, 5},
+                            {3, 4500, 3, 1, 8, 3},  {5, 600, 8, 2, 8, 8}};
 
 TEST(DecodeOptions, EveryOptionByHeadGivesTheAnswerOfTheOracleInFloat) {
   for (const Shape& shape : shapes) expect_every_option<float>(shape);
