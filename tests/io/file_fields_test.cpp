@@ -45,9 +45,9 @@ const std::vector<Stored>& stored() {
       {TensorDtype::i64,
        "<i8",
        "I64",
-       "\xfd\xff\xff\xff\xff\xff\xff\xff\x2c\1\0\0\0\0\0\0\0\0\0\0\1\0\0\0"s,
-       {-3, 300, 4294967296}},
-      {TensorDtype::i32, "<i4", "I32", "\xfd\xff\xff\xff\x2c\1\0\0\0\0\1\0"s, {-3, 300, 65536}},
+       "\xfd\xff\xff\xff\xff\xff\xff\xff\x2c\1\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff\x1f\0"s,
+       {-3, 300, 9007199254740991}},
+      {TensorDtype::i32, "<i4", "I32", "\xfd\xff\xff\xff\x2c\1\0\0\1\0\0\1"s, {-3, 300, 16777217}},
       {TensorDtype::u8, "|u1", "U8", "\xc8\0\7"s, {200, 0, 7}},
       {TensorDtype::boolean, "|b1", "BOOL", "\1\0\1"s, {1, 0, 1}},
   };
@@ -93,6 +93,24 @@ TEST(FileFields, EveryDtypeIsReadAndWrittenAsTheFormatsLayItOut) {
     write_npy(folder.path("b.npy"), tensor);
     EXPECT_EQ(bytes_of_file(folder.path("b.npy")), npy);
   }
+}
+
+// Element (i, j, k) is 100 i + 10 j + k; the first index varies fastest.
+TEST(FileFields, ThreeAxesInFortranOrderAreTurned) {
+  const TemporaryFolder folder;
+  std::string bytes, file = npy_file("|u1", "(2, 3, 2)", "");
+  for (int k = 0; k < 2; ++k) {
+    for (int j = 0; j < 3; ++j) {
+      for (int i = 0; i < 2; ++i) bytes += static_cast<char>(100 * i + 10 * j + k);
+    }
+  }
+  file.replace(file.find("False,"), 6, "True, ");
+  const Tensor tensor = read_npy(folder.file("f.npy", file + bytes));
+  ASSERT_EQ(tensor.shape(), (std::vector<Index>{2, 3, 2}));
+  EXPECT_EQ(tensor.integers(), (std::vector<Index>{0, 1, 10, 11, 20, 21, 100, 101, 110, 111, 120, 121}));
+  write_npy(folder.path("g.npy"), tensor, {.fortran_order = true});
+  const std::string written = bytes_of_file(folder.path("g.npy"));
+  EXPECT_EQ(written.substr(written.size() - 12), bytes);
 }
 
 /// Calls check(text of the change, bytes) for every byte of [0, end) replaced by each of a few others.
