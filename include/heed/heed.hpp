@@ -62,7 +62,6 @@
 // approx/ (floor 5): methods with a name, and values made during the call, exactly or by Monte Carlo
 #include "heed/approx/bigbird_attention.hpp"
 #include "heed/approx/bigbird_tiles.hpp"
-#include "heed/approx/computed_values.hpp"
 #include "heed/approx/monte_carlo_values.hpp"
 #include "heed/approx/pattern_attention.hpp"
 #include "heed/approx/projected_values.hpp"

@@ -16,7 +16,9 @@
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/head_call.hpp"
+#include "heed/exact/call_values.hpp"
 #include "heed/exact/importance.hpp"
+#include "heed/exact/multi_head.hpp"
 #include "heed/sampling/error_bounds.hpp"
 #include "heed/sampling/monte_carlo_options.hpp"
 
@@ -167,11 +169,10 @@ class MonteCarloValues : public detail::ValueOperands<S> {
     });
   }
 
-  /// Makes the rows and runs the calls.
+  /// See core/values.hpp.
   template <class Call, class Run>
   void attend_heads(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, Run& run,
                     const Context& context) const {
-    if (calls.empty() || calls.front().q.rows == 0) return;
     const std::span<const Call> given(calls);
     const bool samples = prepares(given, heads_per_kv, options, run, context);
     Workspace::Frame frame(*context.workspace);
@@ -191,13 +192,14 @@ class MonteCarloValues : public detail::ValueOperands<S> {
   template <class Q, class K, class Method, class Work>
   void with_calls(const Q& q, const K& k, const AttentionOptions& options, const Method& method, const Context& context,
                   const HeadOptions& heads, const Work& work) const {
-    detail::require_computed<Q, K, MonteCarloValues>();
+    detail::require_call_operands<Q, K, MonteCarloValues>();
     using Call = detail::HeadCall<S, S, T>;
     const detail::PackedHeads packed =
-        detail::check_heads(q, k, x_.rows, w_.cols, heads, options, method, context, "x", "w_v");
+        detail::check_heads(q, k, detail::shape_of_values(*this), heads, options, method, context);
     const detail::WithWorkspace inner(context);
     Workspace::Frame frame(inner.workspace());
-    const std::span<const Call> calls = detail::calls_without_values<Call>(frame, q, k, packed, {}, {});
+    const std::span<const Call> calls =
+        detail::packed_calls<Call>(frame, view_of(q), view_of(k), View<T>{}, View<T>{}, packed);
     detail::check_heads_of(method, detail::shape_of(calls), options);
     work(calls, packed.per_kv(), inner.context());
   }
