@@ -1,6 +1,6 @@
 // A value source of your own, whole: a skeleton to copy into include/heed/approx/<name>_values.hpp. It takes the place
-// of v and makes value rows during the call, over any method and under any mask. This one keeps values in 8 bits, a
-// quarter of the memory of float.
+// of v and makes value rows during the call, over any method and under any mask; <heed/core/values.hpp> says what it
+// must and may offer. This one keeps values in 8 bits, a quarter of the memory of float.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -38,14 +38,12 @@ class EightBitValues {
 
   /// The one function of every value source. `calls` are query heads that lack their values: shapes, options and
   /// outputs have been checked, and each `heads_per_kv` calls in a row share a key head. Point each call's v at its
-  /// rows, then let `runner` run the method.
-  template <class Call, class Runner>
-  void attend_heads(std::span<Call> calls, Index heads_per_kv, const heed::AttentionOptions& options,
-                    const Runner& runner, const heed::Context& context) const {
-    if (calls.empty()) return;
+  /// rows, then let the method run.
+  template <class Call, class Run>
+  void attend_heads(std::span<Call> calls, Index heads_per_kv, const heed::AttentionOptions& options, const Run& run,
+                    const heed::Context& context) const {
     const Index n_calls = static_cast<Index>(calls.size()), d_v = width() / (n_calls / heads_per_kv);
-    heed::Workspace own;  // for a caller who brings none; one that is brought is reused and allocates once
-    heed::Workspace::Frame frame(context.workspace != nullptr ? *context.workspace : own);
+    heed::Workspace::Frame frame(*context.workspace);  // gives its memory back when this function returns
     float* rows = frame.take<float>(n_keys() * width());
     const Index n_real = std::min(n_keys(), options.mask.n_real_keys);  // rows of padding are never read
     for (Index j = 0; j < n_real; ++j) {
@@ -56,7 +54,7 @@ class EightBitValues {
       calls[call].v = {first, n_keys(), d_v, width(), 1};  // data, rows, columns, stride of rows, stride of columns
     }
     // Products that making rows takes would be counted here: context.flops->add_products(heed::Phase::project, ...).
-    runner.run(std::span<const Call>(calls), heads_per_kv, options, context);
+    run.run(std::span<const Call>(calls), heads_per_kv, options, context);
   }
 
  private:

@@ -62,10 +62,10 @@
 // approx/ (floor 5): methods with a name, and values made during the call, exactly or by Monte Carlo
 #include "heed/approx/bigbird_attention.hpp"
 #include "heed/approx/bigbird_tiles.hpp"
-#include "heed/approx/computed_values.hpp"
 #include "heed/approx/monte_carlo_values.hpp"
 #include "heed/approx/pattern_attention.hpp"
 #include "heed/approx/projected_values.hpp"
+#include "heed/approx/sample_plan.hpp"
 #include "heed/approx/tc_attention.hpp"
 #include "heed/approx/tc_state.hpp"
 #include "heed/approx/tf_attention.hpp"

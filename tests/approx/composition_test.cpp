@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include "heed/approx/bigbird_attention.hpp"
-#include "heed/approx/computed_values.hpp"
 #include "heed/approx/monte_carlo_values.hpp"
 #include "heed/approx/pattern_attention.hpp"
 #include "heed/approx/projected_values.hpp"
@@ -12,6 +11,7 @@
 #include "heed/approx/tf_attention.hpp"
 #include "heed/approx/window_attention.hpp"
 #include "heed/core/pattern.hpp"
+#include "heed/core/values.hpp"
 #include "heed/exact/attend.hpp"
 #include "heed/exact/importance.hpp"
 #include "heed/trees/fit_tree.hpp"

@@ -21,6 +21,7 @@ TEST(StoredValues, SeesItsMatrixInPlace) {
 
 TEST(StoredValues, IsAValueSourceAndAMatrixIsNot) {
   static_assert(ValueSource<StoredValues<double>>);
+  static_assert(!ComputedValues<StoredValues<double>>);
   static_assert(!ValueSource<Matrix<double>>);
 }
 

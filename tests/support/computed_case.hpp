@@ -3,8 +3,8 @@
 
 #include <Eigen/Core>
 
-#include "heed/approx/computed_values.hpp"
 #include "heed/core/heads.hpp"
+#include "heed/core/values.hpp"
 #include "support/inputs.hpp"
 #include "support/method_case.hpp"
 

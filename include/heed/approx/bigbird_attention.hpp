@@ -12,17 +12,18 @@
 
 namespace heed {
 
-/// BigBird's sparse attention in blocks: the queries of a block see the key blocks next to their own, the first ones, and some drawn
-/// at random; the first blocks of queries see every key. Softmax over those keys that the mask keeps.
-/// Blocks are cut from the first key of each sequence; a query belongs to the block its aligned diagonal falls in. Under a causal
-/// mask random blocks come from the past only.
+/// BigBird's sparse attention in blocks: the queries of a block see the blocks of keys next to their own, the first
+/// ones, and some drawn at random; the first blocks of queries see every key. Softmax over those keys that the mask
+/// keeps. Blocks are cut from the first key of each sequence; a query belongs to the block its aligned diagonal falls
+/// in. Under a causal mask random blocks come from the past only.
 ///
 /// Shapes  as attend.
 /// Empty   a query with no kept key gets out = 0 and lse = -inf.
 /// Errors  as attend; OptionError for block < 1, a negative number of blocks, or any of them past 2^40.
-/// Cost    2 (d + d_v) flops and one exponential per kept pair, about n_q block (2 n_near + n_global + n_random + 1) of them.
-/// Threads const and re-entrant; results do not depend on context.threads. Draws are a pure function of (seed, block), alike for all
-///         heads.
+/// Cost    2 (d + d_v) flops and one exponential per kept pair, about n_q block (2 n_near + 1 + n_global + n_random)
+///         pairs.
+/// Threads const and re-entrant; results do not depend on context.threads. Draws are a pure function of (seed, block),
+///         alike for all heads.
 /// Source  Zaheer et al. 2020 (BigBird), section 2 and appendix D (blocks).
 class BigBirdAttention {
  public:

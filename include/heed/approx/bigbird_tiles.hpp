@@ -40,7 +40,8 @@ inline DiagonalBlock diagonal_block(const KeyRange& range, Index i, Index end, I
   return {block, std::min(end, i + (block + 1) * size - offset)};
 }
 
-/// Marks n_random of the unmarked among blocks [0, n) or all of them if there are no more, and returns how many.
+/// Marks n_random of the unmarked blocks among [0, n), or all of them where there are no more. Returns how many it
+/// marked.
 inline Index draw_blocks(bool* marked, Index n, Index n_random, CounterRng rng) {
   Index free = 0;
   for (Index b = 0; b < n; ++b) free += marked[b] ? 0 : 1;
@@ -55,7 +56,7 @@ inline Index draw_blocks(bool* marked, Index n, Index n_random, CounterRng rng) 
   return drawn;
 }
 
-/// The tiles of BigBirdAttention, runs of neighbouring blocks joined to one segment.
+/// The tiles of BigBirdAttention: neighbouring blocks of keys are joined to one segment.
 inline TileList bigbird_tiles(const BigBirdOptions& options, const Mask& mask, Index n_q, Index n_k,
                               Workspace::Frame& frame) {
   const Index size = options.block;

@@ -1,18 +1,16 @@
 #pragma once
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <span>
 #include <type_traits>
 
-#include "heed/approx/plan_arrays.hpp"
+#include "heed/approx/encoding_weights.hpp"
+#include "heed/approx/sample_plan.hpp"
 #include "heed/approx/token_rows.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/matrix_product.hpp"
 #include "heed/engine/tasks.hpp"
-#include "heed/sampling/head_weights.hpp"
 #include "heed/sampling/monte_carlo_options.hpp"
 #include "heed/sampling/row_encoder.hpp"
 
@@ -30,20 +28,19 @@ class ValueEncoding {
                 const PlanArrays<T>& plan, const unsigned char* exact, Index n_real, S* rows, Workspace& workspace,
                 int threads)
       : x_(x),
-        w_(w),
+        row_stride_(w.cols),
         options_(options),
         plan_(plan),
         exact_(exact),
         n_real_(n_real),
         rows_(rows),
-        workspace_(workspace),
+        weights_(w, options, plan, exact, workspace, threads),
         frame_(workspace),
         threads_(threads),
         isa_(active_isa()),
-        d_v_(w.cols / plan.n_kv) {}
+        d_v_(weights_.d_v()) {}
 
   void run() {
-    prepare();
     const Index n_blocks = (plan_.n_k + block_tokens - 1) / block_tokens;
     // Where blocks are too few for the threads, heads are split into parts; each part reads the rows of its block.
     const Index n_parts = threads_ > 1 ? std::clamp<Index>((2 * threads_ + n_blocks - 1) / n_blocks, 1, plan_.n_kv) : 1;
@@ -78,71 +75,6 @@ class ValueEncoding {
     EncodeToken<T>* tokens;  // the sampled ones of a head, or of a group
     Index* list;             // tokens that a head multiplies exactly
   };
-  // Scratch of one thread that packs a head's weights.
-  struct Packing {
-    double* share;
-    std::uint32_t* order;
-  };
-
-  void prepare() {
-    const Index lanes = tile_kernels<T>(isa_).lanes;
-    heads_ = frame_.template take<HeadWeights<T>>(plan_.n_kv);
-    dense_ = frame_.template take<PackedWeights<S>>(plan_.n_kv);
-    base_ = frame_.template take<T>(plan_.n_sequences * w_.cols);
-    bias_ = take_bias<T>(frame_, options_.bias, w_.cols);
-    for (Index kv = 0; kv < plan_.n_kv; ++kv) {
-      new (heads_ + kv) HeadWeights<T>();
-      new (dense_ + kv) PackedWeights<S>(w_.columns(kv * d_v_, d_v_), isa_);
-      if (exact_[kv] == 0) heads_[kv].take(frame_, x_.cols, d_v_, lanes, options_.estimator);
-      if (exact_[kv] != 0 || plan_.centred || some_exact(kv)) dense_[kv].pack(frame_, threads_);
-    }
-    for_each_task(
-        plan_.n_kv, threads_, frame_,
-        [&](Scratch& scratch) {
-          double* share = scratch.take<double>(x_.cols);
-          return Packing{share, scratch.take<std::uint32_t>(x_.cols)};
-        },
-        [&](const Packing& own, Index kv) {
-          if (exact_[kv] == 0) heads_[kv].fill(w_.columns(kv * d_v_, d_v_), isa_, own.share, own.order);
-        });
-    share_norms();
-    make_bases();
-  }
-
-  // Budget::constant gives a token the same r in every head: one choice of the largest products, by the norms of whole
-  // rows of w_v, serves all heads. Draws are each head's own.
-  void share_norms() {
-    if (options_.budget != Budget::constant || options_.estimator != Estimator::largest) return;
-    for (Index kv = 0; kv < plan_.n_kv; ++kv) {
-      if (exact_[kv] != 0 || !std::equal(plan_.counts, plan_.counts + plan_.n_k, plan_.counts + kv * plan_.n_k)) return;
-    }
-    const Index lanes = tile_kernels<T>(isa_).lanes, size = (plan_.d_in + lanes - 1) / lanes * lanes;
-    shared_norms_ = frame_.template take<T>(size);
-    for (Index k = 0; k < size; ++k) {
-      T square = 0;
-      for (Index kv = 0; kv < plan_.n_kv; ++kv) square += heads_[kv].norms[k] * heads_[kv].norms[k];
-      shared_norms_[k] = std::sqrt(square);
-    }
-  }
-
-  bool some_exact(Index kv) const {
-    const Index* counts = plan_.counts + kv * plan_.n_k;
-    return std::any_of(counts, counts + plan_.n_k, [&](Index r) { return r >= plan_.d_in; });
-  }
-
-  // What every sampled row starts from: the bias, and the mean row's product.
-  void make_bases() {
-    for (Index b = 0; b < plan_.n_sequences; ++b) {
-      for (Index c = 0; c < w_.cols; ++c) base_[b * w_.cols + c] = bias_ == nullptr ? T(0) : bias_[c];
-    }
-    if (!plan_.centred) return;
-    const ConstView<T> means{plan_.means, plan_.n_sequences, plan_.d_in, plan_.d_in, 1};
-    for (Index kv = 0; kv < plan_.n_kv; ++kv) {
-      if (exact_[kv] != 0) continue;
-      project_rows<S>(means, dense_[kv], Index(0), d_v_, bias_ == nullptr ? nullptr : bias_ + kv * d_v_,
-                      View<T>{base_ + kv * d_v_, plan_.n_sequences, d_v_, w_.cols, 1}, workspace_, 1);
-    }
-  }
 
   void block(Worker& worker, Index first, Index n, Index first_kv, Index last_kv) {
     bool some_sampled = false, all_sampled = true;
@@ -176,8 +108,8 @@ class ValueEncoding {
   }
 
   void multiply(Worker& worker, Index kv) {
-    worker.panel.multiply(dense_[kv], Index(0), d_v_, bias_ == nullptr ? nullptr : bias_ + kv * d_v_,
-                          View<S>{rows_ + kv * d_v_, plan_.n_k, d_v_, w_.cols, 1});
+    worker.panel.multiply(weights_.blocks(kv), Index(0), d_v_, weights_.bias(kv),
+                          View<S>{rows_ + kv * d_v_, plan_.n_k, d_v_, row_stride_, 1});
   }
 
   // Rows of x, less the mean row, of tokens that some head samples: one after the other, or, where groups share draws,
@@ -246,11 +178,10 @@ class ValueEncoding {
       }
       const std::span<const EncodeToken<T>> sampled(tokens, static_cast<std::size_t>(size));
       if (!chosen) {
-        const T* norms = shared_norms_ != nullptr ? shared_norms_ : heads_[kv].norms;
-        worker.encoder.choose(options_.estimator, norms, sampled, options_.seed, draw_stream(kv, 0));
-        chosen = shared_norms_ != nullptr;
+        worker.encoder.choose(options_.estimator, weights_.norms(kv), sampled, options_.seed, draw_stream(kv, 0));
+        chosen = weights_.share_choice();
       }
-      worker.encoder.encode_chosen(heads_[kv], sampled, base_row);
+      worker.encoder.encode_chosen(weights_.rows(kv), sampled, base_row);
       for (Index t = 0; t < size; ++t) store(tokens[t], kv);
       return;
     }
@@ -260,8 +191,9 @@ class ValueEncoding {
         const Index t = group_member(g, lane);
         if (samples(kv, first + t)) tokens[size++] = {first + t, counts[first + t], y[t], target(worker, kv, first, t)};
       }
-      worker.encoder.with_replacement(heads_[kv], {tokens, static_cast<std::size_t>(size)}, group_tokens, options_.seed,
-                                      draw_stream(kv, first / block_tokens * block_groups + g), base_row);
+      worker.encoder.with_replacement(weights_.rows(kv), {tokens, static_cast<std::size_t>(size)}, group_tokens,
+                                      options_.seed, draw_stream(kv, first / block_tokens * block_groups + g),
+                                      base_row);
       for (Index t = 0; t < size; ++t) store(tokens[t], kv);
     }
   }
@@ -280,23 +212,21 @@ class ValueEncoding {
     }
   }
 
-  S* row_of(Index kv, Index j) const { return rows_ + j * w_.cols + kv * d_v_; }
-  const T* base_of(Index kv, Index j) const { return base_ + plan_.sequence[j] * w_.cols + kv * d_v_; }
+  S* row_of(Index kv, Index j) const { return rows_ + j * row_stride_ + kv * d_v_; }
+  const T* base_of(Index kv, Index j) const { return weights_.base(plan_.sequence[j], kv); }
 
-  ConstView<S> x_, w_;
+  ConstView<S> x_;
+  Index row_stride_;
   const MonteCarloOptions& options_;
   const PlanArrays<T>& plan_;
   const unsigned char* exact_;
   Index n_real_;
   S* rows_;
-  Workspace& workspace_;
+  EncodingWeights<S> weights_;
   Workspace::Frame frame_;
   int threads_;
   Isa isa_;
   Index d_v_;
-  HeadWeights<T>* heads_ = nullptr;
-  PackedWeights<S>* dense_ = nullptr;
-  T *base_ = nullptr, *bias_ = nullptr, *shared_norms_ = nullptr;
 };
 
 }  // namespace heed::detail

@@ -1,76 +1,26 @@
 #pragma once
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <span>
 #include <utility>
 
 #include "heed/approx/encode_values.hpp"
 #include "heed/approx/sample_plan.hpp"
+#include "heed/approx/sample_planner.hpp"
 #include "heed/approx/value_operands.hpp"
 #include "heed/approx/value_path.hpp"
 #include "heed/core/context.hpp"
-#include "heed/core/floating.hpp"
-#include "heed/core/number_range.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/head_call.hpp"
+#include "heed/exact/call_values.hpp"
 #include "heed/exact/importance.hpp"
+#include "heed/exact/multi_head.hpp"
 #include "heed/sampling/error_bounds.hpp"
 #include "heed/sampling/monte_carlo_options.hpp"
 
 namespace heed {
-
-namespace detail {
-
-/// T: the scalar that sums are kept in, by which numbers are judged.
-template <class T>
-void check_monte_carlo(const MonteCarloOptions& options) {
-  const auto refuse = [](const char* name, double value, const char* must) {
-    throw OptionError(message("MonteCarloOptions::", name, " = ", value, " must be ", must));
-  };
-  if (!is_finite(options.alpha) || !(options.alpha > 0)) refuse("alpha", options.alpha, "> 0 and finite");
-  if (!is_finite(options.fraction) || !(options.fraction > 0) || options.fraction > 1)
-    refuse("fraction", options.fraction, "in (0, 1]");
-  if (!is_finite(options.skip_below) || options.skip_below < 0)
-    refuse("skip_below", options.skip_below, ">= 0 and finite");
-  check_number(options.alpha, number_range<T>(), "MonteCarloOptions::alpha");
-  check_number(options.fraction, number_range<T>(), "MonteCarloOptions::fraction");
-  check_number(options.skip_below, number_range<T>(), "MonteCarloOptions::skip_below");
-}
-
-}  // namespace detail
-
-/// What a call of MonteCarloValues decides before it samples: how many products each token gets, and why. S: scalar of
-/// the values.
-template <class S>
-struct SamplePlan {
-  Matrix<Index> counts;           ///< r_j of (token, key head); d_in means the exact product
-  Matrix<double> importance;      ///< max_i A_ij of (token, key head); 0 for Budget::constant, which needs no weights
-  Matrix<unsigned char> kept;     ///< 1 where some query of the head sees the token, else 0
-  Vector<unsigned char> exact;    ///< 1 for a key head all of whose rows are multiplied exactly: sampling is no faster
-  Vector<Accumulator<S>> x_norm;  ///< |x_j|, or |x_j - mean row| where centred; 0 for tokens no query sees
-  Index d_in = 0;
-
-  /// Mean r_j / d_in over the kept tokens of all key heads: the products that sampling takes over those of the exact
-  /// product.
-  double real_share() const { return share(true); }
-  /// The same over all positions, padding included: the published accounting, which flatters padded batches.
-  double padded_share() const { return share(false); }
-
- private:
-  double share(bool real_only) const {
-    double spent = 0, tokens = 0;
-    for (Index j = 0; j < counts.rows(); ++j) {
-      for (Index kv = 0; kv < counts.cols(); ++kv) {
-        spent += static_cast<double>(counts(j, kv));
-        tokens += real_only ? static_cast<double>(kept(j, kv)) : 1.0;
-      }
-    }
-    return tokens == 0 || d_in == 0 ? 0.0 : spent / (tokens * static_cast<double>(d_in));
-  }
-};
 
 /// Values X W_v + b of which each token computes only as many products as its importance asks for: Monte-Carlo
 /// attention over any method with a softmax over a pattern of pairs, over TcAttention, and over any method at all with
@@ -167,11 +117,10 @@ class MonteCarloValues : public detail::ValueOperands<S> {
     });
   }
 
-  /// Makes the rows and runs the calls.
+  /// See core/values.hpp.
   template <class Call, class Run>
   void attend_heads(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, Run& run,
                     const Context& context) const {
-    if (calls.empty() || calls.front().q.rows == 0) return;
     const std::span<const Call> given(calls);
     const bool samples = prepares(given, heads_per_kv, options, run, context);
     Workspace::Frame frame(*context.workspace);
@@ -191,13 +140,14 @@ class MonteCarloValues : public detail::ValueOperands<S> {
   template <class Q, class K, class Method, class Work>
   void with_calls(const Q& q, const K& k, const AttentionOptions& options, const Method& method, const Context& context,
                   const HeadOptions& heads, const Work& work) const {
-    detail::require_computed<Q, K, MonteCarloValues>();
+    detail::require_call_operands<Q, K, MonteCarloValues>();
     using Call = detail::HeadCall<S, S, T>;
     const detail::PackedHeads packed =
-        detail::check_heads(q, k, x_.rows, w_.cols, heads, options, method, context, "x", "w_v");
+        detail::check_heads(q, k, detail::shape_of_values(*this), heads, options, method, context);
     const detail::WithWorkspace inner(context);
     Workspace::Frame frame(inner.workspace());
-    const std::span<const Call> calls = detail::calls_without_values<Call>(frame, q, k, packed, {}, {});
+    const std::span<const Call> calls =
+        detail::packed_calls<Call>(frame, view_of(q), view_of(k), View<T>{}, View<T>{}, packed);
     detail::check_heads_of(method, detail::shape_of(calls), options);
     work(calls, packed.per_kv(), inner.context());
   }

@@ -14,7 +14,8 @@
 
 namespace heed {
 
-/// Any pattern as a method: softmax over the pairs of `pattern_for(n_q, n_k)`, a KeyPattern or a PatternUnion, that the mask keeps.
+/// Any pattern as a method: softmax over the pairs of `pattern_for(n_q, n_k)`, a KeyPattern or a PatternUnion, that the
+/// mask keeps.
 ///
 ///     attend(q, k, v, {}, PatternAttention{[](Index n_q, Index n_k) { return MyPattern{n_q, n_k}; }});
 ///

@@ -60,18 +60,16 @@ class ProjectedValues : public detail::ValueOperands<S> {
     this->multiply_rows(options_.bias, this->n_keys(), inner.context(), rows);
   }
 
-  /// Makes the rows and runs the calls, or the other way round.
+  /// See core/values.hpp.
   template <class Call, class Run>
   void attend_heads(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, const Run& run,
                     const Context& context) const {
-    if (calls.empty() || calls.front().q.rows == 0) return;
-    const detail::WithWorkspace inner(context);
     // With a bias it must be known which rows saw a key: their weights add up to 1.
     const bool possible = !options_.bias.given() || (Run::has_softmax() && !options.sinks.given());
     if (possible && attends_first(calls.front().q.rows, static_cast<Index>(calls.size()), heads_per_kv)) {
-      attend_then_project(calls, heads_per_kv, options, run, inner.context());
+      attend_then_project(calls, heads_per_kv, options, run, context);
     } else {
-      project_then_attend(calls, heads_per_kv, options, run, inner.context());
+      project_then_attend(calls, heads_per_kv, options, run, context);
     }
   }
 

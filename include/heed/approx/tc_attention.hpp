@@ -34,11 +34,14 @@ struct TcOptions {
   bool by_query = false;
 };
 
-/// Treeformer's coarse attention: every query sees the mean value row of each node on its path, out_i = sum_{t = 0..h}
-/// alpha_t C_{node_t(q_i)}, C_v = mean of v_j over the keys in node v, alpha = softmax(level logits) over the levels
-/// whose node holds a key. With TcOptions::by_query, alpha_t(q) = softmax_t(logit_t + log N_v + scale q . c_v). Causal:
-/// the means are those of the keys before the query. At most 2^h different rows a head without by_query: a trained
-/// model's own layer, no approximation of softmax attention. Height 0 is mean pooling.
+/// Treeformer's coarse attention: every query sees the mean value row of each node on its path,
+/// out_i = sum_{t = 0..h} alpha_t C_{node_t(q_i)}, C_v the mean of v_j over the keys in node v,
+/// alpha = softmax(level logits) over the levels whose node holds a key.
+/// With TcOptions::by_query, alpha_t(q) = softmax_t(logit_t + log N_v + scale q . c_v).
+///
+/// Under a causal mask the means are those of the keys up to the query's diagonal. Without by_query a head has at most
+/// 2^h different rows: this is a trained model's own layer, no approximation of softmax attention. Height 0 is mean
+/// pooling.
 ///
 /// Shapes  q: n_q x d, k: n_k x d, v: n_k x d_v; level_logits: h + 1, -inf switches a level off.
 /// Empty   a query with no key to see gets out = 0. There is no lse: has_softmax is false and lse is left alone.
@@ -113,7 +116,7 @@ class TcAttention {
     refuse(options.sinks.given(), "AttentionOptions::sinks");
   }
 
-  /// The method interface: see ExactAttention.
+  /// See core/method.hpp.
   template <class Call>
     requires std::is_same_v<typename Call::Sum, Sum>
   void attend_heads(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
@@ -163,7 +166,7 @@ class TcAttention {
         });
   }
 
-  /// How the levels weigh for keys of width d.
+  /// Weights of the levels for keys of width d.
   detail::LevelWeights<Sum> level_weights(Index d, const AttentionOptions& options) const {
     const double scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(d)));
     return {logits_.data(), powers_.data(), options_.by_query, static_cast<Sum>(scale)};
@@ -172,7 +175,7 @@ class TcAttention {
  private:
   using Sums = detail::PathSums<Sum>;
 
-  // What one head takes.
+  // Work of one head.
   struct Work {
     Index rows_added = 0;   // to nodes
     Index levels_read = 0;  // of paths
@@ -185,7 +188,7 @@ class TcAttention {
     return detail::threads_for(additions, 2e4, detail::thread_count(context.threads));
   }
 
-  // Keys [first, end) of a sequence all at once: sums in the leaves, then upwards, then read.
+  // All keys of a sequence at once: sums in the leaves, then upwards, then read.
   template <class Call>
   Work attend_whole(const Call& call, const Index* query_leaf, const detail::LeafLists& keys,
                     const detail::LevelWeights<Sum>& levels, const Mask& mask, const Context& context) const {
@@ -222,7 +225,7 @@ class TcAttention {
     return work;
   }
 
-  // Running sums along the keys, read by every query in turn; threads share out the columns.
+  // Running sums along the keys, which every query reads in turn. Threads share out the columns.
   template <class Call>
   Work attend_causal(const Call& call, const Index* query_leaf, const detail::LeafLists& keys,
                      const detail::LevelWeights<Sum>& levels, const Mask& mask, const Context& context) const {

@@ -34,21 +34,27 @@ struct TfOptions {
 
 /// Treeformer's fine-grained attention: softmax over the keys in the query's leaf,
 /// out_i = sum_{j in S(i)} softmax_j(score(i, j)) v_j, S(i) = { j : leaf(k_j) = leaf(q_i), the mask keeps (i, j) }.
-/// A query whose leaf holds no key that the mask keeps for it sees those of the deepest node on its path that does. Padding and
-/// keys that no query keeps join no leaf. With `window_left` or `n_sinks` S(i) is united with the window and the first keys, every pair counted once. With
-/// `leaf_cap`, the keys of a leaf after the first leaf_cap stand as one: those of them the mask keeps, by their mean key, value,
-/// position and bias, with weight their number; the window leaves them to that one.
-/// It is a definition of its own, never a stand-in for exact attention: an untrained tree answers far from it.
 ///
-/// Shapes  q: n_q x d, k: n_k x d, v: n_k x d_v, d the width of the tree's planes; float trees also serve half and bfloat16.
+/// A query whose leaf holds no key that the mask keeps for it sees the keys of the deepest node on its path that does.
+/// Padding and keys that no query keeps join no leaf. With `window_left` or `n_sinks`, S(i) is united with the window
+/// and the first keys; every pair counts once. With `leaf_cap`, the keys of a leaf behind the first leaf_cap stand as
+/// one key: the mean key, value, position and bias of those that the mask keeps, with their number as its weight. The
+/// window does not see them one by one then.
+/// This is a definition of its own, never a stand-in for exact attention: an untrained tree answers far from it.
+///
+/// Shapes  q: n_q x d, k: n_k x d, v: n_k x d_v, d the width of the tree's planes; float trees also serve half and
+///         bfloat16.
 /// Empty   a query that keeps no key at all gets out = 0 and lse = -inf.
-/// Errors  as attend; ShapeError if cols(q) differs from the tree's d; OptionError for TreeBiases::key_medians with a causal mask or
-///         packed sequences, which it would let see the future or each other. Medians are over the keys some query sees.
-/// Cost    routing 2 h d flops a token (Phase::route), then 2 (d + d_v) flops and one exponential per pair in S(i): balanced, about
-///         2 (d + d_v) n_q n_k / 2^h; all keys in one leaf, or all queries falling back to the root: that of exact attention.
-///         Centroids: 2 (d + d_v) flops each (Phase::far_field). Memory O(n_q + n_k + 2^h), and O(n_q d_v) where parts are united.
-/// Threads const and re-entrant; results do not depend on context.threads. Heads that share keys share their routing, and counts
-///         charge each head for it. Height 0 is exact attention bit for bit.
+/// Errors  as attend; ShapeError if cols(q) differs from the tree's d; OptionError for TreeBiases::key_medians with a
+///         causal mask or packed sequences: medians, which are over the keys that some query sees, would let queries
+///         see the future or another sequence.
+/// Cost    routing 2 h d flops a token (Phase::route), then 2 (d + d_v) flops and one exponential per pair in S(i):
+///         about 2 (d + d_v) n_q n_k / 2^h where leaves are balanced; as much as exact attention where all keys lie in
+///         one leaf or all queries fall back to the root. Centroids: 2 (d + d_v) flops each (Phase::far_field).
+///         Memory: the pairs of all heads are made at once, O(n_heads (n_q + n_k + 2^h)), h 2^h where queries fall
+///         back from everywhere; with leaf_cap those of one head at a time. O(n_q d_v) more where parts are united.
+/// Threads const and re-entrant; results do not depend on context.threads. Heads that share keys share the routing of
+///         the keys, and counts charge each head for it. Height 0 is exact attention bit for bit.
 /// Source  Madaan, Bhojanapalli, Jain, Jain 2023, section 3.1. The rules for empty leaves and causal masks are ours.
 template <RealScalar S>
 class TfAttention {
@@ -125,7 +131,8 @@ class TfAttention {
     throw OptionError(detail::message("TfOptions::", name, " = ", value, " must be >= ", least));
   }
 
-  // The pairs of one head: its leaves, at most `cap` keys of each, and what is united with them, without the pairs in a leaf.
+  // Adds the pairs of one head: its leaves, at most `cap` keys of each, and what they are united with, where that has
+  // other pairs.
   template <class Call>
   detail::LeafTiles add_head(detail::Pairs& pairs, Index number, const Call& call, const Index* query_leaf,
                              const detail::LeafLists& keys, Index cap, const AttentionOptions& options) const {

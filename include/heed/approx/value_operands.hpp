@@ -5,7 +5,6 @@
 #include <type_traits>
 #include <utility>
 
-#include "heed/approx/computed_values.hpp"
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/mask.hpp"
@@ -15,6 +14,9 @@
 #include "heed/core/workspace.hpp"
 #include "heed/engine/matrix_product.hpp"
 #include "heed/engine/tasks.hpp"
+#include "heed/exact/attend_over.hpp"  // the doors, for those who include a value source alone
+#include "heed/exact/call_values.hpp"
+#include "heed/exact/multi_head.hpp"
 
 namespace heed::detail {
 
@@ -41,6 +43,7 @@ class ValueOperands {
  public:
   using Scalar = S;
   static constexpr bool computes_rows = true;
+  static constexpr const char *rows_from = "x", *columns_from = "w_v";
 
   Index n_keys() const { return x_.rows; }
   Index width() const { return w_.cols; }
@@ -78,12 +81,10 @@ class ValueOperands {
     return to.data;
   }
 
-  /// Gives each call its columns of `rows`, n_k x width() without gaps.
+  /// Points v of each call at its columns of `rows`, n_k x width() without gaps.
   template <class Call>
   void give_rows(std::span<Call> calls, Index heads_per_kv, const S* rows) const {
-    const Index d_v = w_.cols * heads_per_kv / static_cast<Index>(calls.size());
-    for (std::size_t c = 0; c < calls.size(); ++c)
-      calls[c].v = {rows + static_cast<Index>(c) / heads_per_kv * d_v, x_.rows, d_v, w_.cols, 1};
+    give_values(calls, heads_per_kv, ConstView<S>{rows, x_.rows, w_.cols, w_.cols, 1});
   }
 
   /// Makes X W_v + b for the first n_real tokens and 0 for the others: 2 n_real d_in width() flops. The context brings

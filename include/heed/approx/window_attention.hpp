@@ -10,8 +10,9 @@
 
 namespace heed {
 
-/// Sliding-window attention: softmax over the keys from `left` before the aligned diagonal to `right` after it, both inclusive, that
-/// the mask keeps. The same as Mask::window_left and window_right, as a method; given both, the narrower holds.
+/// Sliding-window attention: softmax over the keys from `left` before the aligned diagonal to `right` after it, both
+/// inclusive, that the mask keeps. The same as Mask::window_left and window_right, as a method; given both, the
+/// narrower holds.
 ///
 /// Shapes  as attend.
 /// Errors  as attend; OptionError for a negative bound.

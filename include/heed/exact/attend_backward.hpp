@@ -236,7 +236,8 @@ auto multi_head_attend_backward(const D& d_out, const Q& q, const K& k, const V&
                                 const BackwardOptions& backward = {}) -> AttentionGradients<detail::OperandScalar<Q>> {
   detail::require_operands<Q, K, V>();
   using S = detail::OperandScalar<Q>;
-  const detail::PackedHeads packed = detail::check_heads(q, k, v.rows(), v.cols(), heads, options, method, context);
+  const detail::PackedHeads packed =
+      detail::check_heads(q, k, detail::shape_of_values(v), heads, options, method, context);
   AttentionGradients<S> grads;
   detail::take_gradients<S>(grads, q.rows(), k.rows(), packed, options, backward);
   detail::backward_of_heads(grads, detail::backward_operands(d_out, q, k, v, r.out, r.lse, packed), options, method,

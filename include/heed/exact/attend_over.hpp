@@ -1,19 +1,18 @@
 #pragma once
 #include <span>
 #include <type_traits>
-#include <utility>
 
 #include "heed/core/context.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/core/result.hpp"
 #include "heed/core/score_mod.hpp"
-#include "heed/core/values.hpp"
 #include "heed/core/view.hpp"
 #include "heed/engine/head_call.hpp"
 #include "heed/engine/pairs.hpp"
 #include "heed/engine/pattern_pairs.hpp"
 #include "heed/exact/attend.hpp"
+#include "heed/exact/call_values.hpp"
 #include "heed/exact/check_pattern.hpp"
 
 namespace heed {
@@ -43,7 +42,8 @@ struct OverPattern {
 /// Softmax attention over the pairs of `pattern`, a KeyPattern or a PatternUnion, that `options.mask` keeps:
 /// out_i = sum_j softmax_j(score(i, j)) v_j, j over the keys of the group query i stands in.
 ///
-/// Shapes  q: n_q x d, k: n_k x d, values: a TokenMatrix or a ValueSource of n_k rows of d_v; returns out: n_q x d_v, lse: n_q.
+/// Shapes  q: n_q x d, k: n_k x d, values: a TokenMatrix or a ValueSource of n_k rows of d_v; returns out: n_q x d_v,
+///         lse: n_q.
 /// Empty   a query in no group, or with no kept key, gets out = 0 and lse = -inf.
 /// Errors  as attend; OptionError when the pattern names a token outside q or k, or out of order, a query in two groups
 ///         or a key in two segments of one group. Every entry is looked at.
@@ -55,18 +55,18 @@ template <PairPattern Pattern, class Q, class K, class Values, class ScoreMod = 
 auto attend_over(const Pattern& pattern, const Q& q, const K& k, const Values& values,
                  const AttentionOptions& options = {}, const Context& context = {}, const ScoreMod& score_mod = {})
     -> AttentionResult<detail::OperandScalar<Q>> {
-  const auto v = detail::value_view(values);
-  detail::require_operands<Q, K, std::remove_cvref_t<decltype(v)>>();
+  detail::require_call_operands<Q, K, Values>();
   using S = detail::OperandScalar<Q>;
   using Call = detail::HeadCall<S, S, S>;
-  Call call{view_of(q), view_of(k), v, {}};
-  detail::check_head(call, v.rows, v.cols, options, context);
+  Call call{view_of(q), view_of(k), {}, {}};
+  const detail::ValueShape shape = detail::shape_of_values(values);
+  detail::check_head(call, shape, options, context);
   const detail::WithWorkspace inner(context);
   detail::check_pattern(pattern, call.q.rows, call.k.rows, inner.workspace());
   AttentionResult<S> result;
-  detail::give_outputs(call, result, v.cols, true);
-  detail::attend_all_heads(detail::OverPattern<Pattern, ScoreMod>{pattern, score_mod}, std::span<const Call>(&call, 1),
-                           Index(1), options, inner.context());
+  detail::give_outputs(call, result, shape.cols, true);
+  const detail::OverPattern<Pattern, ScoreMod> method{pattern, score_mod};
+  detail::attend_values(values, method, std::span<Call>(&call, 1), Index(1), options, inner.context());
   return result;
 }
 

@@ -102,7 +102,7 @@ KeyImportance<Accumulator<S>> importance_of(const Q& q, const K& k, const Attent
   using Call = HeadCall<S, S, T>;
   const Call call{view_of(q), view_of(k), {}, {}};
   const std::span<const Call> calls(&call, 1);
-  check_head(call, call.k.rows, 0, options, context);
+  check_head(call, {call.k.rows, 0}, options, context);
   check_heads_of(method, shape_of(calls), options);
   const WithWorkspace inner(context);
   Workspace::Frame frame(inner.workspace());

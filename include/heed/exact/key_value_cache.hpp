@@ -214,9 +214,13 @@ template <class To, class Sum, class Q, class S, class Method>
 void attend_cached_heads(const View<To>& out, const View<Sum>& lse, const Q& q, const KeyValueCache<S>& cache,
                          const PackedHeads& packed, const AttentionOptions& options, const Method& method,
                          const Context& context) {
-  attend_packed<HeadCall<OperandScalar<Q>, S, To>>(
-      view_of(q), [&](Index h) { return cache.keys(h); }, [&](Index h) { return cache.values(h); }, out, lse,
-      packed.n_heads, packed.n_kv_heads, options, method, context);
+  using Call = HeadCall<OperandScalar<Q>, S, To>;
+  const WithWorkspace inner(context);
+  Workspace::Frame frame(inner.workspace());
+  const auto key_of = [&](Index h) { return cache.keys(h); };
+  const std::span<Call> calls = calls_of_heads<Call>(frame, view_of(q), key_of, out, lse, packed);
+  for (Call& call : calls) call.v = cache.values(call.head / packed.per_kv());
+  attend_all_heads(method, std::span<const Call>(calls), packed.per_kv(), options, inner.context());
 }
 
 }  // namespace detail

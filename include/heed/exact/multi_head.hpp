@@ -14,6 +14,7 @@
 #include "heed/core/workspace.hpp"
 #include "heed/engine/head_call.hpp"
 #include "heed/exact/attend.hpp"
+#include "heed/exact/call_values.hpp"
 #include "heed/exact/exact_attention.hpp"
 
 namespace heed {
@@ -54,20 +55,19 @@ struct PackedHeads {
   Index per_kv() const { return n_heads / n_kv_heads; }
 };
 
-/// Checks packed q and k, values of v_rows rows of v_cols entries over all key heads, heads and options. `rows`,
-/// `columns`: the arguments the values have their rows and columns from.
+/// Checks packed q and k, values over all key heads, heads and options.
 template <class Q, class K, class Method>
-PackedHeads check_heads(const Q& q, const K& k, Index v_rows, Index v_cols, const HeadOptions& heads,
-                        const AttentionOptions& options, const Method& method, const Context& context,
-                        const char* rows = "v", const char* columns = "v") {
+PackedHeads check_heads(const Q& q, const K& k, const ValueShape& values, const HeadOptions& heads,
+                        const AttentionOptions& options, const Method& method, const Context& context) {
   check_running(context);
   PackedHeads packed{heads.n_heads, kv_heads_of(heads)};
   const char* const kv_heads = heads.n_kv_heads ? "n_kv_heads" : "n_heads";  // the one that was given
   packed.d = head_width(q.cols(), packed.n_heads, "q", "n_heads");
   const Index d_k = head_width(k.cols(), packed.n_kv_heads, "k", kv_heads);
-  packed.d_v = head_width(v_cols, packed.n_kv_heads, columns, kv_heads);
+  packed.d_v = head_width(values.cols, packed.n_kv_heads, values.columns_from, kv_heads);
   const CallShape shape{q.rows(), k.rows(), d_k, packed.d_v, packed.n_heads};
-  check_attention<Accumulator<OperandScalar<Q>>>(packed.d, k.rows(), d_k, v_rows, shape, options, rows);
+  check_attention<Accumulator<OperandScalar<Q>>>(packed.d, k.rows(), d_k, values.rows, shape, options,
+                                                 values.rows_from);
   check_methods(method, packed.n_heads, packed.n_kv_heads);
   return packed;
 }
@@ -93,17 +93,18 @@ void check_head_outputs(const View<Out>& out, View<Sum>& lse, Index n_q, Index n
   if (no_lse) lse.data = nullptr;
 }
 
-/// Calls of heads from packed queries and outputs; `key_of(h)`, `value_of(h)` give the rows of key/value head h.
-template <class Call, class KeyOf, class ValueOf>
-std::span<Call> packed_calls(Workspace::Frame& frame, const ConstView<typename Call::Query>& q, const KeyOf& key_of,
-                             const ValueOf& value_of, const View<typename Call::Out>& out,
-                             const View<typename Call::Sum>& lse, Index n_heads, Index heads_per_kv) {
+/// Calls of heads from packed queries and outputs, which may be empty views, and without values; `key_of(h)` gives the
+/// keys of key head h.
+template <class Call, class KeyOf>
+std::span<Call> calls_of_heads(Workspace::Frame& frame, const ConstView<typename Call::Query>& q, const KeyOf& key_of,
+                               const View<typename Call::Out>& out, const View<typename Call::Sum>& lse,
+                               const PackedHeads& packed) {
+  const Index n_heads = packed.n_heads, d = q.cols / n_heads, d_v = out.cols / n_heads;
   Call* calls = frame.take<Call>(n_heads);
-  const Index d = q.cols / n_heads, d_v = out.cols / n_heads;
   for (Index h = 0; h < n_heads; ++h) {
     new (calls + h) Call{q.columns(h * d, d),
-                         key_of(h / heads_per_kv),
-                         value_of(h / heads_per_kv),
+                         key_of(h / packed.per_kv()),
+                         {},
                          out.columns(h * d_v, d_v),
                          lse.data == nullptr ? nullptr : &lse(0, h),
                          lse.row_stride,
@@ -112,30 +113,25 @@ std::span<Call> packed_calls(Workspace::Frame& frame, const ConstView<typename C
   return {calls, static_cast<std::size_t>(n_heads)};
 }
 
-/// Makes the calls and runs them.
-template <class Call, class Method, class KeyOf, class ValueOf>
-void attend_packed(const ConstView<typename Call::Query>& q, const KeyOf& key_of, const ValueOf& value_of,
-                   const View<typename Call::Out>& out, const View<typename Call::Sum>& lse, Index n_heads,
-                   Index n_kv_heads, const AttentionOptions& options, const Method& method, const Context& context) {
-  const WithWorkspace inner(context);
-  Workspace::Frame frame(inner.workspace());
-  const Index heads_per_kv = n_heads / n_kv_heads;
-  const std::span<const Call> calls = packed_calls<Call>(frame, q, key_of, value_of, out, lse, n_heads, heads_per_kv);
-  attend_all_heads(method, calls, heads_per_kv, options, inner.context());
+/// The same with the keys of all heads side by side.
+template <class Call>
+std::span<Call> packed_calls(Workspace::Frame& frame, const ConstView<typename Call::Query>& q,
+                             const ConstView<typename Call::Key>& k, const View<typename Call::Out>& out,
+                             const View<typename Call::Sum>& lse, const PackedHeads& packed) {
+  const auto key_of = [&](Index h) { return k.columns(h * packed.d, packed.d); };
+  return calls_of_heads<Call>(frame, q, key_of, out, lse, packed);
 }
 
 /// Runs checked operands whose rows hold all heads.
 template <class To, class Sum, class Q, class K, class V, class Method>
-void attend_packed_rows(const View<To>& out, const View<Sum>& lse, const Q& q, const K& k, const V& v,
-                        const PackedHeads& packed, const AttentionOptions& options, const Method& method,
-                        const Context& context) {
+void attend_packed(const View<To>& out, const View<Sum>& lse, const Q& q, const K& k, const V& v,
+                   const PackedHeads& packed, const AttentionOptions& options, const Method& method,
+                   const Context& context) {
   using S = OperandScalar<Q>;
-  const auto k_view = view_of(k);
-  const auto v_view = view_of(v);
-  attend_packed<HeadCall<S, S, To>>(
-      view_of(q), [&](Index h) { return k_view.columns(h * packed.d, packed.d); },
-      [&](Index h) { return v_view.columns(h * packed.d_v, packed.d_v); }, out, lse, packed.n_heads, packed.n_kv_heads,
-      options, method, context);
+  const WithWorkspace inner(context);
+  Workspace::Frame frame(inner.workspace());
+  const auto calls = packed_calls<HeadCall<S, S, To>>(frame, view_of(q), view_of(k), out, lse, packed);
+  attend_values(v, method, calls, packed.per_kv(), options, inner.context());
 }
 
 /// Room for the result of all heads.
@@ -157,21 +153,22 @@ template <class Out, class Lse, class Q, class K, class V, class Method = ExactA
 void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const V& v, const HeadOptions& heads,
                             const AttentionOptions& options = {}, const Method& method = {},
                             const Context& context = {}) {
-  detail::require_operands<Q, K, V>();
+  detail::require_call_operands<Q, K, V>();
   using S = detail::OperandScalar<Q>;
   auto to = detail::output_of<S>(std::forward<Out>(out));
   auto lse_to = detail::lse_output_of<S>(std::forward<Lse>(lse));
-  const detail::PackedHeads packed = detail::check_heads(q, k, v.rows(), v.cols(), heads, options, method, context);
+  const detail::PackedHeads packed =
+      detail::check_heads(q, k, detail::shape_of_values(v), heads, options, method, context);
   detail::check_head_outputs(to, lse_to, q.rows(), packed.n_heads, packed.d_v);
-  detail::attend_packed_rows(to, lse_to, q, k, v, packed, options, method, context);
+  detail::attend_packed(to, lse_to, q, k, v, packed, options, method, context);
 }
 
-/// Attention of all heads over packed rows, without copies: query head h is columns h*d .. (h+1)*d - 1 of q and attends with
-/// key/value head h / (n_heads / n_kv_heads).
+/// Attention of all heads over packed rows, without copies: query head h is columns h*d .. (h+1)*d - 1 of q and attends
+/// with key/value head h / (n_heads / n_kv_heads).
 ///
-/// Shapes  q: n_q x (n_heads * d), k: n_k x (n_kv_heads * d), v: n_k x (n_kv_heads * d_v);
-///         returns out: n_q x (n_heads * d_v), lse: n_q x n_heads, 0 x 0 for methods without a softmax. Masks with n_heads * n_q
-///         rows differ between heads.
+/// Shapes  q: n_q x (n_heads * d), k: n_k x (n_kv_heads * d), v: n_k x (n_kv_heads * d_v), or a value source of such
+///         rows; returns out: n_q x (n_heads * d_v), lse: n_q x n_heads, 0 x 0 for methods without a softmax. Masks
+///         with n_heads * n_q rows differ between heads.
 /// Method  one for all heads, or a list (vector, span) of one per head or one per key/value head.
 /// Errors  as attend, and OptionError unless n_kv_heads divides n_heads.
 /// Cost    n_heads times one head; keys shared by several heads are read from memory once when decoding.
@@ -180,11 +177,12 @@ template <class Q, class K, class V, class Method = ExactAttention<>>
 auto multi_head_attend(const Q& q, const K& k, const V& v, const HeadOptions& heads,
                        const AttentionOptions& options = {}, const Method& method = {}, const Context& context = {})
     -> MultiHeadResult<detail::OperandScalar<Q>> {
-  detail::require_operands<Q, K, V>();
-  const detail::PackedHeads packed = detail::check_heads(q, k, v.rows(), v.cols(), heads, options, method, context);
+  detail::require_call_operands<Q, K, V>();
+  const detail::PackedHeads packed =
+      detail::check_heads(q, k, detail::shape_of_values(v), heads, options, method, context);
   auto result = detail::result_of_heads<detail::OperandScalar<Q>, Method>(q.rows(), packed.n_heads, packed.d_v);
-  detail::attend_packed_rows(output_view_of(result.out), output_view_of(result.lse), q, k, v, packed, options, method,
-                             context);
+  detail::attend_packed(output_view_of(result.out), output_view_of(result.lse), q, k, v, packed, options, method,
+                        context);
   return result;
 }
 

@@ -1,7 +1,9 @@
 #pragma once
 #include <cstdint>
 
-#include "heed/core/types.hpp"
+#include "heed/core/errors.hpp"
+#include "heed/core/floating.hpp"
+#include "heed/core/number_range.hpp"
 #include "heed/core/vector_view.hpp"
 
 namespace heed {
@@ -55,4 +57,24 @@ struct MonteCarloOptions {
   ValuePath path = ValuePath::fastest;  ///< default: never slower than the exact product by intent
 };
 
+namespace detail {
+
+/// Throws OptionError for options outside their range. T: the scalar that sums are kept in, by which numbers are
+/// judged.
+template <class T>
+void check_monte_carlo(const MonteCarloOptions& options) {
+  const auto refuse = [](const char* name, double value, const char* must) {
+    throw OptionError(message("MonteCarloOptions::", name, " = ", value, " must be ", must));
+  };
+  if (!is_finite(options.alpha) || !(options.alpha > 0)) refuse("alpha", options.alpha, "> 0 and finite");
+  if (!is_finite(options.fraction) || !(options.fraction > 0) || options.fraction > 1)
+    refuse("fraction", options.fraction, "in (0, 1]");
+  if (!is_finite(options.skip_below) || options.skip_below < 0)
+    refuse("skip_below", options.skip_below, ">= 0 and finite");
+  check_number(options.alpha, number_range<T>(), "MonteCarloOptions::alpha");
+  check_number(options.fraction, number_range<T>(), "MonteCarloOptions::fraction");
+  check_number(options.skip_below, number_range<T>(), "MonteCarloOptions::skip_below");
+}
+
+}  // namespace detail
 }  // namespace heed

@@ -12,8 +12,9 @@
 
 namespace heed::detail {
 
-/// What a query sees nearby, as two patterns without a pair in common, a group a sequence: the first n_sinks keys of the query's own
-/// sequence, and those behind them, of which a window keeps the last up to the aligned diagonal.
+/// What queries see nearby, as two patterns without a pair in common, with a group for each sequence: the first n_sinks
+/// keys of the query's own sequence; and the keys behind those, of which a window keeps the last ones up to the aligned
+/// diagonal.
 struct NearTiles {
   TileList sinks;
   TileList behind;
@@ -32,7 +33,7 @@ inline NearTiles near_tiles(Index n_sinks, const Mask& mask, Index n_q, Index n_
     sinks[g] = {range.low, std::min(n_sinks, range.high - range.low)};
     behind[g] = {range.low + sinks[g].size, range.high - range.low - sinks[g].size};
   }
-  Index* first_segment = start;  // as many, one a group
+  Index* first_segment = start;  // of the same length: a group has one segment
   for (Index g = 0; g <= n_groups; ++g) first_segment[g] = g;
   return {{n_groups, queries, first_segment, sinks}, {n_groups, queries, first_segment, behind}};
 }

@@ -9,14 +9,14 @@
 
 namespace heed::detail {
 
-/// A mask without its windows: what of a query's own sequence and past it may see.
+/// A mask without its windows, for methods that also look past them within a query's own sequence.
 inline Mask without_windows(Mask mask) {
   mask.window_left = mask.window_right = Mask::unlimited;
   return mask;
 }
 
-/// Blocks of at most `size` consecutive queries, none of them reaching into two sequences. `start` takes a count more than there
-/// are blocks; null only counts.
+/// Cuts the queries into blocks of at most `size` consecutive ones, none of which reaches into two sequences. `start`
+/// has room for one number more than there are blocks; null: only counts them.
 inline Index query_blocks(const Mask& mask, Index n_q, Index size, Index* start) {
   Index n_blocks = 0;
   const auto add = [&](Index first, Index end) {

@@ -197,8 +197,8 @@ class GradientPanel {
         for (Index i = first; i < end; ++i) call.d_bias(queries[i], tile.keys[part.at + j]) += d[j * width + i];
       }
     }
-    if (room_.scores.raw == nullptr) return;
     const ScoreRule<T>& rule = scores_.rule();
+    if (rule.cap == 0) return;  // none, or one that no score comes near
     gradients_.bend(
         part.n_keys, width, part.first, part.count,
         static_cast<T>(2 * ScoreRule<T>::log2_e * static_cast<double>(rule.scale) / static_cast<double>(rule.cap)),
