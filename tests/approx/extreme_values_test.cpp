@@ -63,7 +63,7 @@ TEST(ExtremeSizes, WhoseProductsOverflowAreRefusedBeforeAnythingIsAllocated) {
   const DecisionTree<float> tall_tree(Matrix<float>::Zero((Index(1) << 20) - 1, 1),
                                       Vector<float>::Zero((Index(1) << 20) - 1));
   const TcAttention<float> coarse(tall_tree, Eigen::VectorXf::Zero(21));
-  expect_refused<ShapeError>("nodes of the tree times d_v", [&] { TcState<float>(coarse, Index(1) << 40); });
+  expect_refused<ShapeError>("2^(height + 1) * (d_v + d)", [&] { TcState<float>(coarse, Index(1) << 40); });
   for (const Index size : {huge, half, (Index(1) << 40) + 1}) {
     expect_refused<OptionError>("BigBirdOptions::block = ", [&] { BigBirdAttention({.block = size}); });
     expect_refused<OptionError>("BigBirdOptions::n_near = ", [&] { BigBirdAttention({.n_near = size}); });

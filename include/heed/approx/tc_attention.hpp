@@ -87,7 +87,7 @@ class TcAttention {
   TcAttention(const TcAttention&) = default;
   TcAttention(TcAttention&&) = default;
   /// By value: where copying throws, the method stays what it was.
-  TcAttention& operator=(TcAttention other) noexcept {
+  TcAttention& operator=(TcAttention other) {
     tree_ = std::move(other.tree_);
     logits_.swap(other.logits_);
     powers_.swap(other.powers_);

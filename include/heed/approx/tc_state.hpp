@@ -52,7 +52,7 @@ class TcState {
   TcState(const TcState&) = default;
   TcState(TcState&&) = default;
   /// By value: where copying throws, the state stays what it was.
-  TcState& operator=(TcState other) noexcept {
+  TcState& operator=(TcState other) {
     method_ = std::move(other.method_);
     d_ = other.d_;
     options_ = other.options_;

@@ -46,7 +46,7 @@ class KeyValueCache {
         n_kv_heads_(other.n_kv_heads_),
         size_(std::exchange(other.size_, 0)),
         rows_(std::exchange(other.rows_, Rows())) {}
-  KeyValueCache& operator=(KeyValueCache other) noexcept {  // by value: what may throw is over
+  KeyValueCache& operator=(KeyValueCache other) {  // by value: what may throw is over
     d_ = other.d_;
     d_v_ = other.d_v_;
     n_kv_heads_ = other.n_kv_heads_;

@@ -57,7 +57,7 @@ class SafetensorsFile {
   SafetensorsFile(const SafetensorsFile&) = default;
   SafetensorsFile(SafetensorsFile&&) = default;
   /// By value: where copying throws, it stays what it was.
-  SafetensorsFile& operator=(SafetensorsFile other) noexcept {
+  SafetensorsFile& operator=(SafetensorsFile other) {
     path_.swap(other.path_);
     std::swap(file_bytes_, other.file_bytes_);
     std::swap(data_at_, other.data_at_);

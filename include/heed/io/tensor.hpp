@@ -45,7 +45,7 @@ class Tensor {
   Tensor(const Tensor&) = default;
   Tensor(Tensor&&) = default;
   /// By value: where copying throws, the tensor stays what it was.
-  Tensor& operator=(Tensor other) noexcept {
+  Tensor& operator=(Tensor other) {
     shape_.swap(other.shape_);
     std::swap(dtype_, other.dtype_);
     bytes_.swap(other.bytes_);

@@ -122,7 +122,7 @@ class DecisionTree {
         padded_(std::move(other.padded_)),
         options_(std::move(other.options_)) {}
   /// By value: where copying throws, the tree stays what it was.
-  DecisionTree& operator=(DecisionTree other) noexcept {
+  DecisionTree& operator=(DecisionTree other) {
     height_ = other.height_;
     planes_.swap(other.planes_);
     biases_.swap(other.biases_);
