@@ -123,7 +123,8 @@ TEST(TcState, RefusesByNameWhatItCannotHonour) {
     for (const bool by_query : {false, true}) {
       const TcAttention<float> tc = some_tc<float>(height, 4, false, by_query);
       for (const auto& [words, options] : bad_options(store)) {
-        const std::string message = said([&, &options = options] { TcState<float>(tc, 3, 4, options); });
+        const AttentionOptions& wrong = options;
+        const std::string message = said([&] { TcState<float>(tc, 3, 4, wrong); });
         EXPECT_EQ(message.substr(0, 14), "option: heed: ") << words.front();
         for (const std::string& word : words)
           EXPECT_NE(message.find(word), std::string::npos) << word << ": " << message;
