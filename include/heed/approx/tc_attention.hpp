@@ -85,7 +85,7 @@ class TcAttention {
   }
 
   TcAttention(const TcAttention&) = default;
-  TcAttention(TcAttention&&) = default;
+  TcAttention(TcAttention&&) noexcept = default;
   /// By value: where copying throws, the method stays what it was.
   TcAttention& operator=(TcAttention other) {
     tree_ = std::move(other.tree_);

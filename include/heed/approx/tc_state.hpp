@@ -50,7 +50,7 @@ class TcState {
   }
 
   TcState(const TcState&) = default;
-  TcState(TcState&&) = default;
+  TcState(TcState&&) noexcept = default;
   /// By value: where copying throws, the state stays what it was.
   TcState& operator=(TcState other) {
     method_ = std::move(other.method_);
