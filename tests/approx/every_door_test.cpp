@@ -45,6 +45,24 @@ DensePattern dense(const Operands& o) { return {o.q.rows(), o.k.rows()}; }
 PatternUnion<DensePattern, DensePattern> twice(const Operands& o) { return {dense(o), dense(o)}; }
 HeadMap<float> column(Vector<float>& lse) { return {lse.data(), lse.rows(), 1, {1, 1}}; }
 
+/// What a forward call gave, as far as its shape goes, and a gradient that comes in.
+struct Passed {
+  explicit Passed(const Operands& o)
+      : d_out(Matrix<float>::Zero(o.q.rows(), 3)), out(d_out), lse(Vector<float>::Zero(o.q.rows())) {}
+  Matrix<float> d_out, out;
+  Vector<float> lse;
+};
+struct Gradients {
+  Matrix<float>&d_q, &d_k, &d_v;
+};
+/// Exact attention and patterns have a backward pass.
+template <class Method>
+inline constexpr bool has_gradient = false;
+template <>
+inline constexpr bool has_gradient<ExactAttention<>> = true;
+template <class PatternFor>
+inline constexpr bool has_gradient<PatternAttention<PatternFor>> = true;
+
 /// Every door that runs a method; the method may be anything attend takes.
 template <class Method>
 Doors doors_of(const std::string& name, const Method& method, bool has_weights = true) {
@@ -85,6 +103,21 @@ Doors doors_of(const std::string& name, const Method& method, bool has_weights =
          sampled(o, constant).value_rows_into(rows, o.q, o.k, o.options, method, o.context);
        }},
   };
+  if constexpr (has_gradient<Method>) {
+    doors.push_back({"backward", everything, [=](O& o) {
+                       const Passed passed(o);
+                       attend_backward(passed.d_out, o.q, o.k, o.v, passed, o.options, method, o.context);
+                     }});
+    doors.push_back({"backward into", everything, [=](O& o) {
+                       const Passed passed(o);
+                       attend_backward_into(Gradients{o.d_q, o.d_k, o.d_v}, passed.d_out, o.q, o.k, o.v, passed.out,
+                                            passed.lse, o.options, method, o.context);
+                     }});
+    doors.push_back({"heads backward", everything, [=](O& o) {
+                       const Passed passed(o);
+                       multi_head_attend_backward(passed.d_out, o.q, o.k, o.v, passed, {}, o.options, list, o.context);
+                     }});
+  }
   if constexpr (requires(O & o) { key_importance(o.q, o.k, o.options, method, o.context); }) {
     if (has_weights) {
       doors.push_back({"importance", weighed, [=](O& o) { key_importance(o.q, o.k, o.options, method, o.context); }});
@@ -123,6 +156,8 @@ Doors other_doors() {
        }},
       {"reference", scales | scores | masks | operands | values,
        [](O& o) { reference_attention(o.q, o.k, o.v, o.options); }},
+      {"reference backward", scales | scores | masks | operands | values,
+       [](O& o) { reference_attention_backward(Passed(o).d_out, o.q, o.k, o.v, o.options); }},
   };
 }
 
@@ -187,7 +222,7 @@ TEST(EveryDoor, RefusesWhatAttendRefuses) {
         EXPECT_EQ(answer.said.substr(0, 6), "heed: ");
         for (const std::string& part : wrong.said)
           EXPECT_NE(answer.said.find(part), std::string::npos) << "'" << part << "' is not in: " << answer.said;
-        EXPECT_TRUE(untouched(o.out) && untouched(o.lse));
+        EXPECT_TRUE(untouched(o));
       }
     }
   }
@@ -205,7 +240,7 @@ TEST(EveryDoor, RefusesATreeOfAnotherWidthAlsoWithoutQueries) {
       const Answer answer = answer_of(door, o);
       EXPECT_EQ(answer.kind, "ShapeError");
       EXPECT_NE(answer.said.find("= 4 but the tree has planes of 5 entries"), std::string::npos) << answer.said;
-      EXPECT_TRUE(untouched(o.out) && untouched(o.lse));
+      EXPECT_TRUE(untouched(o));
     }
   }
 }

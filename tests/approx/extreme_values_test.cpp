@@ -72,6 +72,8 @@ TEST(ExtremeSizes, WhoseProductsOverflowAreRefusedBeforeAnythingIsAllocated) {
   }
   expect_refused<OptionError>("head = ", [&] { reference_attention(q, k, v, scaled, NoScoreMod{}, huge); });
   expect_refused<OptionError>("head = -1", [&] { reference_attention(q, k, v, scaled, NoScoreMod{}, -1); });
+  expect_refused<OptionError>(
+      "head = -1", [&] { reference_attention_backward(q, q, k, v, scaled, NoScoreMod{}, BackwardOptions{}, -1); });
 }
 
 TEST(ExtremeSizes, MeanAllThereIs) {

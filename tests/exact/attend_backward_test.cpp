@@ -396,6 +396,21 @@ TEST(AttendBackwardErrors, NameTheArgumentAndTouchNothing) {
   refused("d_lse", [&] {
     attend_backward_into(grads, d_out, in.q, in.k, in.v, r.out, r.lse, {}, ExactAttention<>{}, {}, backward);
   });
+  const Matrix<float> bias = Matrix<float>::Zero(6, 7);
+  const std::vector<float> sinks{0.5f};
+  const auto with = [&](const AttentionOptions& options) {
+    return [&, options] { attend_backward_into(grads, d_out, in.q, in.k, in.v, r.out, r.lse, options); };
+  };
+  grads.d_bias = Matrix<float>::Constant(6, 7, 3);
+  refused("d_bias is 6 x 7 but must be as mask.bias: 0 x 0", with({}));
+  grads.d_bias = Matrix<float>::Constant(5, 7, 3);
+  refused("d_bias is 5 x 7 but must be as mask.bias: 6 x 7", with({.mask = {.bias = bias}}));
+  grads.d_bias.resize(0, 0);
+  grads.d_sinks = Vector<float>::Constant(1, 3);
+  refused("d_sinks has 1 entries", with({}));
+  grads.d_sinks = Vector<float>::Constant(2, 3);
+  refused("d_sinks has 2 entries", with({.sinks = sinks}));
+  grads.d_sinks.resize(0);
   grads.d_k = Matrix<float>::Constant(6, 4, 3);
   refused("d_k", [&] { attend_backward_into(grads, d_out, in.q, in.k, in.v, r.out, r.lse); });
 }

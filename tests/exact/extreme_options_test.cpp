@@ -10,9 +10,11 @@
 #include <gtest/gtest.h>
 
 #include "heed/exact/attend.hpp"
+#include "heed/exact/attend_backward.hpp"
 #include "heed/exact/attend_over.hpp"
 #include "heed/exact/importance.hpp"
 #include "heed/exact/reference.hpp"
+#include "heed/exact/reference_backward.hpp"
 #include "support/inputs.hpp"
 #include "support/matrices.hpp"
 #include "support/method_case.hpp"
@@ -91,6 +93,31 @@ TEST(ExtremeOptions, ThatFitInFloatGiveTheImportanceOfDouble) {
     // A weight is e^(score - lse), and so off by what an lse is.
     const Rounding rounding = rounding_of(Inputs<float>{in.q, in.k, Matrix<float>::Identity(70, 70)}, extreme.options);
     EXPECT_MATRIX_NEAR(got.largest, want, rounding.out + std::min(rounding.lse, 1e-5));
+  }
+}
+
+TEST(ExtremeOptions, ThatFitInFloatGiveTheGradientsOfDouble) {
+  for (const ExtremeCase& extreme : cases_that_fit()) {
+    SCOPED_TRACE(extreme.name);
+    const Inputs<float> in = inputs_of(extreme, 40);
+    const Inputs<double> exact = in.cast<double>();
+    const Matrix<float> d_out = random_matrix<float>(40, 5, 17);
+    const auto want =
+        reference_attention_backward(d_out.cast<double>().eval(), exact.q, exact.k, exact.v, extreme.options);
+    const auto naive = reference_attention_backward(d_out, in.q, in.k, in.v, extreme.options);
+    const auto got =
+        attend_backward(d_out, in.q, in.k, in.v, attend(in.q, in.k, in.v, extreme.options), extreme.options);
+    // What cancels where a query gives one key all its weight: products of d_out and v, times scale and row.
+    const double score = largest_finite(d_out) * largest_finite(in.v) * std::abs(extreme.options.scale.value_or(0.5));
+    const auto expect_near = [&](const char* name, const auto& one, const auto& plain, const auto& oracle,
+                                 double unit) {
+      SCOPED_TRACE(name);
+      const double floor = 4.0 * std::numeric_limits<float>::epsilon() * std::max(unit, largest_finite(oracle));
+      EXPECT_MATRIX_NEAR(one, oracle, std::max(floor, 4.0 * largest_difference(plain, oracle)));
+    };
+    expect_near("d_q", got.d_q, naive.d_q, want.d_q, score * largest_finite(in.k));
+    expect_near("d_k", got.d_k, naive.d_k, want.d_k, score * largest_finite(in.q));
+    expect_near("d_v", got.d_v, naive.d_v, want.d_v, largest_finite(d_out));
   }
 }
 

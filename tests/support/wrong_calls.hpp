@@ -21,12 +21,16 @@ struct Operands {
   explicit Operands(Index n_q)
       : q(random_matrix<float>(n_q, 4, 1)),
         out(Matrix<float>::Constant(n_q, 3, nan_of<float>())),
-        lse(Vector<float>::Constant(n_q, nan_of<float>())) {}
+        lse(Vector<float>::Constant(n_q, nan_of<float>())),
+        d_q(Matrix<float>::Constant(n_q, 4, nan_of<float>())),
+        d_k(Matrix<float>::Constant(9, 4, nan_of<float>())),
+        d_v(Matrix<float>::Constant(9, 3, nan_of<float>())) {}
 
   Matrix<float> q, k = random_matrix<float>(9, 4, 2), v = random_matrix<float>(9, 3, 3);
   Matrix<float> weights = Matrix<float>::Identity(3, 3);  ///< values made during the call are v times these
   Matrix<float> out;
   Vector<float> lse;
+  Matrix<float> d_q, d_k, d_v;  ///< what attend_backward_into writes
   AttentionOptions options;
   Context context;
   PairMatrix allowed;
@@ -42,6 +46,10 @@ bool untouched(const M& m) {
     if (!same_bits(m.data()[i], nan_of<float>())) return false;
   }
   return true;
+}
+
+inline bool untouched(const Operands& o) {
+  return untouched(o.out) && untouched(o.lse) && untouched(o.d_q) && untouched(o.d_k) && untouched(o.d_v);
 }
 
 /// What a door takes, and a wrong call is wrong in.

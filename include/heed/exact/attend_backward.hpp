@@ -83,7 +83,8 @@ struct BackwardOperands {
 };
 
 template <class S, class Out, class Grads>
-void check_backward(const BackwardOperands<S, Out>& in, Grads& grads, const BackwardOptions& backward) {
+void check_backward(const BackwardOperands<S, Out>& in, Grads& grads, const AttentionOptions& options,
+                    const BackwardOptions& backward) {
   const Index n_q = in.q.rows, d_v = in.heads.n_heads * in.heads.d_v;
   check_gradient_of_out(in.d_out.rows, in.d_out.cols, n_q, d_v);
   check_gradient(in.out.rows, in.out.cols, "out", "d_out", n_q, d_v);
@@ -97,6 +98,18 @@ void check_backward(const BackwardOperands<S, Out>& in, Grads& grads, const Back
   check(output_view_of(grads.d_k), "d_k", "k", in.k);
   check(output_view_of(grads.d_v), "d_v", "v", in.v);
   check_gradient_of_lse(backward.d_lse, n_q, in.heads.n_heads);
+  if constexpr (requires { grads.d_bias; }) {
+    const PairView& bias = options.mask.bias;
+    if (grads.d_bias.size() > 0)
+      check_gradient(grads.d_bias.rows(), grads.d_bias.cols(), "d_bias", "mask.bias", bias.rows(), bias.cols());
+  }
+  if constexpr (requires { grads.d_sinks; }) {
+    const Index n_sinks = options.sinks.given() ? in.heads.n_heads : 0;
+    if (grads.d_sinks.size() > 0 && grads.d_sinks.size() != n_sinks) {
+      throw ShapeError(
+          message("d_sinks has ", grads.d_sinks.size(), " entries but must have one per head with a sink: ", n_sinks));
+    }
+  }
 }
 
 /// Runs checked operands. `grads`: members d_q, d_k, d_v, and d_bias and d_sinks where they are wanted and not empty.
@@ -111,7 +124,7 @@ void backward_of_heads(Grads& grads, const BackwardOperands<S, Out>& in, const A
                 "heed: a gradient needs the functor's derivative(s, i, j), that of what it returns by s");
   const PackedHeads& packed = in.heads;
   check_running(given);
-  check_backward(in, grads, backward);
+  check_backward(in, grads, options, backward);
   check_heads_of(method, {in.q.rows, in.k.rows, packed.d, packed.d_v, packed.n_heads}, options);
   for_each_method(method, std::size_t{0}, [&](const One& one, std::size_t, std::size_t, std::size_t) {
     if constexpr (requires { one.check_backward(backward); }) one.check_backward(backward);

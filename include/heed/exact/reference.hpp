@@ -65,6 +65,10 @@ inline ReferencePair reference_pair(const Mask& mask, Index i, Index j, Index n_
   return {kept, ahead};
 }
 
+inline void check_reference_head(Index head) {
+  if (checked_size(head, "head") < 0) throw OptionError(message("head = ", head, " must be >= 0"));
+}
+
 /// Heads that the options name: as many as have a number or rows of their own, and at least `head` + 1.
 inline Index reference_heads(const AttentionOptions& options, Index n_q, Index head) {
   Index n_heads = head + 1;
@@ -141,7 +145,7 @@ AttentionResult<typename Q::Scalar> reference_attention(const Q& q_rows, const K
   using S = typename Q::Scalar;
   using A = Accumulator<S>;
   const ConstView<S> q = view_of(q_rows), k = view_of(k_rows), v = view_of(v_rows);
-  if (detail::checked_size(head, "head") < 0) throw OptionError(detail::message("head = ", head, " must be >= 0"));
+  detail::check_reference_head(head);
   const CallShape shape{q.rows, k.rows, q.cols, v.cols, detail::reference_heads(options, q.rows, head)};
   detail::check_attention<A>(q.cols, k.rows, k.cols, v.rows, shape, options);
 

@@ -51,6 +51,7 @@ AttentionGradients<typename Q::Scalar> reference_attention_backward(
   using S = typename Q::Scalar;
   using A = Accumulator<S>;
   const ConstView<S> g = view_of(d_out_rows), q = view_of(q_rows), k = view_of(k_rows), v = view_of(v_rows);
+  detail::check_reference_head(head);
   const CallShape shape{q.rows, k.rows, q.cols, v.cols, detail::reference_heads(options, q.rows, head)};
   detail::check_attention<A>(q.cols, k.rows, k.cols, v.rows, shape, options);
   detail::check_gradient_of_out(g.rows, g.cols, q.rows, v.cols);
