@@ -152,6 +152,26 @@ Index products_of(const Matrix<double>& row, const Matrix<double>& x, Estimator 
   return drawn && different > 0 ? static_cast<Index>(std::lround(1 / least)) : different;
 }
 
+// Of products of one size the first are taken.
+TEST(CountedProducts, OfEqualSizesAreThoseOfTheLowerPlaces) {
+  const Index n_k = 70, d_in = 40;
+  const auto q = random_matrix<double>(5, 8, 1), k = random_matrix<double>(n_k, 8, 2);
+  Matrix<double> x = Matrix<double>::Constant(n_k, d_in, 0.5);
+  for (Index j = 0; j < n_k; ++j) x(j, (7 * j) % d_in) = -3;  // one is larger
+  const Matrix<double> w = Matrix<double>::Identity(d_in, d_in);
+  const MonteCarloValues<double> values(
+      x, w, {.estimator = Estimator::largest, .budget = Budget::constant, .fraction = 0.3, .path = ValuePath::sampled});
+  Matrix<double> rows(n_k, d_in);
+  values.value_rows_into(rows, q, k);
+  for (Index j = 0; j < n_k; ++j) {
+    Index left = 11;  // of 12 with the larger one
+    for (Index c = 0; c < d_in; ++c) {
+      const bool taken = c == (7 * j) % d_in || left-- > 0;
+      EXPECT_EQ(rows(j, c), taken ? x(j, c) : 0.0) << "token " << j << ", product " << c;
+    }
+  }
+}
+
 TEST(CountedProducts, AreThoseThatValueRowsShow) {
   const Index n_q = 33, n_k = 70, d = 8, d_in = 40;
   const auto q = random_matrix<double>(n_q, 2 * d, 1), k = random_matrix<double>(n_k, 2 * d, 2);

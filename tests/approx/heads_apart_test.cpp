@@ -14,6 +14,7 @@
 #include "heed/approx/window_attention.hpp"
 #include "heed/core/pattern.hpp"
 #include "heed/exact/attend.hpp"
+#include "heed/exact/reference.hpp"
 #include "support/inputs.hpp"
 #include "support/matrices.hpp"
 #include "support/option_kinds.hpp"
@@ -152,6 +153,78 @@ TEST(HeadsApart, AGroupIsPlannedAsIfItWereAlone) {
       });
     }
   });
+}
+
+/// |A[:, j]| over the queries of the heads of one key head, A from the oracle.
+Vector<double> column_norms(const Layer& layer, Index kv, const AttentionOptions& options) {
+  const Matrix<double> identity = Matrix<double>::Identity(n_k, n_k);
+  Vector<double> squares = Vector<double>::Zero(n_k);
+  for (const Index h : {2 * kv, 2 * kv + 1}) {
+    const auto weights = reference_attention(layer.q_of(h), layer.k_of(kv), identity, options, NoScoreMod{}, h).out;
+    squares += Vector<double>(weights.colwise().squaredNorm());
+  }
+  return squares.cwiseSqrt();
+}
+
+TEST(HeadsApart, ColumnNormSharesProductsByTheColumnsOfTheGroupAndTheRowsOfX) {
+  Layer layer;
+  for (Index j = 0; j < n_k; ++j) layer.x.row(j) *= 0.3 + 0.02 * static_cast<double>((j * 7) % n_k);
+  AttentionOptions options;
+  options.mask.bias = layer.store.bias;
+  options.sinks = layer.store.sinks;
+  const MonteCarloValues<double> values(layer.x, layer.w,
+                                        {.budget = Budget::column_norm, .fraction = 0.3, .path = ValuePath::sampled});
+  const auto plan = values.plan(layer.q, layer.k, options, ExactAttention{}, {}, grouped);
+  for (Index kv = 0; kv < n_kv_heads; ++kv) {
+    const Vector<double> share = column_norms(layer, kv, options).cwiseProduct(layer.x.rowwise().norm());
+    // The factor at which all shares add up to the budget, less half a product a token that rounding up adds.
+    double low = 0, high = 1e9;
+    for (int step = 0; step < 200; ++step) {
+      const double factor = (low + high) / 2, most = d_in;
+      double sum = 0;
+      for (Index j = 0; j < n_k; ++j) sum += std::min(most, factor * share(j));
+      (sum < (0.3 * d_in - 0.5) * n_k ? low : high) = factor;
+    }
+    for (Index j = 0; j < n_k; ++j) {
+      const double wanted = std::min<double>(d_in, high * share(j));
+      EXPECT_GE(static_cast<double>(plan.counts(j, kv)), wanted - 1e-6) << "token " << j;
+      EXPECT_LE(static_cast<double>(plan.counts(j, kv)), wanted + 1 + 1e-6) << "token " << j;
+    }
+  }
+}
+
+// One floor for all tokens: no product that is left out weighs more than one that is kept, but for the last few that
+// are let go one by one to meet the budget.
+TEST(HeadsApart, LargestWithColumnNormKeepsWhatWeighsMostOfAllTokens) {
+  const Layer layer;
+  AttentionOptions options;
+  options.mask.bias = layer.store.bias;
+  options.sinks = layer.store.sinks;
+  const MonteCarloValues<double> values(
+      layer.x, layer.w,
+      {.estimator = Estimator::largest, .budget = Budget::column_norm, .fraction = 0.3, .path = ValuePath::sampled});
+  const auto plan = values.plan(layer.q, layer.k, options, ExactAttention{}, {}, grouped);
+  for (Index kv = 0; kv < n_kv_heads; ++kv) {
+    const Vector<double> norms = column_norms(layer, kv, options);
+    const Vector<double> w_norms = layer.w.middleCols(kv * d_v, d_v).rowwise().norm();
+    std::vector<double> all, kept;
+    for (Index j = 0; j < n_k; ++j) {
+      std::vector<double> sizes;
+      for (Index c = 0; c < d_in; ++c) sizes.push_back(norms(j) * std::abs(layer.x(j, c)) * w_norms(c));
+      std::sort(sizes.rbegin(), sizes.rend());
+      all.insert(all.end(), sizes.begin(), sizes.end());
+      kept.insert(kept.end(), sizes.begin(), sizes.begin() + plan.counts(j, kv));
+    }
+    std::sort(all.rbegin(), all.rend());
+    std::sort(kept.rbegin(), kept.rend());
+    EXPECT_GE(kept.size(), static_cast<std::size_t>(0.99 * 0.3 * n_k * d_in));
+    double most = 0, got = 0;  // squares of what is kept, against the best choice of as many
+    for (std::size_t t = 0; t < kept.size(); ++t) {
+      most += all[t] * all[t];
+      got += kept[t] * kept[t];
+    }
+    EXPECT_GE(got, 0.999 * most);
+  }
 }
 
 // Largest draws nothing, so that the whole answer of a head is the same alone and in company.

@@ -111,6 +111,14 @@ TEST(MonteCarloError, OrdersTheEstimatorsAsPublishedForHeavyTailedRows) {
   EXPECT_LT(largest, without);
 }
 
+TEST(MonteCarloBounds, AreAlphaTimesTheMeanRowTimesTheNormOfTheWeights) {
+  EXPECT_DOUBLE_EQ(published_bound(0.4, 2.5, 3.0), 3.0);
+  EXPECT_DOUBLE_EQ(published_bound(0.4, 2.5, 3.0, Rounding::published), 3.0 * std::sqrt(2.0));
+  EXPECT_DOUBLE_EQ(published_bound_within(0.25, 0.4, 2.5, 3.0), 12.0);
+  const std::vector<double> importance{0.1, 0.01, 0.02, 0.5}, norms{3, 5, 7, 11};
+  EXPECT_DOUBLE_EQ(skip_bound(importance, norms, 2.0, 0.05), 2.0 * (0.01 * 5 + 0.02 * 7));
+}
+
 TEST(MonteCarloBounds, HoldInTheMeanAndWithTheirProbability) {
   const Layer layer;
   const auto want = attend(layer.q, layer.k, layer.exact()).out;

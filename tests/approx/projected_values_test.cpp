@@ -63,6 +63,11 @@ TEST(ProjectedValuesOrder, GivesTheSameEitherWayUnderEveryOption) {
   expect_both_orders<double>({.n_q = 40, .n_k = 40, .d = 8, .d_v = 3}, 1);
 }
 
+TEST(ProjectedValuesOrder, WideHeadsGetTheBiasOfEveryColumn) {
+  expect_both_orders<float>({.n_q = 3, .n_k = 70, .d = 8, .d_v = 203}, 20);
+  expect_both_orders<double>({.n_q = 2, .n_k = 35, .d = 8, .d_v = 150}, 9);
+}
+
 TEST(ProjectedValuesOrder, AutomaticTakesTheOneWithFewerProducts) {
   for (const Index n_q : {1, 300}) {
     const Projection<float> p({.n_q = n_q, .n_k = 300, .d = 16, .d_v = 16}, 64);

@@ -46,6 +46,22 @@ TEST(ExactAttention, AppliesItsFunctorAfterBiasAndBeforeTheMask) {
   }
 }
 
+// Scores from far below the cap to far above it, where tanh differs from 1 by less and less.
+TEST(ExactAttention, CapsScoresOfAnySize) {
+  for (const Index n_q : {1, 40}) {
+    const auto in = random_inputs<double>({.n_q = n_q, .n_k = 77, .d = 8, .d_v = 5});
+    for (const double scale : {0.01, 0.3, 3.0, 30.0}) {
+      for (const double cap : {0.5, 3.0, 50.0}) {
+        const AttentionOptions options{.scale = scale, .softcap = cap};
+        const auto want = reference_attention(in.q, in.k, in.v, options);
+        const auto got = attend(in.q, in.k, in.v, options);
+        EXPECT_MATRIX_NEAR(got.out, want.out, 1e-12) << scale << " under " << cap;
+        EXPECT_MATRIX_NEAR(got.lse, want.lse, 1e-12 * (1 + cap));
+      }
+    }
+  }
+}
+
 TEST(ExactAttention, AppliesItsFunctorWhenDecodingToo) {
   const auto in = random_inputs<float>({.n_q = 1, .n_k = 3000, .d = 8, .d_v = 5});
   const auto mod = [](auto s, Index i, Index j) {
