@@ -1,15 +1,19 @@
 // Values made during the call where a size is 0, by itself and with others.
-#include <array>
 #include <string>
 
 #include <Eigen/Core>
 #include <gtest/gtest.h>
 
+#include "heed/approx/bigbird_attention.hpp"
 #include "heed/approx/monte_carlo_values.hpp"
 #include "heed/approx/projected_values.hpp"
+#include "heed/approx/tc_attention.hpp"
+#include "heed/approx/tf_attention.hpp"
+#include "heed/approx/window_attention.hpp"
 #include "heed/exact/reference.hpp"
 #include "support/inputs.hpp"
 #include "support/matrices.hpp"
+#include "support/trees.hpp"
 
 namespace heed::test::monte_carlo_sizes {
 namespace {
@@ -150,6 +154,43 @@ void expect_projected() {
 TEST(ProjectedSizes, MayAllBeZeroInEitherOrder) {
   expect_projected<float>();
   expect_projected<double>();
+}
+
+template <class Method>
+void expect_over(const Method& method) {
+  for (const Empty& size : sizes) {
+    if (size.d != 8) continue;  // trees have planes of that width
+    SCOPED_TRACE(size.name);
+    const auto q = random_matrix<float>(size.n_q, size.d, 1), k = random_matrix<float>(size.n_k, size.d, 2);
+    const auto x = random_matrix<float>(size.n_k, size.d_in, 3), w = random_matrix<float>(size.d_in, size.d_v, 4);
+    const auto b = random_matrix<float>(1, size.d_v, 5);
+    const Matrix<float> v = b.replicate(size.n_k, 1);
+    const auto want = attend(q, k, v, {}, method);
+    const auto expect_same = [&](const auto& values) {
+      const auto got = attend(q, k, values, {}, method);
+      EXPECT_SAME_BITS(got.lse, want.lse);
+      ASSERT_EQ(got.out.rows(), size.n_q);
+      ASSERT_EQ(got.out.cols(), size.d_v);
+      if (size.d_in == 0) {
+        EXPECT_MATRIX_NEAR(got.out, want.out, 1e-5);
+      }
+    };
+    for (const Budget budget : {Budget::column_max, Budget::column_norm, Budget::constant}) {
+      expect_same(MonteCarloValues<float>(
+          x, w, {.budget = budget, .fraction = 0.4, .centred = true, .bias = b, .path = ValuePath::sampled}));
+    }
+    for (const ProjectionOrder order : {ProjectionOrder::project_first, ProjectionOrder::attend_first})
+      expect_same(ProjectedValues<float>(x, w, {.bias = b, .order = order}));
+  }
+}
+
+TEST(MonteCarloSizes, MayBeZeroOverEveryMethod) {
+  const DecisionTree<float> tree = random_tree<float>(2, 8);
+  expect_over(TfAttention<float>(tree));
+  expect_over(TfAttention<float>(tree, {.window_left = 3, .n_sinks = 2}));
+  expect_over(TcAttention<float>(tree, Vector<float>::Zero(3).eval()));
+  expect_over(WindowAttention(5, 2));
+  expect_over(BigBirdAttention({.block = 8}));
 }
 
 // What has one column or none is contiguous whichever way it is stored.
