@@ -93,6 +93,8 @@ std::string said(const Run& run) {
   return "nothing";
 }
 
+const std::vector<Index> one_token{0, 1};  // offsets that would fit
+
 /// What a state must refuse, by the words its message must have. Masks and numbers live in `store`.
 std::vector<std::pair<std::vector<std::string>, AttentionOptions>> bad_options(const OptionStore& store) {
   const double nan = nan_of<double>(), inf = infinity_of<double>();
@@ -110,6 +112,7 @@ std::vector<std::pair<std::vector<std::string>, AttentionOptions>> bad_options(c
       {{"Mask::bias"}, {.mask = {.bias = store.bias}}},
       {{"Mask::alibi_slope"}, {.mask = {.alibi_slope = 0.5}}},
       {{"Mask::sequence_offsets"}, {.mask = {.sequence_offsets = store.query_offsets}}},
+      {{"Mask::sequence_offsets", "TcState"}, {.mask = {.sequence_offsets = one_token}}},
       {{"Mask::key_sequence_offsets"}, {.mask = {.key_sequence_offsets = store.key_offsets}}},
       {{"AttentionOptions::softcap"}, {.softcap = 2.0}},
       {{"AttentionOptions::softcap"}, {.softcap = nan}},
