@@ -49,11 +49,12 @@ constexpr bool sanitized = __has_feature(address_sanitizer) || __has_feature(thr
 constexpr bool sanitized = false;
 #endif
 
-constexpr Index n = 300, d = 24, n_heads = 4;
 constexpr Context one_thread{.threads = 1};
 
 class SmallStack : public testing::Test {
  protected:
+  static constexpr Index n = 300, d = 24, n_heads = 4;
+
   void SetUp() override {
     if (sanitized) GTEST_SKIP() << "sanitizers make frames several times as large";
     bias = random_matrix<double>(n, n, 4);
