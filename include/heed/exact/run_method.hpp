@@ -179,11 +179,13 @@ class MethodRun {
     });
   }
 
- private:
+ protected:
   // Heads of one method of a list share their keys.
   static Index shared_keys(Index heads_per_kv, std::size_t n_calls) {
     return method_list<Method> ? static_cast<Index>(n_calls) : heads_per_kv;
   }
+
+ private:
   static bool names_pairs_now(const One& one) {
     if constexpr (requires { one.names_pairs(); }) {
       return one.names_pairs();

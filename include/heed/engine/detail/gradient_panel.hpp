@@ -10,10 +10,10 @@
 #include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/engine/detail/gradient_call.hpp"
 #include "heed/engine/detail/key_tile.hpp"
 #include "heed/engine/detail/score_tile.hpp"
 #include "heed/engine/detail/tile_part.hpp"
+#include "heed/engine/gradient_call.hpp"
 #include "heed/engine/pair_rule.hpp"
 #include "heed/kernels/select.hpp"
 
