@@ -32,8 +32,8 @@ namespace heed {
 //       not null. `run` is a MethodRun (exact/run_method.hpp): a source that looks at the pairs first calls
 //       run.prepare(), so that they are made once.
 //   typename Gradients; void size_gradients(Gradients&); void check_gradients(gradients)
-//       may, of computed sources that have a gradient: that of what rows are made from, in the place of d_v; as those of
-//       a method (core/method.hpp).
+//       may, of computed sources that have a gradient: that of what rows are made from, in the place of d_v; as those
+//       of a method (core/method.hpp).
 //   void backward(calls, heads_per_kv, options, run, gradients, context)
 //       must, of such sources. Makes its rows again as forward did, points v and d_v (sums, cleared) of each call at
 //       them, lets the method go backward by run.run_backward(calls, heads_per_kv, options, context), and writes those

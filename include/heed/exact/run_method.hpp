@@ -160,7 +160,8 @@ class MethodRun {
     });
   }
 
-  /// Calls visit(pairs, calls of the method, how many of them share keys, score functor) for each method; after prepare().
+  /// Calls visit(pairs, calls of the method, how many of them share keys, score functor) for each method; after
+  /// prepare().
   template <class Call, class Visit>
   void visit_pairs(std::span<const Call> calls, Index heads_per_kv, const Visit& visit) const {
     for_each_method(method_, calls.size(), [&](const One& one, std::size_t m, std::size_t first, std::size_t n) {

@@ -22,8 +22,8 @@
 
 namespace heed::detail {
 
-/// The streaming engine backwards: adds to the gradients of some heads what the pairs of one part give. Work is cut into cells (see
-/// GradientSchedule); a task is a cell of the heads that share keys.
+/// The streaming engine backwards: adds to the gradients of some heads what the pairs of one part give. Work is cut
+/// into cells (see GradientSchedule); a task is a cell of the heads that share keys.
 template <class Call, class ScoreMod>
 class GradientEngine {
  public:
