@@ -57,10 +57,9 @@ function(heed_own_program target)
   endif()
 endfunction()
 
-# heed_compiled: the kernels of every instruction set, and the engine for the operands in use, compiled once. Programs
-# that link it only see them declared (HEED_COMPILED): one attend at -O2 takes half the time, and
-# nobody builds them at -O0 or -O1. For our own tests; consumers, examples and the tests under -ffast-math stay
-# header-only, as users are.
+# heed_compiled: the kernels of every instruction set, and the engine for the operands in use, compiled once and as users
+# compile them. Programs that link it see both only declared (HEED_COMPILED): one attend at -O2 takes half the time. For
+# our own tests; consumers, examples and the tests under -ffast-math stay header-only, as users are.
 file(GLOB heed_compiled_files CONFIGURE_DEPENDS "${CMAKE_CURRENT_LIST_DIR}/compiled/*.cpp")
 add_library(heed_compiled STATIC EXCLUDE_FROM_ALL ${heed_compiled_files})
 heed_own_program(heed_compiled)
