@@ -1,11 +1,27 @@
 #pragma once
 #include <algorithm>
 
+#include <Eigen/Core>
+
 #include "heed/core/pattern.hpp"
 #include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 
 namespace heed::detail {
+
+/// Adds factor times row t of `rows` to the row of token t.
+template <class T>
+void add_rows_to(const View<T>& to, const TokenSet& tokens, const T* rows, Index stride, T factor) {
+  using Row = Eigen::Array<T, 1, Eigen::Dynamic>;
+  for (Index t = 0; t < tokens.size; ++t, rows += stride) {
+    if (to.col_stride == 1) {
+      Eigen::Map<Row>(&to(tokens[t], 0), to.cols) += factor * Eigen::Map<const Row>(rows, to.cols);
+    } else {
+      for (Index c = 0; c < to.cols; ++c) to(tokens[t], c) += factor * rows[c];
+    }
+  }
+}
 
 /// Sums of the gradients of one tile's keys and values while panels of queries visit it, rows padded to whole vectors.
 template <class T>
@@ -26,10 +42,8 @@ struct GradientSums {
   /// Adds the sums to the rows of their keys.
   template <class Call>
   void add_to(const Call& call, T scale) const {
-    for (Index j = 0; j < keys.size; ++j) {
-      for (Index c = 0; c < call.k.cols; ++c) call.d_k(keys[j], c) += scale * d_k[j * k_width + c];
-      for (Index c = 0; c < call.v.cols; ++c) call.d_v(keys[j], c) += d_v_rows[j * v_width + c];
-    }
+    add_rows_to(call.d_k, keys, d_k, k_width, scale);
+    add_rows_to(call.d_v, keys, d_v_rows, v_width, T(1));
   }
 
   TokenSet keys;
