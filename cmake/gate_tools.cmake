@@ -51,7 +51,7 @@ function(precompiled variable compiler header)
   set(${variable} -include "${file}" PARENT_SCOPE)
 endfunction()
 
-# also_run(<name> <command>...): gathers a command, in which no word may hold a semicolon.
+# also_run(<name> <command>...): gathers a command; neither the name nor a word of it may hold a semicolon.
 # run_jobs(<variable for the number of jobs>): runs those gathered, as many at a time as there are cores (two at least).
 #   Job i of 0, 1, ... leaves what it returned in <variable>_<i>_result and what it said in <variable>_<i>_said.
 # run_all(<variable for the number of failures>): runs them likewise, and prints what the failing ones said.

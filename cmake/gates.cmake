@@ -1,4 +1,4 @@
-# Runs every gate, one after another, even when one fails; prints how long each took, and in the last lines which failed.
+# Runs every gate, one after another, even when one fails; prints how long each took, and at the end which failed.
 #
 #   cmake -P cmake/gates.cmake                        all of them (about 25 minutes on two cores)
 #   cmake -D ONLY="format;docs" -P cmake/gates.cmake  these

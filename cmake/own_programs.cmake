@@ -66,5 +66,5 @@ add_library(heed_compiled STATIC EXCLUDE_FROM_ALL ${heed_compiled_files})
 heed_own_program(heed_compiled)
 target_compile_definitions(heed_compiled PUBLIC HEED_COMPILED PRIVATE _GLIBCXX_ASSERTIONS)
 if(CMAKE_BUILD_TYPE STREQUAL "Release")
-  target_compile_options(heed_compiled PRIVATE -O2)  # no slower to compile than -O1, and tests run as users' programs do
+  target_compile_options(heed_compiled PRIVATE -O2)  # no slower to compile than -O1
 endif()

@@ -13,8 +13,8 @@
 #include "heed/engine/head_call.hpp"
 #include "heed/engine/pairs.hpp"
 
-// The engine for the operands in use, without a score functor. Where HEED_COMPILED is defined, files only declare it, as
-// they do kernels (kernels/select.hpp); the CMake target that brings the kernels defines it with HEED_ENGINES() and
+// The engine for the operands in use, without a score functor. Where HEED_COMPILED is defined, files only declare it,
+// as they do kernels (kernels/select.hpp); the CMake target that brings the kernels defines it with HEED_ENGINES() and
 // HEED_GRADIENT_ENGINES().
 
 #define HEED_ENGINE(run, ...)                                                                                 \
