@@ -23,12 +23,14 @@ struct BackwardOptions {
   bool bias = false;    ///< whether d_bias is wanted
 };
 
+/// Gradients of queries and keys.
 template <class S>
 struct QueryKeyGradients {
   Matrix<S> d_q;  ///< as q
   Matrix<S> d_k;  ///< as k
 };
 
+/// Gradients of values that lie in memory.
 template <class S>
 struct StoredValueGradients {
   Matrix<S> d_v;  ///< as v
@@ -51,7 +53,7 @@ struct ListedGradients {
 };
 
 /// What a backward pass returns: gradients by queries and keys in their storage scalar, by values or by what their
-/// source is made from, by options, and by the parameters of the method. Sums over pairs are kept in Accumulator<S>.
+/// source is made from, by options, and by the parameters of the method. Sums over pairs are kept in the accumulator of S.
 template <class S, class ValueGradients = StoredValueGradients<S>, class MethodGradients = NoGradients>
 struct AttentionGradients : QueryKeyGradients<S>, ValueGradients, OptionGradients<Accumulator<S>>, MethodGradients {};
 
