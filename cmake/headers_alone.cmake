@@ -25,8 +25,8 @@ endforeach()
 list(GET COMPILERS 0 first_compiler)
 set(command -std=c++20 ${warning_flags} "-I${ROOT}/include" -isystem "${EIGEN}")
 
-# Most of the time would go to Eigen, which is therefore read once, ahead of the headers that come to Eigen/Core by their
-# own includes. The others are compiled without it, so that none of them can live off it unnoticed.
+# Most of the time would go to Eigen, which is therefore read once, ahead of the headers that come to Eigen/Core by
+# their own includes. The others are compiled without it, so that none of them can live off it unnoticed.
 precompiled(eigen "${first_compiler}" Eigen/Core ${command})
 function(reaches_eigen variable header)
   get_property(known GLOBAL PROPERTY "eigen_of_${header}")
