@@ -8,7 +8,8 @@
 
 #include <Eigen/Core>
 
-#include "heed/approx/detail/query_blocks.hpp"
+#include "heed/approx/detail/tc_forward.hpp"
+#include "heed/approx/detail/tc_head.hpp"
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/errors.hpp"
@@ -129,12 +130,7 @@ class TcAttention {
     const Context& inner = own.context();
     detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, inner, nullptr,
                                [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
-                                 const detail::LevelWeights<Sum> levels = level_weights(call.k.cols, options);
-                                 const bool causal = options.mask.causal != Causal::none;
-                                 const Work work =
-                                     causal ? attend_causal(call, query_leaf, keys, levels, options.mask, inner)
-                                            : attend_whole(call, query_leaf, keys, levels, options.mask, inner);
-                                 if (context.flops != nullptr) count(*context.flops, call, options.mask, work);
+                                 detail::TcForward<Call>(head(call, query_leaf, keys, options, inner)).run(inner.flops);
                                });
   }
 
@@ -173,131 +169,20 @@ class TcAttention {
   }
 
  private:
-  using Sums = detail::PathSums<Sum>;
-
-  // Work of one head.
-  struct Work {
-    Index rows_added = 0;   // to nodes
-    Index levels_read = 0;  // of paths
-  };
+  template <class Call>
+  detail::TcHead<Call> head(const Call& call, const Index* query_leaf, const detail::LeafLists& keys,
+                            const AttentionOptions& options, const Context& context) const {
+    return {call,
+            query_leaf,
+            keys,
+            tree_.height(),
+            level_weights(call.k.cols, options),
+            options.mask,
+            *context.workspace,
+            detail::thread_count(context.threads)};
+  }
 
   Index key_width(Index d) const { return options_.by_query ? d : 0; }
-
-  // A thread for about ten microseconds of additions.
-  static int addition_threads(double additions, const Context& context) {
-    return detail::threads_for(additions, 2e4, detail::thread_count(context.threads));
-  }
-
-  // All keys of a sequence at once: sums in the leaves, then upwards, then read.
-  template <class Call>
-  Work attend_whole(const Call& call, const Index* query_leaf, const detail::LeafLists& keys,
-                    const detail::LevelWeights<Sum>& levels, const Mask& mask, const Context& context) const {
-    Workspace::Frame frame(*context.workspace);
-    const Index n_leaves = tree_.n_leaves(), height = tree_.height(), d_v = call.v.cols;
-    const Sums sums = Sums::take(frame, height, d_v, key_width(call.k.cols));
-    Sum* table = frame.template take<Sum>(n_leaves * d_v);
-    bool* ready = frame.template take<bool>(n_leaves);
-    Sum* weights = frame.template take<Sum>(height + 1);
-    const detail::OwnKeys own(mask, call.q.rows, call.k.rows);
-    Work work{keys.size(0, n_leaves), 0};
-    for (Index first = 0, end = 0; first < call.q.rows; first = end) {
-      const KeyRangeOf range = own.of(first);
-      end = detail::end_of_sequence(mask, first, call.q.rows);
-      sums.clear();
-      const double additions = static_cast<double>((range.high - range.low) * d_v);
-      detail::for_each_task(n_leaves, addition_threads(additions, context), [&](Index leaf) {
-        const TokenSet all = keys.tokens(leaf);
-        const Index from = detail::tokens_below(all, range.low), to = detail::tokens_below(all, range.high);
-        if (from < to) sums.add(n_leaves + leaf, call.k, call.v, all.part(from, to - from));
-      });
-      sums.sum_up();
-      work.rows_added += n_leaves - 1;
-      std::fill_n(ready, n_leaves, false);
-      for (Index i = first; i < end; ++i) {
-        Sum* known = table + query_leaf[i] * d_v;
-        if (levels.by_query || !ready[query_leaf[i]]) {
-          ready[query_leaf[i]] = true;
-          work.levels_read += detail::read_path(sums, query_leaf[i], levels, call.q, i, weights, known);
-        }
-        write(call, i, 0, d_v, known);
-      }
-    }
-    return work;
-  }
-
-  // Running sums along the keys, which every query reads in turn. Threads share out the columns.
-  template <class Call>
-  Work attend_causal(const Call& call, const Index* query_leaf, const detail::LeafLists& keys,
-                     const detail::LevelWeights<Sum>& levels, const Mask& mask, const Context& context) const {
-    const Index d_v = call.v.cols, height = tree_.height();
-    const double additions = 2.0 * static_cast<double>(call.q.rows * d_v * (height + 1));
-    // A task is a few columns for all tokens, whole vectors of them; by_query weighs by whole rows of keys: one task.
-    const Index share = levels.by_query ? 1 : addition_threads(additions, context);
-    const Index width = std::max<Index>(1, ((d_v + share - 1) / share + 15) / 16 * 16);
-    const Index n_tasks = std::max<Index>(1, (d_v + width - 1) / width);
-    Workspace::Frame frame(*context.workspace);
-    const detail::OwnKeys own(mask, call.q.rows, call.k.rows);
-    const Index* key_leaf = keys.leaf_of();
-    Work work{(height + 1) * keys.size(0, tree_.n_leaves()), 0};
-    detail::for_each_task(
-        n_tasks, static_cast<int>(share), frame,
-        [&](detail::Scratch& scratch) { return take_causal(scratch, width, call.k.cols); },
-        [&](CausalState& state, Index task) {
-          const Index first = task * width, n = std::min(width, d_v - first);
-          Sums& sums = state.sums;
-          sums.d_v = n;
-          const auto values = call.v.columns(first, n);
-          Index low = -1, next = 0;
-          for (Index i = 0; i < call.q.rows; ++i) {
-            const KeyRangeOf range = own.of(i);
-            if (range.low != low) {  // another sequence
-              sums.clear();
-              low = next = range.low;
-            }
-            for (; next < range.high; ++next) sums.add_path(key_leaf[next], call.k, values, next);
-            const Index read = detail::read_path(sums, query_leaf[i], levels, call.q, i, state.weights, state.row);
-            if (task == 0) work.levels_read += read;  // every task reads them
-            write(call, i, first, n, state.row);
-          }
-        });
-    return work;
-  }
-
-  // Columns [first, first + n) of row i of the call's output.
-  template <class Call>
-  static void write(const Call& call, Index i, Index first, Index n, const Sum* row) {
-    if constexpr (std::is_same_v<typename Call::Out, Sum>) {
-      if (call.out.col_stride == 1) {
-        std::copy_n(row, n, call.out.data + i * call.out.row_stride + first);
-        return;
-      }
-    }
-    for (Index c = 0; c < n; ++c) call.out(i, first + c) = static_cast<typename Call::Out>(row[c]);
-  }
-
-  struct CausalState {
-    Sums sums;
-    Sum* weights;
-    Sum* row;
-  };
-  CausalState take_causal(detail::Scratch& scratch, Index width, Index d) const {
-    const Sums sums = Sums::take(scratch, tree_.height(), width, key_width(d));
-    Sum* weights = scratch.take<Sum>(tree_.height() + 1);
-    return {sums, weights, scratch.take<Sum>(width)};
-  }
-
-  // Additions of rows count one each, weights times rows two.
-  template <class Call>
-  void count(FlopCounter& flops, const Call& call, const Mask& mask, const Work& work) const {
-    const double d_v = static_cast<double>(call.v.cols), d = static_cast<double>(key_width(call.k.cols));
-    const double added = static_cast<double>(work.rows_added), read = static_cast<double>(work.levels_read);
-    flops.add_products(Phase::values, (added + 2.0 * read) * d_v);
-    flops.add_products(Phase::scores, (added + 2.0 * read) * d);
-    flops.add_exponentials(read);
-    flops.add_tokens(static_cast<double>(std::min(call.k.rows, mask.n_real_keys)), static_cast<double>(call.k.rows));
-  }
-
-  using KeyRangeOf = detail::KeyRange;
 
   DecisionTree<S> tree_;
   Vector<Sum> logits_;
