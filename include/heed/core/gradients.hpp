@@ -31,6 +31,14 @@ struct AttentionGradients {
   Vector<Accumulator<S>> d_sinks;  ///< one a head where sinks are given; else empty
 };
 
+/// Gradient of a tree of hyperplanes, in the scalar sums are kept in. Biases that are medians of a call's keys
+/// (TreeBiases::key_medians) stand as constants: they get the gradient of stored biases of the same values.
+template <class S>
+struct TreeGradient {
+  Matrix<S> planes;  ///< 2^h - 1 x d
+  Vector<S> biases;  ///< 2^h - 1
+};
+
 namespace detail {
 
 inline void check_gradient_of_out(Index rows, Index cols, Index n_q, Index d_v) {
