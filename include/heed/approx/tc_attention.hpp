@@ -9,11 +9,13 @@
 #include <Eigen/Core>
 
 #include "heed/approx/detail/tc_forward.hpp"
+#include "heed/approx/detail/tc_gradient_sums.hpp"
 #include "heed/approx/detail/tc_head.hpp"
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/errors.hpp"
 #include "heed/core/floating.hpp"
+#include "heed/core/gradients.hpp"
 #include "heed/core/key_bounds.hpp"
 #include "heed/core/method.hpp"
 #include "heed/core/options.hpp"
@@ -26,6 +28,7 @@
 #include "heed/trees/path_importance.hpp"
 #include "heed/trees/path_sums.hpp"
 #include "heed/trees/routed_heads.hpp"
+#include "heed/trees/tree_sums.hpp"
 
 namespace heed {
 
@@ -132,6 +135,69 @@ class TcAttention {
                                [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
                                  detail::TcForward<Call>(head(call, query_leaf, keys, options, inner)).run(inner.flops);
                                });
+  }
+
+  /// Gradients of the method's own parameters: d_tree.planes, d_tree.biases, d_level_logits.
+  struct Gradients {
+    TreeGradient<Sum> d_tree;
+    Vector<Sum> d_level_logits;  ///< h + 1; 0 where the level is off
+  };
+  void size_gradients(Gradients& gradients) const {
+    gradients.d_tree.planes.resize(tree_.planes().rows(), tree_.planes().cols());
+    gradients.d_tree.biases.resize(tree_.biases().size());
+    gradients.d_level_logits.resize(logits_.size());
+  }
+  /// See core/method.hpp.
+  template <class Grads>
+  void check_gradients(Grads& gradients) const {
+    if constexpr (requires { gradients.d_tree; }) detail::check_tree_gradient(gradients.d_tree, tree_, "d_tree");
+    if constexpr (requires { gradients.d_level_logits; }) {
+      const auto logits = output_view_of(gradients.d_level_logits);
+      static_assert(std::is_same_v<typename decltype(logits)::Scalar, Sum>,
+                    "heed: d_level_logits must have the scalar sums are kept in");
+      if (logits.rows * logits.cols == 0) return;
+      detail::check_gradient(logits.rows, logits.cols, "d_level_logits", "a column of level_logits", logits_.size(), 1);
+    }
+  }
+
+  /// The gradient of one call, see core/method.hpp. With G = d_out, N_v, V_v and K_v the number of keys in node v (of
+  /// those query i may see) and the sums of their value and key rows, C_v = V_v / N_v, c_v = K_v / N_v, p_t = <G_i, C_t>
+  /// on the path of query i, and w_t its logit of level t:
+  ///   dL/dw_t = alpha_t (p_t - sum_s alpha_s p_s), summed over queries the gradient by the level's logit,
+  ///   dL/dV_v = sum_i (alpha_t / N_v) G_i,   dL/dN_v = -sum_i (alpha_t / N_v) p_t,
+  ///   d_v_j = sum over the path of key j of dL/dV_v;
+  /// by_query adds scale sum_t dL/dw_t c_t to d_q_i, (scale / N_v) sum_i dL/dw_t q_i to dL/dK_v, which d_k_j sums over
+  /// the path, and sum_i dL/dw_t (1 - scale q_i . c_v) / N_v to dL/dN_v.
+  ///
+  /// Routing   unless RoutingGradient::none; flip and all_leaves are the same here, since every node of the tree has a
+  ///           signal, and BackwardOptions::bounded changes nothing, since weights are at most 1. With g a token's soft
+  ///           leaves, one for its own: for query i dL/dg_l = <G_i, out_i^l>, out_i^l what it would see from leaf l,
+  ///           with the levels' weights of that path (PAPERS' alpha_t <G_i, C_v>, summed over the path to l); for key j
+  ///           dL/dg_l = sum over the path to l of <dL/dV_v, v_j> + <dL/dK_v, k_j> + dL/dN_v. Then g = softmax(P s),
+  ///           s = sign(z), and dL/dz = [|z| <= 1] P^T (g * (dL/dg - <g, dL/dg>)); see detail::leaves_to_nodes and
+  ///           detail::add_routing_gradient. A node without keys gives neither: which nodes are empty stands as it is.
+  /// Cost      out's sums again; 4 d_v flops a level of each leaf that has queries, causal or by_query 4 d_v + 6 d of
+  ///           each query; additions of d_v a key and query, causal 2 (h + 1) of them a key. Routing: 2^(h+1) d_v flops
+  ///           a token, twice that for causal keys and for queries that are causal or by_query, and 6 (2^h - 1) d; d
+  ///           joins d_v by_query. Memory of 2^(h+1) (d_v + d) numbers, of 3 (h + 1) a query where it is causal or
+  ///           by_query, and, for causal routing, of up to 16 such tables, fewer for large trees.
+  template <class Call, class Grads>
+    requires std::is_same_v<typename Call::Sum, Sum>
+  void attend_heads_backward(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
+                             const BackwardOptions& backward, Grads& gradients, const Context& context) const {
+    const detail::WithWorkspace own(context);
+    const Context& inner = own.context();
+    Workspace::Frame frame(own.workspace());
+    const bool routes = backward.routing != RoutingGradient::none && tree_.height() > 0;
+    detail::TcGradientSums<Sum> sums(tree_, routes, gradients, frame);
+    if (!calls.empty() && calls.front().q.rows > 0) {
+      detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, inner, nullptr,
+                                 [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
+                                   const detail::TcHead<Call> one = head(call, query_leaf, keys, options, inner);
+                                   sums.add(one, tree_, inner);
+                                 });
+    }
+    sums.write(gradients);
   }
 
   /// Adds to `sums` the column maxima and summed squares of the weights A_ij of each call, key head c / heads_per_kv at

@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 
@@ -86,6 +87,9 @@ struct PathSums {
     }
   }
 };
+
+/// The level a node stands at; nodes are numbered as in PathSums.
+inline Index level_of(Index node) { return static_cast<Index>(std::bit_width(static_cast<std::size_t>(node))) - 1; }
 
 /// Clears `sums` and fills every node with the keys of [low, high): leaves first, a task each, then upwards.
 template <class T, class S>

@@ -34,6 +34,28 @@ struct TcHead {
   int addition_threads(double additions) const { return threads_for(additions, 2e4, threads); }
 };
 
+/// One row for each leaf of a tree, standing for all queries in it.
+template <class T>
+struct TcLeaves {
+  Index n_leaves = 0;
+  T* d_out = nullptr;       // n_leaves x d_v: sums over the queries
+  T* out = nullptr;         // n_leaves x d_v: what they see
+  T* shares = nullptr;      // levels x n_leaves: weights of the levels
+  T* by_logits = nullptr;   // levels x n_leaves: gradients by their logits
+  Index* levels = nullptr;  // n_leaves: how many count
+
+  static TcLeaves take(Workspace::Frame& frame, Index height, Index d_v) {
+    TcLeaves leaves{Index(1) << height};
+    const Index n = leaves.n_leaves;
+    for (T** table : {&leaves.d_out, &leaves.out}) *table = frame.take<T>(n * d_v);
+    for (T** table : {&leaves.shares, &leaves.by_logits}) *table = frame.take<T>(n * (height + 1));
+    leaves.levels = frame.take<Index>(n);
+    return leaves;
+  }
+  T& share(Index t, Index leaf) const { return shares[t * n_leaves + leaf]; }
+  T& by_logit(Index t, Index leaf) const { return by_logits[t * n_leaves + leaf]; }
+};
+
 /// Columns of one thread where they are shared out: whole vectors.
 inline Index shared_columns(Index columns, Index threads) {
   return ((columns + threads - 1) / threads + 15) / 16 * 16 + (columns == 0 ? 16 : 0);

@@ -1,0 +1,71 @@
+#pragma once
+#include <algorithm>
+#include <cstddef>
+
+#include "heed/approx/detail/tc_backward.hpp"
+#include "heed/approx/detail/tc_head.hpp"
+#include "heed/approx/detail/tc_signals.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/trees/decision_tree.hpp"
+#include "heed/trees/routed_heads.hpp"
+#include "heed/trees/tree_sums.hpp"
+
+namespace heed::detail {
+
+/// Sums over heads of the gradients by the parameters of TC-attention.
+template <class T>
+class TcGradientSums {
+ public:
+  /// Makes room for what `gradients` has a place for.
+  template <class S, class Grads>
+  TcGradientSums(const DecisionTree<S>& tree, bool routes, Grads& gradients, Workspace::Frame& frame)
+      : n_levels_(tree.height() + 1), routes_(routes) {
+    d_logits_ = frame.take<double>(n_levels_);
+    std::fill_n(d_logits_, n_levels_, 0.0);
+    if constexpr (requires { gradients.d_tree; }) {
+      if (gradients.d_tree.planes.size() + gradients.d_tree.biases.size() > 0) {
+        tree_ = TreeSums<T>::take(frame, tree.n_leaves() - 1, tree.d());
+        tree_.clear();
+      }
+    }
+    Index* nodes = frame.take<Index>(tree.n_leaves() - 1);
+    for (Index node = 0; node < tree.n_leaves() - 1; ++node) nodes[node] = node;
+    nodes_ = nodes;
+  }
+
+  /// Goes backward through one head. The context brings a workspace.
+  template <class Call, class S>
+  void add(const TcHead<Call>& head, const DecisionTree<S>& tree, const Context& context) const {
+    if (!routes_) return TcBackward<Call>(head, d_logits_, nullptr, context).run();
+    const Call& call = head.call;
+    Workspace::Frame frame(*context.workspace);
+    const Index n_k = call.k.rows, n_real = std::min(n_k, head.mask.n_real_keys);
+    const bool medians = tree.bias_rule() == TreeBiases::key_medians;
+    const bool* seen = medians ? seen_keys(head.mask, call.q.rows, n_k, n_real, call.head, frame) : nullptr;
+    const TcRouting<T> routing{tree.router_for(call.k, n_real, seen, frame, head.threads), tree_, nodes_};
+    TcBackward<Call>(head, d_logits_, &routing, context).run();
+  }
+
+  template <class Grads>
+  void write(Grads& gradients) const {
+    if constexpr (requires { gradients.d_tree; }) {
+      if (tree_.planes != nullptr) tree_.write(gradients.d_tree);
+    }
+    if constexpr (requires { gradients.d_level_logits; }) {
+      const auto to = output_view_of(gradients.d_level_logits);
+      for (Index t = 0; t < to.rows; ++t) to(t, 0) = static_cast<T>(d_logits_[t]);
+    }
+  }
+
+ private:
+  Index n_levels_;
+  bool routes_;
+  double* d_logits_;
+  TreeSums<T> tree_;
+  const Index* nodes_ = nullptr;
+};
+
+}  // namespace heed::detail
