@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <Eigen/Core>
+#include <gtest/gtest.h>
 
 #include "heed/approx/tc_attention.hpp"
 #include "heed/core/floating.hpp"
@@ -61,8 +62,8 @@ class PlainTcGradient {
     }
     z_q_ = projections(at, at.q, false);
     z_k_ = projections(at, at.k, true);
-    hard_q_ = hard(z_q_);
-    hard_k_ = hard(z_k_);
+    hard_q_ = hard(tree.leaf_of(in.q.template cast<S>().eval()), z_q_);
+    hard_k_ = hard(tree.leaf_of_keys(in.k.template cast<S>().eval()), z_k_);
   }
 
   TcPoint at;  ///< where the gradient is taken
@@ -159,12 +160,18 @@ class PlainTcGradient {
     }
     return z;
   }
-  Matrix<double> hard(const Matrix<double>& z) const {
+  // One in each token's leaf. On its path z becomes what the leaf says, where rounding alone decides its sign.
+  Matrix<double> hard(const Vector<Index>& leaf_of, Matrix<double>& z) const {
     Matrix<double> g = Matrix<double>::Zero(z.rows(), n_leaves());
     for (Index i = 0; i < z.rows(); ++i) {
-      Index node = 1;
-      while (node < n_leaves()) node = 2 * node + (z(i, node - 1) >= 0 ? 1 : 0);
-      g(i, node - n_leaves()) = 1;
+      g(i, leaf_of(i)) = 1;
+      for (Index node = n_leaves() + leaf_of(i); node > 1; node /= 2) {
+        double& own = z(i, node / 2 - 1);
+        if (node % 2 == 1 ? own < 0 : own >= 0) {
+          EXPECT_NEAR(own, 0, 1e-12);
+          own = node % 2 == 1 ? 0 : -1e-300;
+        }
+      }
     }
     return g;
   }

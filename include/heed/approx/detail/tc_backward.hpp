@@ -105,13 +105,15 @@ class TcBackward {
           leaves_.levels[leaf] = some.size == 0 ? 0 : weigh_leaf(worker, leaf);
           for (Index t = 0; t <= head_.height && some.size == 0; ++t)
             leaves_.share(t, leaf) = leaves_.by_logit(t, leaf) = 0;
-          if (routing_ != nullptr)
-            read_path(sums_, leaf, head_.levels, call.q, 0, worker.weights, leaves_.out + leaf * d_v);
+          leaves_.read[leaf] = routing_ == nullptr ? 0
+                                                   : read_path(sums_, leaf, head_.levels, call.q, 0, worker.weights,
+                                                               leaves_.out + leaf * d_v);
         });
     for_each_task(to_.n_nodes() - 1, threads, [&](Index task) { gather_node(task + 1); });
     for (Index leaf = 0; leaf < n_leaves; ++leaf) {
       for (Index t = 0; t <= head_.height; ++t) d_logits_[t] += static_cast<double>(leaves_.by_logit(t, leaf));
       levels_read_ += leaves_.levels[leaf];
+      out_levels_read_ += leaves_.read[leaf];
     }
     query_rows_added_ += sequence.end - sequence.first;
   }
@@ -189,10 +191,10 @@ class TcBackward {
   void count(FlopCounter& flops) const {
     const double d_v = static_cast<double>(head_.call.v.cols), d = static_cast<double>(head_.key_width());
     const double read = static_cast<double>(levels_read_);
-    const double added = static_cast<double>(rows_added_ + query_rows_added_);
+    const double added = static_cast<double>(rows_added_ + query_rows_added_ + 2 * out_levels_read_);
     flops.add_products(Phase::backward_values, (added + 4.0 * read) * d_v);
     flops.add_products(Phase::backward_scores, (static_cast<double>(key_rows_added_) + 6.0 * read) * d);
-    flops.add_exponentials(read);
+    flops.add_exponentials(read + static_cast<double>(out_levels_read_));
   }
 
   TcHead<Call> head_;
@@ -205,7 +207,7 @@ class TcBackward {
   PathShares<T> shares_;
   LeafLists queries_;
   TcLeaves<T> leaves_;
-  Index rows_added_ = 0, query_rows_added_ = 0, key_rows_added_ = 0, levels_read_ = 0;
+  Index rows_added_ = 0, query_rows_added_ = 0, key_rows_added_ = 0, levels_read_ = 0, out_levels_read_ = 0;
 };
 
 }  // namespace heed::detail

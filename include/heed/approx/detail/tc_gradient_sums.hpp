@@ -26,7 +26,7 @@ class TcGradientSums {
     d_logits_ = frame.take<double>(n_levels_);
     std::fill_n(d_logits_, n_levels_, 0.0);
     if constexpr (requires { gradients.d_tree; }) {
-      if (gradients.d_tree.planes.size() + gradients.d_tree.biases.size() > 0) {
+      if (routes && (is_wanted(gradients.d_tree.planes) || is_wanted(gradients.d_tree.biases))) {
         tree_ = TreeSums<T>::take(frame, tree.n_leaves() - 1, tree.d());
         tree_.clear();
       }
@@ -52,7 +52,12 @@ class TcGradientSums {
   template <class Grads>
   void write(Grads& gradients) const {
     if constexpr (requires { gradients.d_tree; }) {
-      if (tree_.planes != nullptr) tree_.write(gradients.d_tree);
+      if (tree_.planes != nullptr) {
+        tree_.write(gradients.d_tree);
+      } else {
+        fill(output_view_of(gradients.d_tree.planes), T(0));
+        fill(output_view_of(gradients.d_tree.biases), T(0));
+      }
     }
     if constexpr (requires { gradients.d_level_logits; }) {
       const auto to = output_view_of(gradients.d_level_logits);
@@ -61,6 +66,12 @@ class TcGradientSums {
   }
 
  private:
+  template <class Gradient>
+  static bool is_wanted(Gradient& gradient) {
+    const auto to = output_view_of(gradient);
+    return to.rows * to.cols > 0;
+  }
+
   Index n_levels_;
   bool routes_;
   double* d_logits_;

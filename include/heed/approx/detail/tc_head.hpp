@@ -42,14 +42,15 @@ struct TcLeaves {
   T* out = nullptr;         // n_leaves x d_v: what they see
   T* shares = nullptr;      // levels x n_leaves: weights of the levels
   T* by_logits = nullptr;   // levels x n_leaves: gradients by their logits
-  Index* levels = nullptr;  // n_leaves: how many count
+  Index* levels = nullptr;  // n_leaves: how many count, of the leaves that have queries
+  Index* read = nullptr;    // n_leaves: how many count, where `out` was read
 
   static TcLeaves take(Workspace::Frame& frame, Index height, Index d_v) {
     TcLeaves leaves{Index(1) << height};
     const Index n = leaves.n_leaves;
     for (T** table : {&leaves.d_out, &leaves.out}) *table = frame.take<T>(n * d_v);
     for (T** table : {&leaves.shares, &leaves.by_logits}) *table = frame.take<T>(n * (height + 1));
-    leaves.levels = frame.take<Index>(n);
+    for (Index** counts : {&leaves.levels, &leaves.read}) *counts = frame.take<Index>(n);
     return leaves;
   }
   T& share(Index t, Index leaf) const { return shares[t * n_leaves + leaf]; }

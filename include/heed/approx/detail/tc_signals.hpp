@@ -123,7 +123,10 @@ class TcSignals {
     } else {
       multiply(own, panel, n_leaves, n_leaves);
     }
-    leaves_to_nodes(own.value, own.score, panel.z, head_.height, width, panel.y);
+    const Index* leaf = role_ == TokenRole::query ? head_.query_leaf : head_.keys.leaf_of();
+    shares_of_signs(
+        panel.z, head_.height, width, panel.tokens.size, [&](Index i) { return leaf[panel.tokens[i]]; }, own.score);
+    leaves_to_nodes(own.value, own.score, head_.height, width, panel.y);
   }
 
  private:
