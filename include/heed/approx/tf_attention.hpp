@@ -45,9 +45,9 @@ struct TfOptions {
 ///
 /// Backward passes have the gradient of the softmax over S(i), and that of routing. The soft form is
 ///   out_i = sum_j m_ij e_ij v_j / sum_j m_ij e_ij,  m_ij = sum_l g_l(q_i) g_l(k_j),  e_ij = e^score(i, j),
-/// at one-hot g. Z_i = e^lse_i and mean_i = d_out_i . out_i - d_lse_i are those of the whole S(i). Signals dL/dg_l go to
-/// the own leaf and, as BackwardOptions::routing says, to those of one flipped decision or to all (LeafSignals). With
-/// t_ij = (e_ij / Z_i) (d_out_i . v_j - mean_i), over the pairs that would be seen if the token were in leaf l too:
+/// at one-hot g. Z_i = e^lse_i and mean_i = d_out_i . out_i - d_lse_i are those of the whole S(i). There are signals
+/// dL/dg_l for the own leaf and, as BackwardOptions::routing says, for those of one flipped decision or for all
+/// (LeafSignals). With t_ij = (e_ij / Z_i) (d_out_i . v_j - mean_i), over the pairs that leaf l would add:
 ///   dL/dg_l(q_i) = sum_j t_ij, bounded: sum_j t_ij / (1 + sum_j e_ij / Z_i), which is the weight Z_i^l / (Z_i + Z_i^l)
 ///                  times (d_out_i . out_i^l - mean_i);
 ///   dL/dg_l(k_j) = sum_i t_ij, bounded: sum_i t_ij / (1 + e_ij / Z_i), each term of weight e_ij / (Z_i + e_ij).

@@ -13,7 +13,7 @@ namespace heed::detail {
 /// are the h codes of one bit (RoutingGradient::flip: the leaf whose path has that one decision the other way), or all.
 ///
 /// With u_l = dL/dg_l at leaf l of the set and s_v = sign(z_v), which on the own path is the decision that was taken:
-///   a_l = sum of P_lv s_v over the path of l, P_lv = 1 where l lies under the second child of v and -1 under the first;
+///   a_l = sum of P_lv s_v over the path of l, P_lv = 1 where it goes to the second child of v and -1 to the first;
 ///   g = softmax(a) over the set;  dL/da_l = g_l (u_l - sum_m g_m u_m);  dL/ds_v = sum_l P_lv dL/da_l.
 /// The forward pass is the one-hot g: this is its straight-through backward.
 /// Source  Karthikeyan, Jain, Natarajan, Jain 2021, section 4; restricting g to a set of leaves is ours.
