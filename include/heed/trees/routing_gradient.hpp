@@ -35,6 +35,7 @@ struct SignalPanel {
   Index width = 0;       ///< entries of a row of z and y, at least as many as tokens
   const T* z = nullptr;  ///< n_nodes x width: w_v . x + b_v, with the extra coordinate of lifted keys
   T* y = nullptr;        ///< n_nodes x width: dL/ds_v, s_v = sign(z_v)
+  T* room = nullptr;     ///< (n_nodes + 1) x width, for whatever use
 };
 
 /// The tokens of one head in one role, and where their gradients are added.
@@ -82,6 +83,7 @@ class RoutingGradientPanel {
     sums_ = TreeSums<T>::take(scratch, most_nodes, d_);
     z_ = scratch.take<T>(most_nodes * width);
     y_ = scratch.take<T>(most_nodes * width);
+    room_ = scratch.take<T>((most_nodes + 1) * width);
     rows_ = scratch.take<T>(width * stride_);
     x_ = scratch.take<T>(d_ * width);
     d_x_ = scratch.take<T>(d_ * width);
@@ -127,7 +129,7 @@ class RoutingGradientPanel {
       for (Index i = 0; i < width; ++i) z_[v * width + i] += lifts() ? weight * extra_[i] + bias : bias;
     }
     std::fill_n(y_, n_nodes * width, T(0));
-    signals(SignalPanel<T>{index, tokens, width, z_, y_});
+    signals(SignalPanel<T>{index, tokens, width, z_, y_, room_});
     for (Index v = 0; v < n_nodes; ++v) {  // straight through the sign where |z| <= 1, not at all elsewhere
       T *y = y_ + v * width, sum = 0;
       const T* z = z_ + v * width;
@@ -184,7 +186,7 @@ class RoutingGradientPanel {
   const StorageKernels<T, KernelScalar<S>>& stored_;
   const StorageKernels<T, T>& same_;
   Index d_, stride_;
-  T *planes_, *z_, *y_, *rows_, *x_, *d_x_, *extra_, *ones_, *ignored_, *reach_;
+  T *planes_, *z_, *y_, *room_, *rows_, *x_, *d_x_, *extra_, *ones_, *ignored_, *reach_;
   TreeSums<T> sums_;
 };
 
