@@ -47,7 +47,8 @@ struct Case {
   TreeOptions<double> tree{};
 };
 
-/// Largest difference over the largest entry, or over 1: entries are sums of terms of about that size, which may cancel.
+/// Largest difference over the largest entry, or over 1: entries are sums of terms of about that size, which may
+/// cancel.
 template <class Got, class Want>
 double off_by(const Got& got, const Want& want) {
   EXPECT_EQ(got.rows(), want.rows());
@@ -429,25 +430,17 @@ TEST(TcBackward, CountsWhatItSays) {
         c.options.mask.causal = causal;
         const Problem p = problem_of(c);
         const PlainTc plain(p.tc, p.in, c.options);
-        const FlopCounter forward = plain.flops();
+        const FlopCounter forward = plain.flops(), backward_flops = plain.backward_flops();
         const bool whole = causal == Causal::none, routes = routing != RoutingGradient::none;
-        const Vector<Index> leaf = p.tree.leaf_of(p.in.q);
-        double read = 0, read_of_leaves = 0;
-        std::vector<bool> done(leaves, false);
-        for (Index i = 0; i < n_q; ++i) {
-          const auto own = static_cast<std::size_t>(leaf(i));
-          for (Index t = 0; t <= height && (!whole || by_query || !done[own]); ++t) read += !plain.keys(i, t).empty();
-          done[own] = true;
-        }
+        double read_of_leaves = 0;
         const Vector<Index> key_leaf = p.tree.leaf_of(p.in.k);
         for (Index l = 0; l < leaves; ++l) {
           for (Index t = 0; t <= height; ++t)
             read_of_leaves += (key_leaf.array() / (leaves >> t) == l / (leaves >> t)).any();
         }
-        const double keys = n_k, queries = n_q, nodes = leaves - 1, levels = height + 1, width = by_query ? d : 0;
-        const double added = whole ? 2 * keys + 3 * nodes : 2 * levels * keys;
-        double values = (added + 4 * read + (whole && !by_query ? queries : 0)) * d_v;
-        double scores = ((whole ? added : 3 * levels * keys) + 6 * read) * width, exponentials = read;
+        const double keys = n_k, queries = n_q, nodes = leaves - 1, width = by_query ? d : 0;
+        double values = backward_flops.products(Phase::backward_values),
+               scores = backward_flops.products(Phase::backward_scores), exponentials = backward_flops.exponentials();
         double routed = forward.products(Phase::route);
         if (routes) {
           const double of_query = whole && !by_query ? leaves : 2 * leaves - 1,

@@ -161,8 +161,8 @@ class TcAttention {
   }
 
   /// The gradient of one call, see core/method.hpp. With G = d_out, N_v, V_v and K_v the number of keys in node v (of
-  /// those query i may see) and the sums of their value and key rows, C_v = V_v / N_v, c_v = K_v / N_v, p_t = <G_i, C_t>
-  /// on the path of query i, and w_t its logit of level t:
+  /// those query i may see) and the sums of their value and key rows, C_v = V_v / N_v, c_v = K_v / N_v,
+  /// p_t = <G_i, C_t> on the path of query i, and w_t its logit of level t:
   ///   dL/dw_t = alpha_t (p_t - sum_s alpha_s p_s), summed over queries the gradient by the level's logit,
   ///   dL/dV_v = sum_i (alpha_t / N_v) G_i,   dL/dN_v = -sum_i (alpha_t / N_v) p_t,
   ///   d_v_j = sum over the path of key j of dL/dV_v;
@@ -179,7 +179,8 @@ class TcAttention {
   /// Cost      out's sums again; 4 d_v flops a level of each leaf that has queries, causal or by_query 4 d_v + 6 d of
   ///           each query; additions of d_v a key and query, causal 2 (h + 1) of them a key. Routing: 2^(h+1) d_v flops
   ///           a token, twice that for causal keys and for queries that are causal or by_query, and 6 (2^h - 1) d; d
-  ///           joins d_v by_query. Memory of 2^(h+1) (d_v + d) numbers, of 3 (h + 1) a query where it is causal or
+  ///           joins d_v by_query. Products of tokens of one panel with one another, which causal routing takes, are not
+  ///           counted. Memory of 2^(h+1) (d_v + d) numbers, of 3 (h + 1) a query where it is causal or
   ///           by_query, and, for causal routing, of up to 16 such tables, fewer for large trees.
   template <class Call, class Grads>
     requires std::is_same_v<typename Call::Sum, Sum>
@@ -192,9 +193,9 @@ class TcAttention {
     detail::TcGradientSums<Sum> sums(tree_, routes, gradients, frame);
     if (!calls.empty() && calls.front().q.rows > 0) {
       detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, inner, nullptr,
-                                 [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
-                                   const detail::TcHead<Call> one = head(call, query_leaf, keys, options, inner);
-                                   sums.add(one, tree_, inner);
+                                 [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys,
+                                     const detail::Router<Sum>& router) {
+                                   sums.add(head(call, query_leaf, keys, options, inner), router, inner);
                                  });
     }
     sums.write(gradients);

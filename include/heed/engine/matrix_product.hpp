@@ -152,8 +152,8 @@ void project_rows(const ConstView<Row>& x, const PackedWeights<S>& weights, Inde
                 });
 }
 
-/// Some tokens, transposed, to be multiplied by rows of tables that change from panel to panel: to(r, i) = table_r . x_i,
-/// vector lanes along tokens. One object per thread.
+/// Some tokens, transposed, to be multiplied by rows of tables that change from panel to panel:
+/// to(r, i) = table_r . x_i, vector lanes along tokens. One object per thread.
 template <class T>
 class TokenPanel {
  public:

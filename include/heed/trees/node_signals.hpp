@@ -12,7 +12,8 @@ inline constexpr T share_along_sign = T(0.88079707797788244);
 /// Shares of the second child at every node for a panel of tokens, from the signs of their projections z; on a token's
 /// own path from its leaf, which decides where rounding may not.
 ///
-/// Shapes  z: (2^h - 1) x width, nodes in level order; leaf: n numbers, n <= width; shares: 2^h x width, node v in row v.
+/// Shapes  z: (2^h - 1) x width, nodes in level order; leaf_of(i): of the panel's n <= width tokens; shares: 2^h x
+///         width, node v (as in PathSums) in row v.
 template <class T, class LeafOf>
 void shares_of_signs(const T* z, Index height, Index width, Index n, const LeafOf& leaf_of, T* shares) {
   const T along = share_along_sign<T>, against = T(1) - along;
@@ -24,15 +25,15 @@ void shares_of_signs(const T* z, Index height, Index width, Index n, const LeafO
   }
 }
 
-/// From what a loss says of the leaves of a tree to what it says of its decisions, for a panel of tokens. With the signs
-/// s_v of a token's projections, the leaf scores are a = P s, P the path matrix of entries -1, 0 and 1, and its soft
-/// leaves g = softmax(a); given u_l = dL/dg_l,
+/// From what a loss says of the leaves of a tree to what it says of its decisions, for a panel of tokens. With the
+/// signs s_v of a token's projections, the leaf scores are a = P s, P the path matrix of entries -1, 0 and 1, and its
+/// soft leaves g = softmax(a); given u_l = dL/dg_l,
 ///   y = P^T dL/da,  dL/da_l = g_l (u_l - <g, u>).
 /// All a of one token sum to the same below any node of a level, so a node sends sigma(2) of a token's share along its
 /// sign and sigma(-2) against it: means of u upwards, shares downwards.
 ///
-/// Shapes  u: 2^(h + 1) x width, leaf l in row 2^h + l; overwritten. shares: of shares_of_signs(). y: (2^h - 1) x width,
-///         nodes in level order; h >= 1.
+/// Shapes  u: 2^(h + 1) x width, leaf l in row 2^h + l; overwritten. shares: of shares_of_signs(). y: (2^h - 1) x
+///         width, nodes in level order; h >= 1.
 /// Cost    about 10 flops a node and token.
 /// Source  Karthikeyan, Jain, Natarajan, Jain 2021, section 4: the dense gradient of a hard tree.
 template <class T>

@@ -19,8 +19,8 @@
 namespace heed::detail {
 
 /// The backward pass of one head of TC-attention; TcAttention documents what it computes. Sequence by sequence it sums
-/// keys as the forward pass does, finds what each level gives the sums of its nodes, and reads that back along the paths
-/// of the keys.
+/// keys as the forward pass does, finds what each level gives the sums of its nodes, and reads that back along the
+/// paths of the keys.
 template <class Call>
 class TcBackward {
  public:

@@ -22,7 +22,8 @@ class TcForward {
 
   explicit TcForward(const TcHead<Call>& head) : head_(head) {}
 
-  /// Writes all rows of out. `flops`: null, or counts additions of rows as one flop an entry, weights times rows as two.
+  /// Writes all rows of out. `flops`: null, or counts additions of rows as one flop an entry, weights times rows as
+  /// two.
   void run(FlopCounter* flops) {
     head_.causal() ? attend_causal() : attend_whole();
     if (flops == nullptr) return;

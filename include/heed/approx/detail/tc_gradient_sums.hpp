@@ -10,7 +10,7 @@
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/trees/decision_tree.hpp"
-#include "heed/trees/routed_heads.hpp"
+#include "heed/trees/route.hpp"
 #include "heed/trees/tree_sums.hpp"
 
 namespace heed::detail {
@@ -36,17 +36,11 @@ class TcGradientSums {
     nodes_ = nodes;
   }
 
-  /// Goes backward through one head. The context brings a workspace.
-  template <class Call, class S>
-  void add(const TcHead<Call>& head, const DecisionTree<S>& tree, const Context& context) const {
-    if (!routes_) return TcBackward<Call>(head, d_logits_, nullptr, context).run();
-    const Call& call = head.call;
-    Workspace::Frame frame(*context.workspace);
-    const Index n_k = call.k.rows, n_real = std::min(n_k, head.mask.n_real_keys);
-    const bool medians = tree.bias_rule() == TreeBiases::key_medians;
-    const bool* seen = medians ? seen_keys(head.mask, call.q.rows, n_k, n_real, call.head, frame) : nullptr;
-    const TcRouting<T> routing{tree.router_for(call.k, n_real, seen, frame, head.threads), tree_, nodes_};
-    TcBackward<Call>(head, d_logits_, &routing, context).run();
+  /// Goes backward through one head, whose router has the biases of its keys. The context brings a workspace.
+  template <class Call>
+  void add(const TcHead<Call>& head, const Router<T>& router, const Context& context) const {
+    const TcRouting<T> routing{router, tree_, nodes_};
+    TcBackward<Call>(head, d_logits_, routes_ ? &routing : nullptr, context).run();
   }
 
   template <class Grads>

@@ -29,8 +29,8 @@ struct TcSequence {
 ///   dL/dw_t = alpha_t (p_t - sum_s alpha_s p_s),
 ///   by the sum of value rows of node t: (alpha_t / N_t) G_i,
 ///   by its sum of key rows: (scale / N_t) dL/dw_t q_i,
-///   by its number of keys: (dL/dw_t (1 - scale q_i . c_t) - alpha_t p_t) / N_t, without the first term where queries do
-///   not weigh the levels,
+///   by its number of keys: (dL/dw_t (1 - scale q_i . c_t) - alpha_t p_t) / N_t, without the first term where queries
+///   do not weigh the levels,
 ///   and d_q_i += scale sum_t dL/dw_t c_t.
 /// Threads share out levels, queries or columns, whose results do not depend on one another.
 template <class Call>
