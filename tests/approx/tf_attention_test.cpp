@@ -74,14 +74,13 @@ template <class S>
 std::vector<DecisionTree<S>> two_trees_for(const Inputs<S>& in) {
   return {tree_for(in), random_tree<S>(2, in.q.cols(), 5)};
 }
-constexpr auto two_trees = []<class S>(const Inputs<S>& in) { return TfAttention<S>(two_trees_for(in), near); };
+constexpr auto two_trees = []<class S>(const Inputs<S>& in) { return TfAttention<S>(two_trees_for(in)); };
 constexpr auto one_tree_sees_all = []<class S>(const Inputs<S>& in) {
   return TfAttention<S>(std::vector{tree_for(in), DecisionTree<S>()});
 };
-constexpr auto leaf_of_one_or_near = []<class S>(const Inputs<S>& in, const AttentionOptions& options) {
-  PairMatrix pairs = same_leaf_or_near(in, options);
-  const PairMatrix others = pairs_of_tree(two_trees_for(in)[1], in, options);
-  return PairMatrix(pairs.array() || others.array());
+constexpr auto leaf_of_some_tree = []<class S>(const Inputs<S>& in, const AttentionOptions& options) {
+  const std::vector<DecisionTree<S>> trees = two_trees_for(in);
+  return PairMatrix(pairs_of_tree(trees[0], in, options).array() || pairs_of_tree(trees[1], in, options).array());
 };
 
 /// Products of kept pairs, and the decisions of every token.
@@ -119,13 +118,12 @@ INSTANTIATE_METHOD_SUITE(TfAttentionWithWindowAndSinks, {.make = united,
                                                          .positional = true,
                                                          .reads_keys_to_choose = true,
                                                          .falls_back = true});
-INSTANTIATE_METHOD_SUITE(TfAttentionOfTwoTreesWithWindowAndSinks, {.make = two_trees,
-                                                                   .exact_when = one_tree_sees_all,
-                                                                   .keeps = leaf_of_one_or_near,
-                                                                   .flops = two_tree_flops,
-                                                                   .positional = true,
-                                                                   .reads_keys_to_choose = true,
-                                                                   .falls_back = true});
+INSTANTIATE_METHOD_SUITE(TfAttentionOfTwoTrees, {.make = two_trees,
+                                                 .exact_when = one_tree_sees_all,
+                                                 .keeps = leaf_of_some_tree,
+                                                 .flops = two_tree_flops,
+                                                 .reads_keys_to_choose = true,
+                                                 .falls_back = true});
 INSTANTIATE_METHOD_SUITE(TfAttentionBalancedByMedians, {.make = balanced,
                                                         .keeps = same_balanced_leaf,
                                                         .flops = tf_flops,
@@ -209,31 +207,39 @@ TEST(TfAttention, DuplicateKeysAndZeroPlanesGiveExactAttention) {
 }
 
 TEST(TfAttention, UnitesTheLeavesOfThreeTreesAndEveryPairCountsOnce) {
-  for (const auto& [n_q, n_k] : {std::array<Index, 2>{113, 203}, {1, 40}, {37, 53}, {0, 5}, {5, 0}}) {
+  for (const auto& [n_q, n_k] : {std::array<Index, 2>{113, 203}, {1, 40}, {65, 65}, {0, 5}, {5, 0}}) {
     const auto in = random_inputs<double>({.n_q = n_q, .n_k = n_k, .d = 9, .d_v = 7});
     const std::vector<DecisionTree<double>> trees{random_tree<double>(3, 9, 1), random_tree<double>(2, 9, 2),
                                                   random_tree<double>(4, 9, 3)};
-    const TfAttention<double> tf{trees};
-    EXPECT_EQ(tf.trees().size(), 3u);
-    EXPECT_SAME_BITS(tf.tree().planes(), trees[0].planes());
-    for (const Causal causal : {Causal::none, Causal::bottom_right}) {
-      const AttentionOptions options{.mask = {.causal = causal}};
-      PairMatrix pairs = PairMatrix::Constant(n_q, n_k, false);
-      for (const auto& tree : trees) pairs = PairMatrix(pairs.array() || pairs_of_tree(tree, in, options).array());
-      AttentionOptions allowed = options;
-      allowed.mask.allowed = pairs;
-      const auto want = reference_attention(in.q, in.k, in.v, allowed);
-      FlopCounter flops;
-      const auto got = attend(in.q, in.k, in.v, options, tf, {.flops = &flops});
-      EXPECT_MATRIX_NEAR(got.out, want.out, 1e-13);
-      EXPECT_MATRIX_NEAR(got.lse, want.lse, 1e-13);
-      double kept = 0;
-      for (Index i = 0; i < n_q; ++i) {
-        for (Index j = 0; j < n_k; ++j)
-          kept += pairs(i, j) && heed::detail::reference_pair(options.mask, i, j, n_q, n_k, 0).kept ? 1 : 0;
+    const OptionStore store(n_q, n_k);
+    for (const TfOptions& tf : {TfOptions{}, near}) {
+      const TfAttention<double> method{trees, tf};
+      EXPECT_EQ(method.trees().size(), 3u);
+      EXPECT_SAME_BITS(method.tree().planes(), trees[0].planes());
+      for (const OptionKind& kind : option_kinds(store)) {
+        SCOPED_TRACE(std::string(kind.name));
+        const AttentionOptions options = options_of(store, kind);
+        PairMatrix pairs = PairMatrix::Constant(n_q, n_k, false);
+        for (const auto& tree : trees) pairs = PairMatrix(pairs.array() || pairs_of_tree(tree, in, options).array());
+        double kept = 0;
+        for (Index i = 0; i < n_q; ++i) {
+          for (Index j = 0; j < n_k; ++j) {
+            pairs(i, j) = pairs(i, j) || is_near(options.mask, i, j, n_q, n_k, tf.window_left.value_or(-1), tf.n_sinks);
+            pairs(i, j) = pairs(i, j) && heed::detail::reference_pair(options.mask, i, j, n_q, n_k, 0).kept;
+            kept += pairs(i, j) ? 1 : 0;
+          }
+        }
+        AttentionOptions allowed = options;
+        allowed.mask.allowed = pairs;
+        const auto want = reference_attention(in.q, in.k, in.v, allowed);
+        FlopCounter flops;
+        const auto got = attend(in.q, in.k, in.v, options, method, {.flops = &flops});
+        EXPECT_MATRIX_NEAR(got.out, want.out, 1e-13);
+        EXPECT_MATRIX_NEAR(got.lse, want.lse, 1e-13);
+        EXPECT_EQ(flops.exponentials(), kept);
       }
-      EXPECT_EQ(flops.exponentials(), kept);
-      EXPECT_SAME_BITS(attend(in.q, in.k, in.v, options, tf, {.threads = 3}).out, got.out);
+      EXPECT_SAME_BITS(attend(in.q, in.k, in.v, {}, method, {.threads = 3}).out,
+                       attend(in.q, in.k, in.v, {}, method, {.threads = 1}).out);
     }
     // The same tree twice is that tree, and a tree of one leaf sees all.
     const TfAttention<double> twice{std::vector{trees[0], trees[0]}},
