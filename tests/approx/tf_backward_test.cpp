@@ -455,6 +455,19 @@ TEST_F(TfBackward, RefusesWhatItCannotMeanAndTouchesNothing) {
   } operands;
   attend_backward_into(operands, d_out, in.q, in.k, in.v, r.out, r.lse, {}, two);
   EXPECT_SAME_BITS(operands.d_q, untouched) << "complete also where gradients of trees are not wanted";
+  const auto whole = attend_backward(d_out, in.q, in.k, in.v, attend(in.q, in.k, in.v, {}, one), {}, one);
+  Matrix<double> planes(3, 6);
+  Vector<double> biases(3);
+  struct Mapped : OperandsOnly {
+    struct {
+      Eigen::Map<Matrix<double>> planes;
+      Eigen::Map<Vector<double>> biases;
+    } d_tree;
+  } mapped{{}, {{planes.data(), 3, 6}, {biases.data(), 3}}};
+  const auto alone = attend(in.q, in.k, in.v, {}, one);
+  attend_backward_into(mapped, d_out, in.q, in.k, in.v, alone.out, alone.lse, {}, one);
+  EXPECT_SAME_BITS(planes, whole.d_tree.planes);
+  EXPECT_SAME_BITS(biases, whole.d_tree.biases);
 }
 
 }  // namespace
