@@ -208,59 +208,58 @@ TEST_F(TfBackward, MediansStandAsConstantsAndALiftReachesItsKeys) {
   }
 }
 
-/// The answer lies in the other leaf, far above what the query sees.
+/// The answer lies in another leaf, far above what the query sees, and leaves are several tiles long: the running
+/// maximum moves. Differences of scores whose exp does not fit: the formula in logarithms.
 TEST_F(TfBackward, BoundedWeightsAreExactWhateverTheScores) {
-  auto in = random_inputs<double>({.n_q = 40, .n_k = 60, .d = 4});
-  const Matrix<double> d_out = random_matrix<double>(40, 4, 7);
+  constexpr Index n_q = 40, n_k = 900;
+  const auto in = random_inputs<double>({.n_q = n_q, .n_k = n_k, .d = 4});
+  const Matrix<double> d_out = random_matrix<double>(n_q, 4, 7);
   const Trees trees{small_tree(2, 4, 3)};
-  for (const double scale : {40.0, 300.0, 3000.0}) {
-    const AttentionOptions options{.scale = scale};
-    const auto got = routed(trees, {}, in, d_out, options, asked(RoutingGradient::all_leaves));
-    const PlainTfCall call(trees, {}, in, d_out, options, asked(RoutingGradient::all_leaves), 0);
-    // exp of differences past 700 does not fit: the formula in its logarithms.
-    const auto by_logarithms = [](const PlainTfCall& own, std::size_t t) {
-      PlainSignals u{Matrix<double>::Zero(40, 4), Matrix<double>::Zero(60, 4)};
-      for (Index i = 0; i < 40; ++i) {
+  const BackwardOptions backward = asked(RoutingGradient::all_leaves);
+  const auto in_logarithms = [&](const PlainTfCall& call, std::size_t t) {
+    PlainSignals u{Matrix<double>::Zero(n_q, 4), Matrix<double>::Zero(n_k, 4)};
+    for (Index i = 0; i < n_q; ++i) {
+      const Index own = call.query_leaf[t](i);
+      Vector<double> x(n_k), slope(n_k);
+      for (Index j = 0; j < n_k; ++j) {
+        x(j) = call.scores(i, j) - call.lse(i);
+        slope(j) = call.d_out.row(i).dot(call.v.row(j)) - call.mean(i);
+        const double weight = call.key_leaf[t](j) == own ? std::exp(x(j)) : 1 / (1 + std::exp(-x(j)));
+        u.of_keys(j, own) += weight * slope(j);
+      }
+      for (Index l = 0; l < 4; ++l) {
         double top = 0;
-        for (Index j = 0; j < 60; ++j) top = std::max(top, own.scores(i, j) - own.lse(i));
-        for (Index l = 0; l < 4; ++l) {
-          double sum = 0, highest = l == own.query_leaf[t](i) ? 0.0 : minus_infinity_of<double>();
-          for (Index j = 0; j < 60; ++j) {
-            if (own.key_leaf[t](j) == l) highest = std::max(highest, own.scores(i, j) - own.lse(i));
-          }
-          highest = std::max(highest, 0.0);
-          double mass = l == own.query_leaf[t](i) ? 0.0 : std::exp(-highest);
-          for (Index j = 0; j < 60; ++j) {
-            if (own.key_leaf[t](j) != l) continue;
-            const double x = own.scores(i, j) - own.lse(i), slope = own.d_out.row(i).dot(own.v.row(j)) - own.mean(i);
-            sum += std::exp(x - highest) * slope;
-            mass += std::exp(x - highest);
-            u.of_keys(j, own.query_leaf[t](i)) +=
-                (l == own.query_leaf[t](i) ? std::exp(x) : 1 / (1 + std::exp(-x))) * slope;
-          }
-          if (mass > 0) u.of_queries(i, l) = sum / (l == own.query_leaf[t](i) ? 1.0 : mass);
+        for (Index j = 0; j < n_k; ++j) top = call.key_leaf[t](j) == l ? std::max(top, x(j)) : top;
+        double sum = 0, mass = l == own ? 0 : std::exp(-top);
+        for (Index j = 0; j < n_k; ++j) {
+          if (call.key_leaf[t](j) != l) continue;
+          sum += std::exp(x(j) - top) * slope(j);
+          mass += std::exp(x(j) - top);
         }
+        u.of_queries(i, l) = l == own ? sum : sum / mass;
       }
-      return u;
-    };
-    // The oracle's own log-sum-exp must not overflow either.
-    PlainTfCall safe = call;
-    for (Index i = 0; i < 40; ++i) {
+    }
+    return u;
+  };
+  for (const double scale : {2.0, 40.0, 300.0, 3000.0}) {
+    const AttentionOptions options{.scale = scale};
+    PlainTfCall call(trees, {}, in, d_out, options, backward, 0);
+    for (Index i = 0; i < n_q; ++i) {  // without the exp of a score
       double top = minus_infinity_of<double>(), sum = 0, product = 0;
-      for (Index j = 0; j < 60; ++j) {
-        if (safe.seen(i, j)) top = std::max(top, safe.scores(i, j));
-      }
-      for (Index j = 0; j < 60; ++j) {
-        if (!safe.seen(i, j)) continue;
-        const double weight = std::exp(safe.scores(i, j) - top);
+      for (Index j = 0; j < n_k; ++j) top = call.seen(i, j) ? std::max(top, call.scores(i, j)) : top;
+      for (Index j = 0; j < n_k; ++j) {
+        if (!call.seen(i, j)) continue;
+        const double weight = std::exp(call.scores(i, j) - top);
         sum += weight;
         product += weight * d_out.row(i).dot(in.v.row(j));
       }
-      safe.lse(i) = top + std::log(sum);
-      safe.mean(i) = product / sum;
+      call.lse(i) = top + std::log(sum);
+      call.mean(i) = product / sum;
     }
-    // Scores of some thousands are known to a few parts in 1e13, and so are the logarithms of weights.
-    expect_routing(got, plain_routing(safe, RoutingGradient::all_leaves, by_logarithms), 1e-9);
+    // Weights are as good as scores: their rounding, some 20 scale units in the last place, goes through exp.
+    expect_routing(routed(trees, {}, in, d_out, options, backward),
+                   plain_routing(call, RoutingGradient::all_leaves, in_logarithms),
+                   1e-12 + 50 * scale * std::numeric_limits<double>::epsilon());
   }
 }
 
@@ -402,7 +401,6 @@ class TfBackwardOfStorage : public TfBackward {};
 using StoredScalars = testing::Types<float, Eigen::bfloat16>;
 TYPED_TEST_SUITE(TfBackwardOfStorage, StoredScalars);
 
-/// A tree whose decisions rounding of tokens does not touch: whole numbers.
 TYPED_TEST(TfBackwardOfStorage, SumsInFloat) {
   using S = TypeParam;
   const auto in = random_inputs<S>({.n_q = 65, .n_k = 113, .d = 16});
@@ -457,6 +455,19 @@ TEST_F(TfBackward, RefusesWhatItCannotMeanAndTouchesNothing) {
   } operands;
   attend_backward_into(operands, d_out, in.q, in.k, in.v, r.out, r.lse, {}, two);
   EXPECT_SAME_BITS(operands.d_q, untouched) << "complete also where gradients of trees are not wanted";
+  const auto whole = attend_backward(d_out, in.q, in.k, in.v, attend(in.q, in.k, in.v, {}, one), {}, one);
+  Matrix<double> planes(3, 6);
+  Vector<double> biases(3);
+  struct Mapped : OperandsOnly {
+    struct {
+      Eigen::Map<Matrix<double>> planes;
+      Eigen::Map<Vector<double>> biases;
+    } d_tree;
+  } mapped{{}, {{planes.data(), 3, 6}, {biases.data(), 3}}};
+  const auto alone = attend(in.q, in.k, in.v, {}, one);
+  attend_backward_into(mapped, d_out, in.q, in.k, in.v, alone.out, alone.lse, {}, one);
+  EXPECT_SAME_BITS(planes, whole.d_tree.planes);
+  EXPECT_SAME_BITS(biases, whole.d_tree.biases);
 }
 
 }  // namespace

@@ -32,6 +32,13 @@ struct TfOptions {
   std::optional<Index> leaf_cap{};  ///< error knob: keys of a leaf seen one by one, the rest as one centroid; >= 1
 };
 
+/// Gradients of the trees of TF-attention: of the only one in d_tree, of several in d_trees, in their order.
+template <class T>
+struct TfGradients {
+  TreeGradient<T> d_tree;
+  std::vector<TreeGradient<T>> d_trees;
+};
+
 /// Treeformer's fine-grained attention: softmax over the keys in the query's leaf,
 /// out_i = sum_{j in S(i)} softmax_j(score(i, j)) v_j, S(i) = { j : leaf(k_j) = leaf(q_i), the mask keeps (i, j) }.
 ///
