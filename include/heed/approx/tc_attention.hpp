@@ -184,9 +184,9 @@ class TcAttention {
   ///           each query; additions of d_v, two a key and one a query, causal 2 (h + 1) a key. Routing: 2^(h+1) d_v
   ///           flops a token, twice that for causal keys and for queries that are causal or by_query, and 6 (2^h - 1)
   ///           d; d joins d_v by_query. Products of tokens of one panel with one another, which causal routing takes,
-  ///           are not counted. Memory of 2^(h+1) (d_v + d) numbers, 3 (h + 1) a query where it is causal or by_query, some
-  ///           2^(h+1) for each token of a panel a thread, and, for causal routing, up to 16 tables of the first size,
-  ///           fewer for large trees.
+  ///           are not counted. Memory of 2^(h+1) (d_v + d) numbers, 3 (h + 1) a query where it is causal or by_query,
+  ///           some 2^(h+1) for each token of a panel a thread, and, for causal routing, up to 16 tables of the first
+  ///           size, fewer for large trees.
   /// Threads   the same bits for any context.threads: what threads share out does not depend on one another.
   /// Source    Karthikeyan, Jain, Natarajan, Jain 2021, section 4 (the tree); the rest is the chain rule.
   template <class Call, class Grads>
