@@ -63,7 +63,8 @@ struct TreeGradient {
 };
 
 /// What a backward pass returns: gradients by queries and keys in their storage scalar, by values or by what their
-/// source is made from, by options, and by the parameters of the method. Sums over pairs are kept in the accumulator of S.
+/// source is made from, by options, and by the parameters of the method. Sums over pairs are kept in the accumulator of
+/// S.
 template <class S, class ValueGradients = StoredValueGradients<S>, class MethodGradients = NoGradients>
 struct AttentionGradients : QueryKeyGradients<S>, ValueGradients, OptionGradients<Accumulator<S>>, MethodGradients {};
 

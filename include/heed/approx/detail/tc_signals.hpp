@@ -11,7 +11,7 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/engine/matrix_product.hpp"
+#include "heed/engine/token_panel.hpp"
 #include "heed/kernels/select.hpp"
 #include "heed/trees/node_signals.hpp"
 #include "heed/trees/path_gradients.hpp"
