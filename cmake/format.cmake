@@ -25,9 +25,9 @@ if(NOT result EQUAL 0)
 endif()
 
 file(GLOB pages "${ROOT}/*.md" "${ROOT}/*.txt" "${ROOT}/cmake/*.cmake")
-foreach(folder IN ITEMS tests bench examples cmake/packaging include/heed/io include/heed/sampling)
-  file(GLOB_RECURSE found "${ROOT}/${folder}/*.hpp" "${ROOT}/${folder}/*.cpp" "${ROOT}/${folder}/*.md"
-                          "${ROOT}/${folder}/*.txt" "${ROOT}/${folder}/*.cmake")
+foreach(folder IN ITEMS include tests bench examples cmake/packaging)
+  file(GLOB_RECURSE found "${ROOT}/${folder}/*.hpp" "${ROOT}/${folder}/*.inl" "${ROOT}/${folder}/*.cpp"
+                          "${ROOT}/${folder}/*.md" "${ROOT}/${folder}/*.txt" "${ROOT}/${folder}/*.cmake")
   list(APPEND pages ${found})
 endforeach()
 set(n_long 0)

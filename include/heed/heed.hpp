@@ -1,6 +1,6 @@
 #pragma once
-// heed: exact and approximate attention over Eigen matrices. This page is the map of the library: every public header, floor by
-// floor. Include it, or only the parts you use.
+// heed: exact and approximate attention over Eigen matrices. This page is the map of the library: every public header,
+// floor by floor. Include it, or only the parts you use.
 #include "heed/version.hpp"
 
 // core/ (floor 0): vocabulary

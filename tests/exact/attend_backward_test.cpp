@@ -196,9 +196,12 @@ TYPED_TEST(AttendBackward, GroupedHeadsGiveTheirKeysTheSumOfAll) {
     const auto r = multi_head_attend(q, k, v, heads, options);
     const auto got =
         multi_head_attend_backward(d_out, q, k, v, r, heads, options, ExactAttention<>{}, {.threads = 2}, backward);
-    AttentionGradients<double> want{Matrix<double>::Zero(n_q, n_heads * d), Matrix<double>::Zero(n_k, n_kv * d),
-                                    Matrix<double>::Zero(n_k, n_kv * d_v), Matrix<double>::Zero(bias.rows(), n_k),
-                                    Vector<double>::Zero(n_heads)};
+    AttentionGradients<double> want;
+    want.d_q.setZero(n_q, n_heads * d);
+    want.d_k.setZero(n_k, n_kv * d);
+    want.d_v.setZero(n_k, n_kv * d_v);
+    want.d_bias.setZero(bias.rows(), n_k);
+    want.d_sinks.setZero(n_heads);
     const auto wide = [](const Matrix<S>& m, Index first, Index n) {
       return Matrix<double>(m.middleCols(first, n).template cast<double>());
     };
@@ -376,8 +379,10 @@ TEST(AttendBackwardErrors, NameTheArgumentAndTouchNothing) {
   const auto in = random_inputs<float>({.n_q = 6, .n_k = 7, .d = 4});
   const auto r = attend(in.q, in.k, in.v);
   const Matrix<float> d_out = random_matrix<float>(6, 4, 7), short_out = d_out.topRows(5), d_lse(5, 1);
-  AttentionGradients<float> grads{
-      Matrix<float>::Constant(6, 4, 3), Matrix<float>::Constant(7, 4, 3), Matrix<float>::Constant(7, 4, 3), {}, {}};
+  AttentionGradients<float> grads;
+  grads.d_q.setConstant(6, 4, 3);
+  grads.d_k.setConstant(7, 4, 3);
+  grads.d_v.setConstant(7, 4, 3);
   const auto refused = [&](const std::string& name, const auto& call) {
     try {
       call();

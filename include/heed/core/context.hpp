@@ -60,9 +60,9 @@ inline int thread_count(Index asked) {
 }
 
 /// Runs worker(task) for task = 0 .. n_tasks - 1 on up to `threads` threads; each thread makes its own worker by
-/// make_worker(thread), thread < threads. Tasks start in order. The first exception is rethrown when all threads are done.
-/// The thread's number and the region stand in one function, so that it is consistent with itself in a program whose
-/// translation units differ in -fopenmp.
+/// make_worker(thread), thread < threads. Tasks start in order. The first exception is rethrown when all threads are
+/// done. The thread's number and the region stand in one function, so that it is consistent with itself in a program
+/// whose translation units differ in -fopenmp.
 template <class MakeWorker>
 void parallel_tasks(Index n_tasks, int threads, const MakeWorker& make_worker) {
   std::exception_ptr failure;

@@ -6,9 +6,9 @@
 
 #include "heed/core/types.hpp"
 
-// Under -ffinite-math-only clang marks every float handed to or from a function as neither NaN nor infinite (from 17 on) and
-// compares vectors as if there were no NaN, and so decides that a masked score, -inf, is none. Nothing inside a header can
-// take that back.
+// Under -ffinite-math-only clang marks every float handed to or from a function as neither NaN nor infinite (from 17
+// on) and compares vectors as if there were no NaN, and so decides that a masked score, -inf, is none. Nothing inside a
+// header can take that back.
 #if defined(__clang__) && defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
 #error "heed: masks need infinities: behind -ffast-math add -fno-finite-math-only (the rest of it may stay)"
 #endif

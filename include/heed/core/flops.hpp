@@ -24,8 +24,8 @@ class FlopCounter {
   /// Key positions that are tokens, and all key positions with padding, summed over heads.
   double real_tokens() const { return real_tokens_; }
   double padded_tokens() const { return padded_tokens_; }
-  /// Value rows made during calls, summed over key heads: from samples, and by the exact product (asked for, or because sampling
-  /// would not have been faster).
+  /// Value rows made during calls, summed over key heads: from samples, and by the exact product (asked for, or because
+  /// sampling would not have been faster).
   double sampled_rows() const { return sampled_rows_; }
   double projected_rows() const { return projected_rows_; }
 

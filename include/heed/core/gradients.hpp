@@ -1,4 +1,6 @@
 #pragma once
+#include <vector>
+
 #include "heed/core/errors.hpp"
 #include "heed/core/pair_view.hpp"
 #include "heed/core/types.hpp"
@@ -21,15 +23,37 @@ struct BackwardOptions {
   bool bias = false;    ///< whether d_bias is wanted
 };
 
-/// Gradients of one head by its operands, in their storage scalar; sums over pairs in the one sums are kept in.
 template <class S>
-struct AttentionGradients {
-  Matrix<S> d_q;                   ///< n_q x d
-  Matrix<S> d_k;                   ///< n_k x d
-  Matrix<S> d_v;                   ///< n_k x d_v
-  Matrix<Accumulator<S>> d_bias;   ///< as mask.bias where BackwardOptions::bias asked for it; else empty
-  Vector<Accumulator<S>> d_sinks;  ///< one a head where sinks are given; else empty
+struct QueryKeyGradients {
+  Matrix<S> d_q;  ///< as q
+  Matrix<S> d_k;  ///< as k
 };
+
+template <class S>
+struct StoredValueGradients {
+  Matrix<S> d_v;  ///< as v
+};
+
+/// Gradients by what options hold.
+template <class T>
+struct OptionGradients {
+  Matrix<T> d_bias;   ///< as mask.bias where BackwardOptions::bias asked for it; else empty
+  Vector<T> d_sinks;  ///< one a head where sinks are given; else empty
+};
+
+/// Of a method without parameters that learn.
+struct NoGradients {};
+
+/// Of a list of methods: those of each.
+template <class Gradients>
+struct ListedGradients {
+  std::vector<Gradients> d_methods;
+};
+
+/// What a backward pass returns: gradients by queries and keys in their storage scalar, by values or by what their
+/// source is made from, by options, and by the parameters of the method. Sums over pairs are kept in Accumulator<S>.
+template <class S, class ValueGradients = StoredValueGradients<S>, class MethodGradients = NoGradients>
+struct AttentionGradients : QueryKeyGradients<S>, ValueGradients, OptionGradients<Accumulator<S>>, MethodGradients {};
 
 namespace detail {
 
@@ -44,6 +68,12 @@ inline void check_gradient_of_lse(const PairView& d_lse, Index n_q, Index n_head
   if (!d_lse.given() || (d_lse.rows() == n_q && (d_lse.cols() == 1 || d_lse.cols() == n_heads))) return;
   throw ShapeError(message("BackwardOptions::d_lse is ", d_lse.rows(), " x ", d_lse.cols(),
                            " but must be rows(q) x n_heads = ", n_q, " x ", n_heads));
+}
+
+/// A gradient that the caller brought must be shaped as what it belongs to.
+inline void check_gradient(Index rows, Index cols, const char* name, const char* of, Index n, Index width) {
+  if (rows != n || cols != width)
+    throw ShapeError(message(name, " is ", rows, " x ", cols, " but must be as ", of, ": ", n, " x ", width));
 }
 
 inline double gradient_of_lse(const PairView& d_lse, Index i, Index head) {

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "heed/core/context.hpp"
+#include "heed/core/gradients.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/types.hpp"
@@ -33,8 +34,19 @@ namespace heed {
 //       may. Throws what a call with such heads would throw (core/check.hpp): all methods of a list are asked before
 //       the first writes. What pairs() throws needs no check: a list makes all of its pairs before the first writes.
 //   void check_backward(backward)
-//       may, of methods that name pairs. Throws where this instance has not the gradient that is asked for
-//       (core/gradients.hpp).
+//       may. Throws where this instance has not the gradient that is asked for (core/gradients.hpp).
+//   void attend_heads_backward(calls, heads_per_kv, options, backward, gradients, context)
+//       must, of methods that do not name pairs and are to have a gradient. Calls have d_out, known_lse and mean
+//       (d_out . out less d_lse, of each query) as well, and sums d_q, d_k and d_v, to which it adds; heads that share
+//       keys share the last two. It also writes those members of `gradients` that exist and are not of size 0,
+//       summed over the calls in an order that threads do not change. Counts backward_scores and backward_values.
+//   void add_gradients(calls, heads_per_kv, options, backward, gradients, context)
+//       may, of methods that name pairs: the gradient beyond that of the pairs, such as that of routing. Asked once the
+//       pairs' own is there; else as attend_heads_backward.
+//   typename Gradients; void size_gradients(Gradients&); void check_gradients(gradients)
+//       must, of methods with parameters that learn: their gradients, an aggregate of matrices that attend_backward
+//       returns among others; makes room for them; throws ShapeError where a member of what the caller brought does
+//       not fit, a size of 0 meaning that it is not wanted.
 //   static constexpr bool sees_all_keys = true
 //       may. Queries see every key that the mask keeps.
 //   void check_key_weights()
@@ -70,6 +82,12 @@ template <class Method, class Call>
 concept WeighsKeys = requires(const Method& method, std::span<const Call> calls,
                               const ColumnSums<typename Call::Sum>& sums) {
   method.add_column_weights(calls, Index(1), AttentionOptions{}, sums, Context{});
+};
+
+/// A method without pairs that has a gradient.
+template <class Method, class Call>
+concept GoesBackwardByItself = requires(const Method& method, std::span<const Call> calls, NoGradients& gradients) {
+  method.attend_heads_backward(calls, Index(1), AttentionOptions{}, BackwardOptions{}, gradients, Context{});
 };
 
 /// The score functor of a method.

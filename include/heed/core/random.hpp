@@ -29,8 +29,8 @@ inline void philox_block(std::uint64_t seed, std::uint64_t stream, std::uint64_t
 
 }  // namespace detail
 
-/// Random numbers by counting: draw t of stream s is a function of (seed, s, t) alone, so neither the order of calls nor
-/// threads matter. A stream names what is drawn for (a token of a head); streams and seeds are independent of each other.
+/// Random numbers by counting: draw t of stream s is a function of (seed, s, t) alone, so neither the order of calls
+/// nor threads matter. A stream names what is drawn for (a token of a head); streams and seeds are independent.
 ///
 /// Threads one generator per thread: it counts its own draws. Making one costs nothing.
 /// Source  Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox-4x32, 10 rounds).

@@ -4,8 +4,8 @@
 
 namespace heed::detail {
 
-/// A KeyPattern written out: group g holds queries[g] and the segments first_segment[g] .. first_segment[g + 1] - 1. Views
-/// arrays of whoever made it.
+/// A KeyPattern written out: group g holds queries[g] and the segments first_segment[g] .. first_segment[g + 1] - 1.
+/// Views arrays of whoever made it.
 struct TileList {
   Index groups = 0;
   const TokenSet* group_queries = nullptr;  // groups

@@ -31,6 +31,14 @@ namespace heed {
 //       was given, for instance over x in the place of x w_v, and then writes every row of out and of lse where that is
 //       not null. `run` is a MethodRun (exact/run_method.hpp): a source that looks at the pairs first calls
 //       run.prepare(), so that they are made once.
+//   typename Gradients; void size_gradients(Gradients&); void check_gradients(gradients)
+//       may, of computed sources that have a gradient: that of what rows are made from, in the place of d_v; as those
+//       of a method (core/method.hpp).
+//   void backward(calls, heads_per_kv, options, run, gradients, context)
+//       must, of such sources. Makes its rows again as forward did, points v and d_v (sums, cleared) of each call at
+//       them, lets the method go backward by run.run_backward(calls, heads_per_kv, options, context), and writes those
+//       members of `gradients` that exist and are not of size 0. `run` is a BackwardRun (exact/backward_run.hpp), a
+//       MethodRun too; run.prepare() comes first.
 //   static constexpr const char* rows_from, columns_from
 //       may. Names of the arguments that its rows and its columns come from, for messages: "x" and "w_v" of X W_v.
 //       Default: "v".

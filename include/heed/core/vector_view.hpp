@@ -8,8 +8,8 @@
 
 namespace heed {
 
-/// Type-erased read-only view of one row or column of numbers, such as a bias: an Eigen vector, or a matrix with one row
-/// or one column, of any real scalar. Empty means "not given". The vector must outlive the view.
+/// Type-erased read-only view of one row or column of numbers, such as a bias: an Eigen vector, or a matrix with one
+/// row or one column, of any real scalar. Empty means "not given". The vector must outlive the view.
 class VectorView : public PairView {
  public:
   VectorView() = default;

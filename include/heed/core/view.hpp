@@ -157,4 +157,14 @@ auto output_view_of(T&& m) {
   }
 }
 
+namespace detail {
+
+template <class S>
+void fill(const View<S>& to, S value) {
+  for (Index i = 0; i < to.rows; ++i) {
+    for (Index c = 0; c < to.cols; ++c) to(i, c) = value;
+  }
+}
+
+}  // namespace detail
 }  // namespace heed

@@ -11,24 +11,24 @@
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/count.hpp"
-#include "heed/engine/detail/gradient_call.hpp"
 #include "heed/engine/detail/gradient_engine.hpp"
+#include "heed/engine/gradient_call.hpp"
 #include "heed/engine/pairs.hpp"
 #include "heed/engine/run_pairs.hpp"
 #include "heed/engine/tasks.hpp"
 
 namespace heed::detail {
 
-/// Counts the products of a backward pass over `pairs` pairs: scores again and the gradients of queries and keys, 6 d a pair; those of
-/// weights and values, 4 d_v.
+/// Counts the products of a backward pass over `pairs` pairs: scores again and the gradients of queries and keys, 6 d a
+/// pair; those of weights and values, 4 d_v.
 inline void count_backward(FlopCounter& flops, double pairs, Index d, Index d_v) {
   flops.add_products(Phase::backward_scores, 6.0 * pairs * static_cast<double>(d));
   flops.add_products(Phase::backward_values, 4.0 * pairs * static_cast<double>(d_v));
   flops.add_exponentials(pairs);
 }
 
-/// Adds to the gradients of all heads of a call what their pairs give, and counts it. `calls` have their log-sum-exp and means. The context
-/// brings a workspace.
+/// Adds to the gradients of all heads of a call what their pairs give, and counts it. `calls` have their log-sum-exp
+/// and means. The context brings a workspace.
 template <class Call, class ScoreMod>
 void run_backward(const Pairs& pairs, std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
                   const ScoreMod& mod, const Context& context) {

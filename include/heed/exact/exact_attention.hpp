@@ -10,8 +10,8 @@
 
 namespace heed {
 
-/// Exact softmax attention over the pairs the mask keeps: out_i = sum_j softmax_j(score(i, j)) v_j, the scores formed as
-/// AttentionOptions says, then changed by `score_mod(s, i, j)` where one is given:
+/// Exact softmax attention over the pairs the mask keeps: out_i = sum_j softmax_j(score(i, j)) v_j, the scores formed
+/// as AttentionOptions says, then changed by `score_mod(s, i, j)` where one is given:
 ///
 ///     attend(q, k, v, {}, ExactAttention{[](float s, Index i, Index j) { return s - 0.1f * std::abs(i - j); }});
 ///

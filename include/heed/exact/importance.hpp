@@ -30,8 +30,8 @@
 
 namespace heed {
 
-/// What the weights A of a method say of each key: largest_j = max_i A_ij and norm_j = |A[:, j]|_2, over the queries of all heads that share
-/// the key; both 0 for a key no query sees.
+/// What the weights A of a method say of each key: largest_j = max_i A_ij and norm_j = |A[:, j]|_2, over the queries of
+/// all heads that share the key; both 0 for a key no query sees.
 template <class T>
 struct KeyImportance {
   Vector<T> largest;
@@ -40,8 +40,9 @@ struct KeyImportance {
 
 namespace detail {
 
-/// Adds the columns of softmax weights: one pass for lse, one for columns, no n x n buffer. Counts its products as Phase::route (they
-/// choose what is computed), 4 d and two exponentials per kept pair. `run` has been prepared; the context brings a workspace.
+/// Adds the columns of softmax weights: one pass for lse, one for columns, no n x n buffer. Counts its products as
+/// Phase::route (they choose what is computed), 4 d and two exponentials per kept pair. `run` has been prepared; the
+/// context brings a workspace.
 template <class Call, class Run>
 void add_softmax_columns(std::span<const Call> given, Index heads_per_kv, const AttentionOptions& options,
                          const Run& run, const Context& context, const ColumnSums<typename Call::Sum>& sums) {
@@ -77,8 +78,8 @@ void add_softmax_columns(std::span<const Call> given, Index heads_per_kv, const 
   });
 }
 
-/// largest[kv * n_k + j] and norm[kv * n_k + j] for calls that need no values, by whichever way their method has. `run` has been
-/// prepared; the context brings a workspace.
+/// largest[kv * n_k + j] and norm[kv * n_k + j] for calls that need no values, by whichever way their method has. `run`
+/// has been prepared; the context brings a workspace.
 template <class Call, class Run>
 void key_importance(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const Run& run,
                     const Context& context, const ColumnSums<typename Call::Sum>& sums) {
@@ -118,15 +119,16 @@ KeyImportance<Accumulator<S>> importance_of(const Q& q, const K& k, const Attent
 
 }  // namespace detail
 
-/// Column maxima and column norms of the weights A of one head, out = A v: importance[j] = max_i A_ij, the largest weight any query gives
-/// key j, and |A[:, j]|_2. A is the softmax over the pairs of the method, or what TcAttention gives a key through the nodes it shares with a
-/// query.
+/// Column maxima and column norms of the weights A of one head, out = A v: importance[j] = max_i A_ij, the largest
+/// weight any query gives key j, and |A[:, j]|_2. A is the softmax over the pairs of the method, or what TcAttention
+/// gives a key through the nodes it shares with a query.
 ///
 /// Shapes  q: n_q x d, k: n_k x d, any TokenMatrix; returns two vectors of n_k.
 /// Empty   0 for keys no query sees; a query without keys gives no weight, and neither does one whose row holds NaN.
-/// Errors  as attend. The method must have a softmax over pairs that it names or weigh keys itself (core/method.hpp), or this does not compile.
-/// Cost    two passes over the kept pairs, 4 d flops and two exponentials each; no n x n buffer, memory O(n_q + n_k). TcAttention: one pass
-///         over tokens, O((n_q + n_k) h) beside routing.
+/// Errors  as attend. The method must have a softmax over pairs that it names or weigh keys itself (core/method.hpp),
+///         or this does not compile.
+/// Cost    two passes over the kept pairs, 4 d flops and two exponentials each; no n x n buffer, memory O(n_q + n_k).
+///         TcAttention: one pass over tokens, O((n_q + n_k) h) beside routing.
 /// Threads the same bits for any context.threads.
 /// Source  Kim and Ko 2022, section 3 (importance); how: this library.
 template <class Q, class K, class Method = ExactAttention<>>

@@ -16,9 +16,10 @@
 
 namespace heed {
 
-/// Keys and values of the tokens decoded so far, growing by `append`; stored head by head, so that decoding streams them.
-/// Storage scalar S: float, double, Eigen::half or Eigen::bfloat16 (half the bytes, so up to twice the speed of decoding).
-/// A call that throws, std::bad_alloc included, leaves the cache as it was. One that was moved from is empty.
+/// Keys and values of the tokens decoded so far, growing by `append`; stored head by head, so that decoding streams
+/// them. Storage scalar S: float, double, Eigen::half or Eigen::bfloat16 (half the bytes, so up to twice the speed of
+/// decoding). A call that throws, std::bad_alloc included, leaves the cache as it was. One that was moved from is
+/// empty.
 template <RealScalar S>
 class KeyValueCache {
  public:
@@ -225,7 +226,8 @@ void attend_cached_heads(const View<To>& out, const View<Sum>& lse, const Q& q, 
 
 }  // namespace detail
 
-/// `attend` over a cache into storage the caller owns: out: n_q x (n_heads * d_v), lse: n_q x n_heads, or 0 x 0 where not wanted.
+/// `attend` over a cache into storage the caller owns: out: n_q x (n_heads * d_v), lse: n_q x n_heads, or 0 x 0 where
+/// not wanted.
 template <class Out, class Lse, class Q, class S, class Method = ExactAttention<>>
 void attend_into(Out&& out, Lse&& lse, const Q& q, const KeyValueCache<S>& cache, const AttentionOptions& options = {},
                  const Method& method = {}, const Context& context = {}) {
@@ -240,9 +242,10 @@ void attend_into(Out&& out, Lse&& lse, const Q& q, const KeyValueCache<S>& cache
 /// Attention of new queries over the tokens of a cache (decoding): with several new tokens, already appended, ask for
 /// Causal::bottom_right.
 ///
-/// Shapes  q: n_q x (n_heads * d), n_heads a multiple of the cache's n_kv_heads; returns out: n_q x (n_heads * d_v) in the scalar
-///         of q, lse: n_q x n_heads.
-/// Cost    2 (d + d_v) flops per kept pair; a single query is bound by reading the cache once for up to four heads that share it.
+/// Shapes  q: n_q x (n_heads * d), n_heads a multiple of the cache's n_kv_heads; returns out: n_q x (n_heads * d_v) in
+///         the scalar of q, lse: n_q x n_heads.
+/// Cost    2 (d + d_v) flops per kept pair; a single query is bound by reading the cache once for up to four heads that
+///         share it.
 /// Threads over heads and chunks of keys, merged in order: the same bits for any context.threads.
 template <class Q, class S, class Method = ExactAttention<>>
 auto attend(const Q& q, const KeyValueCache<S>& cache, const AttentionOptions& options = {}, const Method& method = {},

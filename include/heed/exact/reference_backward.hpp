@@ -31,11 +31,13 @@ struct ReferenceRow {
 
 /// The oracle's gradient, in plain loops: with G = d_out and out = P v, P_ij the softmax weights,
 ///   d_v_j = sum_i P_ij G_i,   d_s_ij = P_ij (G_i . v_j - G_i . out_i + d_lse_i),
-/// and through score functor, bias, softcap and scale d_s becomes d_q_i = sum_j d_r_ij k_j and d_k_j = sum_i d_r_ij q_i, r = q . k.
+/// and through score functor, bias, softcap and scale d_s becomes d_q_i = sum_j d_r_ij k_j and d_k_j = sum_i d_r_ij
+/// q_i, r = q . k.
 ///
-/// Shapes  d_out: n_q x d_v, the others as reference_attention; returns d_q: n_q x d, d_k: n_k x d, d_v: n_k x d_v; d_bias: as the bias
-///         where backward.bias is set; d_sinks: one number where sinks are given.
-/// Options as reference_attention; a score functor needs derivative(s, i, j), the derivative of what it returns by its argument.
+/// Shapes  d_out: n_q x d_v, the others as reference_attention; returns d_q: n_q x d, d_k: n_k x d, d_v: n_k x d_v;
+///         d_bias: as the bias where backward.bias is set; d_sinks: one number where sinks are given.
+/// Options as reference_attention; a score functor needs derivative(s, i, j), the derivative of what it returns by its
+///         argument.
 /// Empty   rows without kept keys and masked keys have gradient 0.
 /// Errors  as reference_attention; ShapeError if d_out or d_lse does not fit.
 /// Cost    2 (4 d + 3 d_v) flops and one exp per kept pair, slowly; memory n_k.

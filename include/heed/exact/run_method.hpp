@@ -160,7 +160,8 @@ class MethodRun {
     });
   }
 
-  /// Calls visit(pairs, calls of the method, how many of them share keys, score functor) for each method; after prepare().
+  /// Calls visit(pairs, calls of the method, how many of them share keys, score functor) for each method; after
+  /// prepare().
   template <class Call, class Visit>
   void visit_pairs(std::span<const Call> calls, Index heads_per_kv, const Visit& visit) const {
     for_each_method(method_, calls.size(), [&](const One& one, std::size_t m, std::size_t first, std::size_t n) {
@@ -179,11 +180,13 @@ class MethodRun {
     });
   }
 
- private:
+ protected:
   // Heads of one method of a list share their keys.
   static Index shared_keys(Index heads_per_kv, std::size_t n_calls) {
     return method_list<Method> ? static_cast<Index>(n_calls) : heads_per_kv;
   }
+
+ private:
   static bool names_pairs_now(const One& one) {
     if constexpr (requires { one.names_pairs(); }) {
       return one.names_pairs();

@@ -11,19 +11,19 @@
 #include "heed/core/score_mod.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/detail/bf16_operands.hpp"
-#include "heed/engine/detail/gradient_call.hpp"
 #include "heed/engine/detail/gradient_panel.hpp"
 #include "heed/engine/detail/gradient_schedule.hpp"
 #include "heed/engine/detail/tiling.hpp"
 #include "heed/engine/detail/widened_operands.hpp"
+#include "heed/engine/gradient_call.hpp"
 #include "heed/engine/pairs.hpp"
 #include "heed/engine/tasks.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {
 
-/// The streaming engine backwards: adds to the gradients of some heads what the pairs of one part give. Work is cut into cells (see
-/// GradientSchedule); a task is a cell of the heads that share keys.
+/// The streaming engine backwards: adds to the gradients of some heads what the pairs of one part give. Work is cut
+/// into cells (see GradientSchedule); a task is a cell of the heads that share keys.
 template <class Call, class ScoreMod>
 class GradientEngine {
  public:

@@ -10,17 +10,17 @@
 #include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/engine/detail/gradient_call.hpp"
 #include "heed/engine/detail/key_tile.hpp"
 #include "heed/engine/detail/score_tile.hpp"
 #include "heed/engine/detail/tile_part.hpp"
+#include "heed/engine/gradient_call.hpp"
 #include "heed/engine/pair_rule.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {
 
-/// A tile of keys in a backward pass: rows of keys and values as they are multiplied, and the sums of their gradients, rows padded to whole
-/// vectors.
+/// A tile of keys in a backward pass: rows of keys and values as they are multiplied, and the sums of their gradients,
+/// rows padded to whole vectors.
 template <class T, class S>
 struct GradientTile {
   using Rows = KeyTile<T, S>;
@@ -80,7 +80,8 @@ struct GradientRoom {
   T* ones;  // width
 };
 
-/// One panel of queries of one head in a backward pass: a third consumer of score tiles. For every tile, with P the recomputed weights,
+/// One panel of queries of one head in a backward pass: a third consumer of score tiles. For every tile, with P the
+/// recomputed weights,
 ///   d_weights = v d_out^T; d_scores = P (d_weights - mean); d_q += d_scores^T k; d_v += P d_out; d_k += d_scores q:
 /// lanes run along queries for the first three, along features for the last two.
 template <class Operands, class Call, class ScoreMod>
@@ -139,7 +140,8 @@ class GradientPanel {
   Index low() const { return scores_.low(); }
   Index high() const { return scores_.high(); }
 
-  /// Adds what the tile's keys and the panel's queries are to each other's gradients. `scored`: the tile as scores read it.
+  /// Adds what the tile's keys and the panel's queries are to each other's gradients. `scored`: the tile as scores read
+  /// it.
   void add_keys(const typename Operands::Tile& scored, Tile& tile) {
     const std::span<const TilePart> parts = scores_.score(scored, tile.keys, nullptr);
     for (const TilePart& part : parts) add_part(tile, part);

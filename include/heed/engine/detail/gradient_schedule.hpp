@@ -9,18 +9,21 @@
 
 namespace heed::detail {
 
-/// Some pairs of a backward pass: those of groups [first_group, end_group) whose queries and keys lie in ranges of positions.
+/// Some pairs of a backward pass: those of groups [first_group, end_group) whose queries and keys lie in ranges of
+/// positions.
 struct GradientCell {
   Index wave = 0;  ///< cells of one wave share neither queries nor keys
   Index first_group = 0, end_group = 0;
   Index q_low = 0, q_high = 0, k_low = 0, k_high = 0;
 };
 
-/// Cuts the pairs of a pattern into cells and these into waves, so that threads may share one head and yet every sum is made in one order:
-/// cells of a wave touch different queries and different keys, and waves come one after the other. Shapes alone decide.
+/// Cuts the pairs of a pattern into cells and these into waves, so that threads may share one head and yet every sum is
+/// made in one order: cells of a wave touch different queries and different keys, and waves come one after the other.
+/// Shapes alone decide.
 ///
-/// Ranges of tokens: queries and keys are cut into as many blocks, and wave s has block a of queries with block a + s of keys, around.
-/// Lists of tokens: a cell is a group; a group that shares a key with an earlier one comes in a later wave.
+/// Ranges of tokens: queries and keys are cut into as many blocks, and wave s has block a of queries with block a + s
+/// of keys, around. Lists of tokens: a cell is a group; a group that shares a key with an earlier one comes in a later
+/// wave.
 class GradientSchedule {
  public:
   Index n_cells = 0, n_waves = 0;

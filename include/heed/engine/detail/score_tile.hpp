@@ -39,7 +39,8 @@ struct ScoreRoom {
   T *part_low, *part_high;  // width: the same for one part
   T* key_position;          // keys
   TilePart* parts;
-  // Where backward passes want them, keys x width like the scores: what a softcap and what a functor was given. Null: not kept.
+  // Where backward passes want them, keys x width like the scores: what a softcap and what a functor was given. Null:
+  // not kept.
   T *raw = nullptr, *before = nullptr;
 };
 

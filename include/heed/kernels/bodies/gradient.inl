@@ -19,7 +19,8 @@ void gradients(Size n_keys, Size panel, Size first, Size count, typename X::Scal
   }
 }
 
-// The softcap's share of the chain: d[j][i] *= 1 - tanh^2(x), x = raw[j][i] * scale / cap, factor = 2 log2(e) scale / cap.
+// The softcap's share of the chain: d[j][i] *= 1 - tanh^2(x), x = raw[j][i] * scale / cap, factor = 2 log2(e) scale /
+// cap.
 template <class X>
 void bend(Size n_keys, Size panel, Size first, Size count, typename X::Scalar factor, const typename X::Scalar* raw,
           typename X::Scalar* d) {
@@ -75,8 +76,8 @@ HEED_INLINE inline void add_product_strip(const typename X::Scalar* a, Size a_st
     add_product_tile<X, U, 1>(a + r * a_stride, a_stride, b, b_stride, n, to + r * to_stride, to_stride);
 }
 
-// to[r][x] += sum_c a[r][c] b[c][x] for n_rows rows r, n terms c and whole vectors of columns x. Rows of `to` are summed in
-// registers: where they overlap in a register tile's tail they are smaller tiles, never summed twice.
+// to[r][x] += sum_c a[r][c] b[c][x] for n_rows rows r, n terms c and whole vectors of columns x. Rows of `to` are
+// summed in registers: where they overlap in a register tile's tail they are smaller tiles, never summed twice.
 template <class X>
 void add_products(const typename X::Scalar* a, Size a_stride, Size n_rows, const typename X::Scalar* b, Size b_stride,
                   Size n, Size columns, typename X::Scalar* to, Size to_stride) {

@@ -97,16 +97,17 @@ struct RouteBlock<X, S, 0> {
   }
 };
 
-// products + lift[node] * extra, what is added rounded first: fused it would be a number of its own on some machines only, and
-// medians found without a fused product would send their own key astray. `extra` is read to whole vectors.
+// products + lift[node] * extra, what is added rounded first: fused it would be a number of its own on some machines
+// only, and medians found without a fused product would send their own key astray. `extra` is read to whole vectors.
 template <class X>
 HEED_INLINE inline typename X::V add_lift(typename X::V products, const typename X::Scalar* lift,
                                           const std::int32_t* node, const typename X::Scalar* extra) {
   return X::add(products, X::fma(X::load_each(lift, node), X::load(extra), X::zero()));
 }
 
-// leaf[i]: where row i arrives after `height` decisions, leaves numbered from the left: z >= 0 goes to the second child, a NaN to the
-// first; z = plane . row + bias, and (plane . row + lift[node] * extra[i]) + bias where `lift` is given.
+// leaf[i]: where row i arrives after `height` decisions, leaves numbered from the left: z >= 0 goes to the second
+// child, a NaN to the first; z = plane . row + bias, and (plane . row + lift[node] * extra[i]) + bias where `lift` is
+// given.
 template <class X, class S, int Vectors>
 HEED_INLINE inline void route_rows(const S* from, Size row_stride, Size n_rows, Size d,
                                    const typename X::Scalar* planes, Size plane_stride,

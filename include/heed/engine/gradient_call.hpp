@@ -5,8 +5,8 @@
 
 namespace heed::detail {
 
-/// The operands of one query head in a backward pass. SQ: storage of queries and of d_out; SK: of keys and values. Sums are kept in the
-/// accumulator: gradients are added to views of it, which heads that share keys share.
+/// The operands of one query head in a backward pass. SQ: storage of queries and of d_out; SK: of keys and values. Sums
+/// are kept in the accumulator: gradients are added to views of it, which heads that share keys share.
 template <class SQ, class SK>
 struct GradientCall : HeadCall<SQ, SK, Accumulator<SQ>> {
   using T = Accumulator<SQ>;

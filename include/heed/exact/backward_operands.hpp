@@ -1,0 +1,131 @@
+#pragma once
+#include <span>
+#include <type_traits>
+
+#include "heed/core/check.hpp"
+#include "heed/core/errors.hpp"
+#include "heed/core/gradients.hpp"
+#include "heed/core/options.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/values.hpp"
+#include "heed/core/view.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/engine/gradient_call.hpp"
+#include "heed/exact/multi_head.hpp"
+
+namespace heed::detail {
+
+/// Where gradients of storage S are summed: in place where it is the scalar of sums, else in the frame until finish().
+template <class T, class S>
+class GradientSum {
+ public:
+  GradientSum(const View<S>& to, Workspace::Frame& frame) : to_(to) {
+    if constexpr (std::is_same_v<S, T>) {
+      sum_ = to;
+    } else {
+      sum_ = {frame.take<T>(to.rows * to.cols), to.rows, to.cols, to.cols, 1};
+    }
+  }
+  const View<T>& sum() const { return sum_; }
+  void finish() const {
+    if constexpr (!std::is_same_v<S, T>) {
+      for (Index i = 0; i < to_.rows; ++i) {
+        for (Index c = 0; c < to_.cols; ++c) to_(i, c) = static_cast<S>(sum_(i, c));
+      }
+    }
+  }
+
+ private:
+  View<S> to_;
+  View<T> sum_;
+};
+
+/// Log-sum-exp values as a matrix of n_q x n_heads: an Eigen object, a span or a vector.
+template <class Lse>
+auto lse_view_of(const Lse& lse) {
+  if constexpr (is_view<Lse> || is_dense_eigen<Lse>) {
+    return view_of(lse);
+  } else {
+    using T = std::remove_cvref_t<decltype(*lse.data())>;
+    return ConstView<T>{lse.data(), static_cast<Index>(lse.size()), 1, 1, 1};
+  }
+}
+
+/// The operands of a backward pass over packed heads but for its values; one head is packed alone.
+template <class S, class Out>
+struct BackwardOperands {
+  ConstView<S> d_out, q, k;
+  ConstView<Out> out;
+  ConstView<Accumulator<S>> lse;  // not looked at of methods without a softmax
+  PackedHeads heads;
+};
+
+template <class D, class Q, class K, class Out, class Lse>
+auto backward_operands(const D& d_out, const Q& q, const K& k, const Out& out, const Lse& lse,
+                       const PackedHeads& packed) {
+  using S = OperandScalar<Q>;
+  static_assert(std::is_same_v<OperandScalar<D>, S>, "heed: d_out must have the scalar type of q, k and v: cast it");
+  using O = OperandScalar<Out>;
+  return BackwardOperands<S, O>{view_of(d_out), view_of(q), view_of(k), view_of(out), lse_view_of(lse), packed};
+}
+
+template <class S, class Gradient>
+void check_operand_gradient(Gradient&& gradient, const char* name, const char* of, Index rows, Index cols) {
+  static_assert(std::is_same_v<typename std::remove_cvref_t<Gradient>::Scalar, S>,
+                "heed: d_q, d_k and d_v must have the scalar type of q, k and v");
+  const auto view = output_view_of(gradient);
+  check_gradient(view.rows, view.cols, name, of, rows, cols);
+}
+
+template <class S, class Out, class V, class Grads>
+void check_backward(const BackwardOperands<S, Out>& in, const V& v, bool has_softmax, Grads& grads,
+                    const AttentionOptions& options, const BackwardOptions& backward) {
+  const Index n_q = in.q.rows, d_v = in.heads.n_heads * in.heads.d_v;
+  check_gradient_of_out(in.d_out.rows, in.d_out.cols, n_q, d_v);
+  check_gradient(in.out.rows, in.out.cols, "out", "d_out", n_q, d_v);
+  if (has_softmax) check_gradient(in.lse.rows, in.lse.cols, "lse", "rows(q) x n_heads", n_q, in.heads.n_heads);
+  check_operand_gradient<S>(grads.d_q, "d_q", "q", n_q, in.q.cols);
+  check_operand_gradient<S>(grads.d_k, "d_k", "k", in.k.rows, in.k.cols);
+  if constexpr (ComputedValues<V>) {
+    if constexpr (requires { v.check_gradients(grads); }) v.check_gradients(grads);
+  } else {
+    check_operand_gradient<S>(grads.d_v, "d_v", "v", in.k.rows, in.heads.n_kv_heads * in.heads.d_v);
+  }
+  check_gradient_of_lse(backward.d_lse, n_q, in.heads.n_heads);
+  if constexpr (requires { grads.d_bias; }) {
+    const PairView& bias = options.mask.bias;
+    if (grads.d_bias.size() > 0)
+      check_gradient(grads.d_bias.rows(), grads.d_bias.cols(), "d_bias", "mask.bias", bias.rows(), bias.cols());
+  }
+  if constexpr (requires { grads.d_sinks; }) {
+    const Index n_sinks = options.sinks.given() ? in.heads.n_heads : 0;
+    if (grads.d_sinks.size() > 0 && grads.d_sinks.size() != n_sinks) {
+      throw ShapeError(
+          message("d_sinks has ", grads.d_sinks.size(), " entries but must have one per head with a sink: ", n_sinks));
+    }
+  }
+}
+
+/// Calls of all heads, without values and their gradients.
+template <class Call, class S, class Out, class T>
+std::span<Call> gradient_calls(const BackwardOperands<S, Out>& in, const View<T>& d_q, const View<T>& d_k,
+                               Workspace::Frame& frame) {
+  const PackedHeads& packed = in.heads;
+  Call* calls = frame.take<Call>(packed.n_heads);
+  for (Index h = 0; h < packed.n_heads; ++h) {
+    const Index kv = h / packed.per_kv();
+    Call* call = new (calls + h) Call{};
+    call->q = in.q.columns(h * packed.d, packed.d);
+    call->k = in.k.columns(kv * packed.d, packed.d);
+    call->v = {nullptr, in.k.rows, packed.d_v, 0, 1};
+    call->known_lse = entry(in.lse.data, h * in.lse.col_stride);
+    call->known_lse_stride = in.lse.row_stride;
+    call->head = h;
+    call->d_out = in.d_out.columns(h * packed.d_v, packed.d_v);
+    call->d_q = d_q.columns(h * packed.d, packed.d);
+    call->d_k = d_k.columns(kv * packed.d, packed.d);
+  }
+  return {calls, static_cast<std::size_t>(packed.n_heads)};
+}
+
+}  // namespace heed::detail
