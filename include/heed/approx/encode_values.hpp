@@ -24,17 +24,17 @@ class ValueEncoding {
   using T = Accumulator<S>;
 
   /// `exact[kv]`: the head is multiplied exactly. `rows`: n_k x (n_kv * d_v), contiguous.
-  ValueEncoding(const ConstView<S>& x, const ConstView<S>& w, const MonteCarloOptions& options,
-                const PlanArrays<T>& plan, const unsigned char* exact, Index n_real, S* rows, Workspace& workspace,
-                int threads)
+  ValueEncoding(const ConstView<S>& x, const MonteCarloOptions& options, const PlanArrays<T>& plan,
+                const EncodingWeights<S>& weights, const unsigned char* exact, Index n_real, S* rows,
+                Workspace& workspace, int threads)
       : x_(x),
-        row_stride_(w.cols),
+        row_stride_(weights.d_v() * plan.n_kv),
         options_(options),
         plan_(plan),
         exact_(exact),
         n_real_(n_real),
         rows_(rows),
-        weights_(w, options, plan, exact, workspace, threads),
+        weights_(weights),
         frame_(workspace),
         threads_(threads),
         isa_(active_isa()),
@@ -222,7 +222,7 @@ class ValueEncoding {
   const unsigned char* exact_;
   Index n_real_;
   S* rows_;
-  EncodingWeights<S> weights_;
+  const EncodingWeights<S>& weights_;
   Workspace::Frame frame_;
   int threads_;
   Isa isa_;

@@ -126,7 +126,7 @@ void multiply_gradients(const ConstView<S>& x, const ConstView<S>& w, const Cons
   if (to.wants_x()) {
     Workspace::Frame inside = frame.nested();
     const TokenSet tokens = moved_tokens(inside, d_v, n_real);
-    if (tokens.size < x.rows) clear_view(to.d_x);
+    if (tokens.size < x.rows) fill(to.d_x, S(0));
     PackedWeights<S> weights(transposed(w), active_isa());
     weights.pack(inside, threads);
     project_tokens<S>(d_v, tokens, weights, Index(0), w.rows, nullptr, to.d_x, *context.workspace, threads);

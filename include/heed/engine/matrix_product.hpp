@@ -47,8 +47,7 @@ class PackedWeights {
     const auto* data = kernel_pointer(w_.data) + (list == nullptr ? (tokens_.first + from) * w_.row_stride : 0);
     const auto& stored = storage_kernels<T, KernelScalar<S>>(isa_);
     if (w_.col_stride == 1) {
-      stored.pack_values(data, w_.row_stride, list, to - from, w_.cols, rows, packed_ + from * rows_,
-                         block_stride());
+      stored.pack_values(data, w_.row_stride, list, to - from, w_.cols, rows, packed_ + from * rows_, block_stride());
       return;
     }
     stored.gather(data, w_.row_stride, w_.col_stride, list, to - from, w_.cols, rows, w_.cols);

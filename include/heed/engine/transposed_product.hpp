@@ -36,7 +36,8 @@ class TransposedPanel {
     std::fill(ones_, ones_ + panel, T(1));
     for (Index t = 0; t < tokens.size; t += chunk) {
       const TokenSet some = tokens.part(t, std::min(chunk, tokens.size - t));
-      const auto* from = kernel_pointer(a.data) + k * a.col_stride + (some.list == nullptr ? some.first : 0) * a.row_stride;
+      const auto* from =
+          kernel_pointer(a.data) + k * a.col_stride + (some.list == nullptr ? some.first : 0) * a.row_stride;
       storage_kernels<T, KernelScalar<A>>(isa_).transpose(from, a.col_stride, a.row_stride, nullptr, n, some.list,
                                                           some.size, a_, panel, T(1), true);
       // The first chunk only writes: there are no sums to add to.
@@ -57,13 +58,6 @@ class TransposedPanel {
   T *a_, *sums_, *rows_, *ones_;
 };
 
-template <class T>
-void clear_view(const View<T>& to) {
-  for (Index i = 0; i < to.rows; ++i) {
-    for (Index c = 0; c < to.cols; ++c) to(i, c) = T(0);
-  }
-}
-
 /// to(k, c) = sum of a(j, k) b(j, c) over the tokens j: A^T B over some rows, which alone are read.
 ///
 /// Shapes  a: n x d, b: n x columns in the scalar of sums, tokens of [0, n); to: d x columns, written, 0 without tokens.
@@ -72,20 +66,20 @@ void clear_view(const View<T>& to) {
 template <class A, class T, class Out>
 void multiply_transposed(const ConstView<A>& a, const ConstView<T>& b, const TokenSet& tokens, const View<Out>& to,
                          Workspace& workspace, int threads) {
-  if (tokens.size == 0) return clear_view(to);
+  if (tokens.size == 0) return fill(to, Out(0));
   Workspace::Frame frame(workspace);
   const Isa isa = active_isa();
   PackedWeights<T> packed(b, tokens, isa);
   packed.pack(frame, threads);
   const Index width = TransposedPanel<T>::width(isa), columns = TransposedPanel<T>::columns(isa);
   const Index n_panels = (a.cols + width - 1) / width;
-  for_each_task(n_panels * ((b.cols + columns - 1) / columns), threads, frame,
-                [&](Scratch& scratch) { return TransposedPanel<T>(scratch, isa); },
-                [&](TransposedPanel<T>& panel, Index task) {
-                  const Index k = task % n_panels * width, first = task / n_panels * columns;
-                  panel.multiply(a, tokens, k, std::min(width, a.cols - k), packed, first,
-                                 std::min(b.cols, first + columns), to);
-                });
+  for_each_task(
+      n_panels * ((b.cols + columns - 1) / columns), threads, frame,
+      [&](Scratch& scratch) { return TransposedPanel<T>(scratch, isa); },
+      [&](TransposedPanel<T>& panel, Index task) {
+        const Index k = task % n_panels * width, first = task / n_panels * columns;
+        panel.multiply(a, tokens, k, std::min(width, a.cols - k), packed, first, std::min(b.cols, first + columns), to);
+      });
 }
 
 }  // namespace heed::detail
