@@ -11,6 +11,7 @@
 
 #include "heed/approx/monte_carlo_values.hpp"
 #include "heed/approx/projected_values.hpp"
+#include "heed/approx/tc_attention.hpp"
 #include "heed/approx/tf_attention.hpp"
 #include "heed/approx/window_attention.hpp"
 #include "heed/engine/transposed_product.hpp"
@@ -675,6 +676,16 @@ TEST(ValueGradients, EmptyAndSingleInputsGet0OrTheFormula) {
                                     .bias = in.b,
                                     .path = ValuePath::sampled}));
   }
+}
+
+TEST(MonteCarloValuesGradient, IsThatOfTheVeryDrawsOverPathMeans) {
+  Layer<double> in({.n_heads = 2, .n_kv = 1});
+  Vector<double> logits(4);
+  logits << -1, 0.3, 2, 1;
+  const auto tree = fit_tree(Matrix<double>(in.k.leftCols(6)), Matrix<double>(in.q.leftCols(6)), {.height = 3});
+  expect_gradients_of_draws(in, {}, TcAttention<double>(tree, logits), {0, 53}, true);
+  expect_gradients_of_draws(in, {.mask = {.causal = Causal::bottom_right}},
+                            TcAttention<double>(tree, logits, {.by_query = true}), {0, 53}, true);
 }
 
 }  // namespace
