@@ -57,7 +57,7 @@ class FeaturePanel {
     for (T** x : {&x_of_keys, &x_of_queries}) *x = scratch.take<T>(map.depth() * width_);
     for (T** phi : {&phi_of_keys, &phi_of_queries}) *phi = scratch.take<T>(map.size() * width_);
     pairs = scratch.take<T>(width_ * width_);
-    values = scratch.take<T>(width_ * stride_);
+    for (T** rows : {&values, &finite_values_}) *rows = scratch.take<T>(width_ * stride_);
     out = scratch.take<T>(stride_ * width_);
     room_ = scratch.take<T>(3 * width_);
     ones_ = scratch.take<T>(width_);
@@ -165,15 +165,21 @@ class FeaturePanel {
     }
   }
 
-  /// Adds the keys of the panel to `out`. Hidden keys that are not finite are skipped, not multiplied by 0.
+  /// Adds the keys of the panel to `out`. Entries of values that are not finite reach the queries that see their key: 0
+  /// stands in for them in the product, so that every other number keeps its bits.
   void add_pairs(Index n_keys, Index n, Index last) {
-    if (tiles_.all_finite(values, stride_, n_keys, d_v_)) {
-      tiles_.values(values, stride_, tiles_.rows, n_keys, pairs, d_v_ + 1, width_, 0, vectors_of(n), ones_, out);
-      return;
+    const bool finite = tiles_.all_finite(values, stride_, n_keys, d_v_);
+    const T* some = values;
+    if (!finite) {
+      for (Index x = 0; x < n_keys * stride_; ++x) finite_values_[x] = is_finite(values[x]) ? values[x] : T(0);
+      some = finite_values_;
     }
-    for (Index i = 0; i < n; ++i) {
-      for (Index j = 0; j < std::min(n_keys, last + i); ++j) {
-        for (Index c = 0; c <= d_v_; ++c) out[c * width_ + i] += pairs[j * width_ + i] * values[j * stride_ + c];
+    tiles_.values(some, stride_, tiles_.rows, n_keys, pairs, d_v_ + 1, width_, 0, vectors_of(n), ones_, out);
+    for (Index j = 0; !finite && j < n_keys; ++j) {
+      for (Index c = 0; c < d_v_; ++c) {
+        const T value = values[j * stride_ + c];
+        for (Index i = std::max<Index>(0, j - last + 1); i < n && !is_finite(value); ++i)
+          out[c * width_ + i] += pairs[j * width_ + i] * value;
       }
     }
   }
@@ -239,7 +245,8 @@ class FeaturePanel {
   Isa isa_;
   Index d_, d_v_, width_, stride_;
   bool fresh_ = true;
-  T *room_, *ones_;                                              // 3 x width; width
+  T* finite_values_;                                         // width x stride
+  T *room_, *ones_;                                          // 3 x width; width
   T *top_ = nullptr, *base_ = nullptr, *ignored_ = nullptr;  // parts of room_
 };
 
