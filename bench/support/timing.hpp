@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include <benchmark/benchmark.h>
@@ -49,7 +50,8 @@ Timing time_against(benchmark::State& state, const Call& call, const Baseline& b
     ++calls;
     state.SetIterationTime(own.back());
   }
-  return {median_of(own), median_of(other), double(allocated) / double(std::max<std::uint64_t>(calls, 1))};
+  return {median_of(std::move(own)), median_of(std::move(other)),
+          double(allocated) / double(std::max<std::uint64_t>(calls, 1))};
 }
 
 template <class Call>

@@ -327,5 +327,89 @@ TEST_F(BfloatDot, FinitenessIsSeenInEveryNumberAndCleaned) {
   }
 }
 
+TEST_F(BfloatDot, NeighbouringRowsAreInterleavedBitForBit) {
+  for (const Index n_rows : {1, 2, 5, 18}) {
+    for (const Index n_cols : {1, 15, 16, 33}) {
+      const BfloatMatrix m = any_bits(40, n_cols, 4);
+      for_each_layout(m, n_rows, [&](const auto& map, const Index* rows) {
+        const Size n_pairs = (n_rows + 1) / 2, width = (n_cols + lanes - 1) / lanes * lanes, stride = width + 2;
+        std::vector<Bf16Pair> to = garbage(n_pairs * stride);
+        kernels().interleave(heed::detail::kernel_pointer(map.data()), map.outerStride(), map.innerStride(), rows,
+                             n_rows, n_cols, to.data(), stride);
+        const auto row = [&](Index i) { return i >= n_rows ? m.rows() : rows == nullptr ? i : rows[i]; };
+        Index wrong = 0;
+        for (Size t = 0; t < n_pairs; ++t) {
+          for (Size c = 0; c < width; ++c) {
+            const Bf16Pair pair = at(to, t * stride + c);
+            wrong += pair.first.bits != bits_at(m, row(2 * t), c) || pair.second.bits != bits_at(m, row(2 * t + 1), c);
+          }
+          wrong += !is_garbage(at(to, t * stride + width));
+        }
+        EXPECT_EQ(wrong, 0) << n_rows << " x " << n_cols;
+      });
+    }
+  }
+}
+
+TEST_F(BfloatDot, StripsArePairedByKeysAndByQueries) {
+  const auto rounded = [](float x) { return std::bit_cast<std::uint16_t>(Eigen::bfloat16(x)); };
+  for_each_part([&](Size panel, Size first, Size count) {
+    for (const Size n_keys : {1, 2, 7, 16}) {
+      const std::vector<float> s = numbers(n_keys * panel, 5);
+      const auto entry = [&](Size j, Size i) {
+        return j < n_keys ? rounded(s[static_cast<std::size_t>(j * panel + i)]) : std::uint16_t{0};
+      };
+      std::vector<float> keys((static_cast<std::size_t>((n_keys + 1) / 2 * panel)), 77.0f);
+      kernels().pair_keys(n_keys, panel, first, count, s.data(), keys.data());
+      const Size n_pairs = count * lanes / 2, stride = n_pairs + 1;
+      std::vector<Bf16Pair> queries = garbage(n_keys * stride);
+      kernels().pair_queries(n_keys, panel, first, count, s.data(), queries.data(), stride);
+      for (Size j = 0; j < n_keys; ++j) {
+        for (Size t = 0; t < n_pairs; ++t) {
+          const Bf16Pair pair = at(queries, j * stride + t);
+          const Size i = first * lanes + 2 * t;
+          ASSERT_TRUE(pair.first.bits == entry(j, i) && pair.second.bits == entry(j, i + 1)) << "key " << j;
+        }
+        ASSERT_TRUE(is_garbage(at(queries, j * stride + n_pairs)));
+        if (j % 2 != 0) continue;
+        for (Size i = 0; i < panel; ++i) {
+          const float got = at(keys, j / 2 * panel + i);
+          if (i < first * lanes || i >= (first + count) * lanes) {
+            ASSERT_EQ(got, 77.0f);
+            continue;
+          }
+          const auto pair = std::bit_cast<Bf16Pair>(got);
+          ASSERT_TRUE(pair.first.bits == entry(j, i) && pair.second.bits == entry(j + 1, i)) << "key " << j;
+        }
+      }
+    }
+  });
+}
+
+TEST_F(BfloatDot, ProductsOfPairsAreAdded) {
+  for (const Size n_rows : {1, 5, 6, 13}) {
+    for (const Size n_pairs : {0, 1, 24}) {
+      for (const Size columns : {16, 64, 80}) {
+        const Size a_stride = n_pairs + 1, b_stride = columns + 3, to_stride = columns + 1;
+        std::vector<Bf16Pair> a = pairs(n_rows * a_stride, 6), b = pairs((n_pairs + 1) * b_stride, 7);
+        const std::vector<float> before = numbers(n_rows * to_stride, 8);
+        std::vector<float> to = before;
+        kernels().add_products(a.data(), a_stride, n_rows, b.data(), b_stride, n_pairs, columns, to.data(), to_stride);
+        for (Size r = 0; r < n_rows; ++r) {
+          for (Size c = 0; c < to_stride; ++c) {
+            const auto entry = static_cast<std::size_t>(r * to_stride + c);
+            double want = static_cast<double>(before[entry]);
+            for (Size t = 0; t < n_pairs && c < columns; ++t)
+              want += product(at(a, r * a_stride + t), at(b, t * b_stride + c));
+            ASSERT_TRUE(c < columns ? close(to[entry], want, 1.0 + static_cast<double>(n_pairs))
+                                    : to[entry] == before[entry])
+                << n_rows << " x " << n_pairs << " x " << columns << ", row " << r << ", column " << c;
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace heed::test::bf16_dot

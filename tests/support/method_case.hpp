@@ -10,14 +10,22 @@
 
 #include "heed/core/context.hpp"
 #include "heed/core/flops.hpp"
+#include "heed/core/gradients.hpp"
 #include "heed/core/heads.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/result.hpp"
 #include "heed/exact/attend.hpp"
+#include "heed/exact/attend_backward.hpp"
 #include "heed/exact/multi_head.hpp"
 #include "support/inputs.hpp"
 
 namespace heed::test {
+
+/// Where the gradients of q, k and v go, which every method has.
+template <class S>
+struct GradientMaps {
+  HeadMap<S> d_q, d_k, d_v;
+};
 
 /// A method with its type erased, so that the checks are compiled once and not once per method. Every operand is a
 /// map with both strides.
@@ -29,11 +37,27 @@ struct AnyMethod {
   std::function<void(Output out, LseSpan<Accumulator<S>> lse, const Input& q, const Input& k, const Input& v,
                      const AttentionOptions&, const Context&)>
       attend_into;
+  /// Gradients, from what attend_into wrote; empty for methods without them, and for adapters.
+  std::function<void(GradientMaps<S> grads, const Input& d_out, const Input& q, const Input& k, const Input& v,
+                     const Input& out, const Vector<Accumulator<S>>& lse, const AttentionOptions&, const Context&,
+                     const BackwardOptions&)>
+      backward_into{};
   /// Over packed rows; empty for adapters without it.
   std::function<void(Output out, Lse lse, const Input& q, const Input& k, const Input& v, const HeadOptions&,
                      const AttentionOptions&, const Context&)>
       multi_head_attend_into{};
+  std::function<void(GradientMaps<S> grads, const Input& d_out, const Input& q, const Input& k, const Input& v,
+                     const Input& out, const Matrix<Accumulator<S>>& lse, const HeadOptions&, const AttentionOptions&,
+                     const Context&, const BackwardOptions&)>
+      multi_head_backward_into{};
 };
+
+/// Methods that the doors go through backwards.
+template <class M, class S>
+concept HasGradient = heed::detail::DerivableScoreMod<
+    std::remove_cvref_t<decltype(heed::detail::score_mod_of(std::declval<const M&>()))>, Accumulator<S>> &&
+    (heed::detail::NamesPairs<M, heed::detail::GradientCall<S, S>> ||
+     heed::detail::GoesBackwardByItself<M, heed::detail::GradientCall<S, S>>);
 
 /// `method` is anything attend_into() takes as a method, or an adapter with its own attend_into (and, if it can,
 /// multi_head_attend_into) of AnyMethod's arguments: an oracle, a method with its own kind of values.
@@ -68,6 +92,19 @@ AnyMethod<S> erased(Method&& method_to_keep) {
     any.multi_head_attend_into = [method](auto out, auto lse, const auto& q, const auto& k, const auto& v,
                                           const auto& heads, const auto& options, const auto& context) {
       heed::multi_head_attend_into(out, lse, q, k, v, heads, options, *method, context);
+    };
+  }
+  if constexpr (!adapter && HasGradient<M, S>) {
+    any.backward_into = [method](auto grads, const auto& d_out, const auto& q, const auto& k, const auto& v,
+                                 const auto& out, const auto& lse, const auto& options, const auto& context,
+                                 const auto& backward) {
+      heed::attend_backward_into(grads, d_out, q, k, v, out, lse, options, *method, context, backward);
+    };
+    any.multi_head_backward_into = [method](auto grads, const auto& d_out, const auto& q, const auto& k, const auto& v,
+                                            const auto& out, const auto& lse, const auto& heads, const auto& options,
+                                            const auto& context, const auto& backward) {
+      heed::multi_head_attend_backward_into(grads, d_out, q, k, v, out, lse, heads, options, *method, context,
+                                            backward);
     };
   }
   return any;
@@ -146,6 +183,15 @@ inline FlopCounter exact_flops(const FlopCase& sizes) {
   return flops;
 }
 
+/// 6 d + 4 d_v per kept pair, one exp each.
+inline FlopCounter exact_backward_flops(const FlopCase& sizes) {
+  FlopCounter flops;
+  flops.add_products(Phase::backward_scores, 6.0 * static_cast<double>(sizes.d) * sizes.kept_pairs);
+  flops.add_products(Phase::backward_values, 4.0 * static_cast<double>(sizes.d_v) * sizes.kept_pairs);
+  flops.add_exponentials(sizes.kept_pairs);
+  return flops;
+}
+
 inline bool supports_everything(std::string_view) { return true; }
 
 /// All the conformance suite needs to know of a method.
@@ -155,7 +201,9 @@ struct MethodCase {
   PerScalar<PairMatrixOf, AttentionOptions> keeps{};  ///< (in, options) -> pairs the method itself sees; default: all
   PerScalar<ResultInDouble, AttentionOptions>
       expected{};  ///< (in, options) -> the answer, where no set of pairs gives it
-  std::function<FlopCounter(const FlopCase&)> flops = exact_flops;       ///< arithmetic of one head
+  std::function<FlopCounter(const FlopCase&)> flops = exact_flops;  ///< arithmetic of one head
+  std::function<FlopCounter(const FlopCase&)> backward_flops =
+      exact_backward_flops;  ///< of its gradients without routing, in the phases of backward passes
   std::function<bool(std::string_view)> supports = supports_everything;  ///< by name of OptionKind
   bool has_softmax = true;            ///< returns lse, and results of two sets of keys merge by it
   bool positional = false;            ///< moving a key or a query among the others changes what it sees

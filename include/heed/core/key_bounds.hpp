@@ -76,7 +76,8 @@ class KeyBounds {
 
   KeyRange range(const Sequence& s, Index i) const {
     const Index diagonal = i + s.shift;
-    const Index low = std::min(std::max(s.k_first, diagonal - left_), s.k_last);
+    // An empty range lies at the end of the real keys, so that no padding is looked at on its behalf.
+    const Index low = std::min(std::max(s.k_first, diagonal - left_), std::max(s.k_first, s.k_real));
     const Index high = std::max(std::min(s.k_real, diagonal + right_ + 1), s.k_first);
     return {low, std::max(low, high), diagonal};
   }

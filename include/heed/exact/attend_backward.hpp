@@ -120,17 +120,6 @@ auto gradients_of_heads(const D& d_out, const Q& q, const K& k, const V& v, cons
   return grads;
 }
 
-/// One head as packed ones, checked.
-template <class Q, class K, class V>
-PackedHeads one_head(const Q& q, const K& k, const V& v, const AttentionOptions& options) {
-  require_call_operands<Q, K, V>();
-  const ValueShape values = shape_of_values(v);
-  check_attention<Accumulator<OperandScalar<Q>>>(q.cols(), k.rows(), k.cols(), values.rows,
-                                                 {q.rows(), k.rows(), k.cols(), values.cols}, options,
-                                                 values.rows_from);
-  return {1, 1, q.cols(), values.cols};
-}
-
 }  // namespace detail
 
 /// Gradients of one head: given d_out, what the loss says of out, and what the forward call returned.
@@ -180,10 +169,19 @@ auto multi_head_attend_backward(const D& d_out, const Q& q, const K& k, const V&
                                 const HeadOptions& heads, const AttentionOptions& options = {},
                                 const Method& method = {}, const Context& context = {},
                                 const BackwardOptions& backward = {}) {
-  detail::require_call_operands<Q, K, V>();
-  const detail::PackedHeads packed =
-      detail::check_heads(q, k, detail::shape_of_values(v), heads, options, method, context);
+  const detail::PackedHeads packed = detail::packed_heads(q, k, v, heads, options, method, context);
   return detail::gradients_of_heads(d_out, q, k, v, r, packed, options, method, context, backward);
+}
+
+/// `multi_head_attend_backward` into storage the caller owns, as attend_backward_into; lse: n_q x n_heads.
+template <class Grads, class D, class Q, class K, class V, class Out, class Lse, class Method = ExactAttention<>>
+void multi_head_attend_backward_into(Grads&& grads, const D& d_out, const Q& q, const K& k, const V& v, const Out& out,
+                                     const Lse& lse, const HeadOptions& heads, const AttentionOptions& options = {},
+                                     const Method& method = {}, const Context& context = {},
+                                     const BackwardOptions& backward = {}) {
+  const detail::PackedHeads packed = detail::packed_heads(q, k, v, heads, options, method, context);
+  detail::backward_of_heads(grads, detail::backward_operands(d_out, q, k, out, lse, packed), v, options, method,
+                            context, backward);
 }
 
 }  // namespace heed

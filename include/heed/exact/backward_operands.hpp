@@ -69,6 +69,25 @@ auto backward_operands(const D& d_out, const Q& q, const K& k, const Out& out, c
   return BackwardOperands<S, O>{view_of(d_out), view_of(q), view_of(k), view_of(out), lse_view_of(lse), packed};
 }
 
+/// One head as packed ones, checked.
+template <class Q, class K, class V>
+PackedHeads one_head(const Q& q, const K& k, const V& v, const AttentionOptions& options) {
+  require_call_operands<Q, K, V>();
+  const ValueShape values = shape_of_values(v);
+  check_attention<Accumulator<OperandScalar<Q>>>(q.cols(), k.rows(), k.cols(), values.rows,
+                                                 {q.rows(), k.rows(), k.cols(), values.cols}, options,
+                                                 values.rows_from);
+  return {1, 1, q.cols(), values.cols};
+}
+
+/// Several heads of packed rows, checked.
+template <class Q, class K, class V, class Method>
+PackedHeads packed_heads(const Q& q, const K& k, const V& v, const HeadOptions& heads, const AttentionOptions& options,
+                         const Method& method, const Context& context) {
+  require_call_operands<Q, K, V>();
+  return check_heads(q, k, shape_of_values(v), heads, options, method, context);
+}
+
 template <class S, class Gradient>
 void check_operand_gradient(Gradient&& gradient, const char* name, const char* of, Index rows, Index cols) {
   static_assert(std::is_same_v<typename std::remove_cvref_t<Gradient>::Scalar, S>,

@@ -28,6 +28,13 @@ struct Bf16Kernels {
   void (*weigh)(Size n_keys, Size panel, Size first, Size count, float c, const float* base, float* s, float* l);
   void (*values)(const Bf16Pair* v, Size block_stride, Size n_pairs, const float* w, Size d_v, Size panel, Size first,
                  Size count, const float* correction, float* out);
+
+  void (*interleave)(const Bfloat* from, Size row_stride, Size column_stride, const Size* row_list, Size n_rows,
+                     Size n_columns, Bf16Pair* to, Size to_stride);
+  void (*pair_keys)(Size n_keys, Size panel, Size first, Size count, const float* s, float* to);
+  void (*pair_queries)(Size n_keys, Size panel, Size first, Size count, const float* s, Bf16Pair* to, Size to_stride);
+  void (*add_products)(const Bf16Pair* a, Size a_stride, Size n_rows, const Bf16Pair* b, Size b_stride, Size n_pairs,
+                       Size columns, float* to, Size to_stride);
 };
 
 }  // namespace heed::detail

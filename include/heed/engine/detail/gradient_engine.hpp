@@ -10,10 +10,12 @@
 #include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/engine/detail/bf16_gradient.hpp"
 #include "heed/engine/detail/bf16_operands.hpp"
 #include "heed/engine/detail/gradient_panel.hpp"
 #include "heed/engine/detail/gradient_schedule.hpp"
 #include "heed/engine/detail/tiling.hpp"
+#include "heed/engine/detail/widened_gradient.hpp"
 #include "heed/engine/detail/widened_operands.hpp"
 #include "heed/engine/gradient_call.hpp"
 #include "heed/engine/pairs.hpp"
@@ -45,49 +47,33 @@ class GradientEngine {
 
   void run() {
     if constexpr (Bf16Operands<Call>::serves) {
-      if (bf16_kernels(isa_) != nullptr) return run_cells<Bf16Operands<Call>>();
+      if (bf16_kernels(isa_) != nullptr) return run_cells<Bf16Operands<Call>, Bf16Gradient<Call>>();
     }
-    run_cells<WidenedOperands<Call>>();
+    run_cells<WidenedOperands<Call>, WidenedGradient<Call>>();
   }
 
  private:
   static constexpr Index share = 6;  ///< panels that visit a tile: what they hold stays in the second level cache
 
-  // What one thread owns. Where products read keys in another form than scores do, they are loaded twice.
-  template <class Operands>
+  // What one thread owns.
+  template <class Operands, class Products>
   struct Worker {
-    using Panel = GradientPanel<Operands, Call, ScoreMod>;
-    static constexpr bool one_tile = std::is_same_v<typename Operands::Tile, typename Panel::Tile::Rows>;
+    using Panel = GradientPanel<Operands, Products, Call, ScoreMod>;
 
     Worker(Scratch& scratch, Index keys, Index d, Index d_v, const AttentionOptions& options, Isa isa)
-        : scored(scratch, one_tile ? 0 : keys, d, 0, isa),
-          tile(scratch, keys, d, d_v, isa),
-          room(scratch, keys, tile_kernels<T>(isa).vectors, tile_kernels<T>(isa).lanes, options.softcap.has_value(),
+        : tile(scratch, keys, d, d_v, isa),
+          room(scratch, keys, d, tile_kernels<T>(isa).vectors, tile_kernels<T>(isa).lanes, options.softcap.has_value(),
                !std::is_same_v<ScoreMod, NoScoreMod>),
           panels(scratch.make(share, [&](Scratch& own) { return Panel(own, room, d, d_v, isa); })) {}
 
-    void load(const Call& call, const TokenSet& keys) {
-      tile.load(call, keys, share);
-      if constexpr (!one_tile) {
-        scored.load(call.k, {call.k.data, call.k.rows, 0, call.k.row_stride, call.k.col_stride}, keys, share);
-      }
-    }
-    const typename Operands::Tile& scored_tile() const {
-      if constexpr (one_tile) {
-        return tile.k;
-      } else {
-        return scored;
-      }
-    }
-
-    typename Operands::Tile scored;
-    typename Panel::Tile tile;
-    GradientRoom<T> room;
+    typename Products::Tile tile;
+    GradientRoom<Products> room;
     Panel* panels;
   };
 
-  template <class Operands>
+  template <class Operands, class Products>
   void run_cells() {
+    using OneWorker = Worker<Operands, Products>;
     const Call& one = calls_.front();
     const TileKernels<T>& kernels = tile_kernels<T>(isa_);
     const Index width = kernels.lanes * kernels.vectors, tile = tile_size(part_.tiles);
@@ -101,8 +87,8 @@ class GradientEngine {
       Workspace::Frame inside(workspace_);
       for_each_task(
           n_sets * schedule.n_cells_of(wave), threads_, inside,
-          [&](Scratch& scratch) { return Worker<Operands>(scratch, tile, one.k.cols, one.v.cols, options_, isa_); },
-          [&](Worker<Operands>& worker, Index task) {
+          [&](Scratch& scratch) { return OneWorker(scratch, tile, one.k.cols, one.v.cols, options_, isa_); },
+          [&](OneWorker& worker, Index task) {
             const GradientCell& cell = schedule.cell(wave, task / n_sets);
             for (Index h = 0; h < together; ++h)
               visit(worker, cell, calls_[static_cast<std::size_t>(task % n_sets * together + h)], width);
@@ -115,8 +101,8 @@ class GradientEngine {
     return tokens.part(from, tokens_below(tokens, high) - from);
   }
 
-  template <class Operands>
-  void visit(Worker<Operands>& worker, const GradientCell& cell, const Call& call, Index width) {
+  template <class AnyWorker>
+  void visit(AnyWorker& worker, const GradientCell& cell, const Call& call, Index width) {
     for (Index g = cell.first_group; g < cell.end_group; ++g) {
       const TokenSet queries = within(part_.tiles.queries(g), cell.q_low, cell.q_high);
       for (Index at = 0; at < queries.size; at += share * width)
@@ -124,9 +110,9 @@ class GradientEngine {
     }
   }
 
-  template <class Operands>
-  void visit_panels(Worker<Operands>& worker, const GradientCell& cell, Index group, const Call& call,
-                    const TokenSet& queries, Index width) {
+  template <class AnyWorker>
+  void visit_panels(AnyWorker& worker, const GradientCell& cell, Index group, const Call& call, const TokenSet& queries,
+                    Index width) {
     // Ranges of consecutive queries do not decrease.
     const Index low = std::max(cell.k_low, bounds_.of(queries[0]).low),
                 high = std::min(cell.k_high, bounds_.of(queries[queries.size - 1]).high);
@@ -142,12 +128,12 @@ class GradientEngine {
         }
         begun = true;
         const TokenSet tile = keys.part(at, std::min(largest_tile, keys.size - at));
-        worker.load(call, tile);
+        worker.tile.load(call, tile, share);
         for (Index p = 0; p < n; ++p) {
           if (worker.panels[p].low() <= tile[tile.size - 1] && worker.panels[p].high() > tile[0])
-            worker.panels[p].add_keys(worker.scored_tile(), worker.tile);
+            worker.panels[p].add_keys(worker.tile);
         }
-        worker.tile.add_to(call, scale_);
+        worker.tile.sums.add_to(call, scale_);
       }
     }
     for (Index p = 0; begun && p < n; ++p) worker.panels[p].add_to_queries(scale_);

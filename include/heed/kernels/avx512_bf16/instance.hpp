@@ -14,8 +14,11 @@ namespace heed::detail::avx512_bf16 {
 #include "heed/kernels/avx512_bf16/pack.inl"
 #include "heed/kernels/avx512_bf16/tile.inl"
 
-inline constexpr Bf16Kernels bf16_table = {&transpose, &gather, &pack_values, &all_finite,
-                                           &clean,     &scores, &weigh,       &values};
+#include "heed/kernels/avx512_bf16/gradient.inl"
+
+inline constexpr Bf16Kernels bf16_table = {&transpose,  &gather,    &pack_values,  &all_finite,
+                                           &clean,      &scores,    &weigh,        &values,
+                                           &interleave, &pair_keys, &pair_queries, &add_products};
 template <class Table>
 inline constexpr const Table* table = avx512::table<Table>;
 template <>

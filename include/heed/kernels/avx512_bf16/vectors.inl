@@ -14,10 +14,16 @@ HEED_INLINE inline V dot(Words a, Words b, V sum) {
   return sum;
 }
 
-// Rounded to the nearest bfloat16, ties to even: pairs (first[i], second[i]).
-HEED_INLINE inline Words narrow(V first, V second) {
-  Shorts halves;  // all of first, then all of second
+// Rounded to the nearest bfloat16, ties to even: all of first, then all of second.
+HEED_INLINE inline Shorts narrow_runs(V first, V second) {
+  Shorts halves;
   __asm__("vcvtne2ps2bf16 {%1, %2, %0|%0, %2, %1}" : "=v"(halves) : "v"(first), "v"(second));
+  return halves;
+}
+
+// The same as pairs (first[i], second[i]).
+HEED_INLINE inline Words narrow(V first, V second) {
+  const Shorts halves = narrow_runs(first, second);
 #if defined(__clang__)
   const Shorts pairs = __builtin_shufflevector(halves, halves, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
                                                8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
