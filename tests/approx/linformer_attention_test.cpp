@@ -82,7 +82,8 @@ constexpr auto expected_result = []<class S>(const Inputs<S>& in, const Attentio
   return formula_for<S>(in.k.rows()).result(in.template cast<double>(), options);
 };
 bool linformer_supports(std::string_view option) {
-  for (const std::string_view has : {"padding", "softcap", "sink", "large_sink", "scale", "negative_scale", "zero_scale"}) {
+  for (const std::string_view has :
+       {"padding", "softcap", "sink", "large_sink", "scale", "negative_scale", "zero_scale"}) {
     if (option == has) return true;
   }
   return false;
@@ -112,9 +113,9 @@ struct AllGradients {
 AllGradients gradients_of(const Formula& formula, const Inputs<double>& in, const Mat& d_out,
                           const AttentionOptions& options, const BackwardOptions& backward) {
   const Index n_k = in.k.rows(), n_real = std::min(options.mask.n_real_keys, n_k);
-  const auto narrow = reference_attention_backward(d_out, in.q, project(formula.e, in.k, n_real),
-                                                   project(formula.f, in.v, n_real), without_mask(options), NoScoreMod{},
-                                                   backward);
+  const auto narrow =
+      reference_attention_backward(d_out, in.q, project(formula.e, in.k, n_real), project(formula.f, in.v, n_real),
+                                   without_mask(options), NoScoreMod{}, backward);
   AllGradients all{narrow.d_q, Mat::Zero(n_k, in.k.cols()), Mat::Zero(n_k, in.v.cols()),
                    Mat::Zero(formula.e.rows(), n_k), Mat::Zero(formula.f.rows(), n_k)};
   for (Index t = 0; t < narrow.d_k.rows(); ++t) {
@@ -132,7 +133,8 @@ AllGradients gradients_of(const Formula& formula, const Inputs<double>& in, cons
 constexpr double close = 5e-13;
 
 TEST(LinformerAttention, EqualsItsFormulaAndItsGradientUnderEveryOption) {
-  for (const auto& [n_q, n_k, d, d_v] : {std::array<Index, 4>{37, 53, 9, 7}, {65, 300, 17, 40}, {113, 203, 8, 5}, {1, 1, 3, 2}}) {
+  for (const auto& [n_q, n_k, d, d_v] :
+       {std::array<Index, 4>{37, 53, 9, 7}, {65, 300, 17, 40}, {113, 203, 8, 5}, {1, 1, 3, 2}}) {
     const auto in = random_inputs<double>({.n_q = n_q, .n_k = n_k, .d = d, .d_v = d_v});
     const Mat d_out = random_matrix<double>(n_q, d_v, 77), d_lse = random_matrix<double>(n_q, 1, 78);
     const auto method = method_for<double>(n_k);
@@ -249,8 +251,8 @@ TEST(LinformerAttention, HeadsShareTheirKeysAndTheirMethods) {
     EXPECT_MATRIX_NEAR(got.d_methods[m].d_value_projection, d_f[m], 50 * close);
   }
   const Eigen::MatrixXd q_columns = q, k_columns = k, v_columns = v, d_columns = d_out;
-  const auto again = multi_head_attend_backward(d_columns, q_columns, k_columns, v_columns, r, heads, {}, methods,
-                                                {.threads = 2});
+  const auto again =
+      multi_head_attend_backward(d_columns, q_columns, k_columns, v_columns, r, heads, {}, methods, {.threads = 2});
   EXPECT_SAME_BITS(got.d_q, again.d_q);
   EXPECT_SAME_BITS(got.d_k, again.d_k);
   EXPECT_SAME_BITS(got.d_v, again.d_v);
@@ -268,10 +270,11 @@ TEST(LinformerAttention, HeadsShareTheirKeysAndTheirMethods) {
   const Mat q_rest = q.rightCols(2 * d), k_rest = k.rightCols(d), v_rest = v.rightCols(d_v),
             d_rest = d_out.rightCols(2 * d_v);
   const HeadOptions two{.n_heads = 2, .n_kv_heads = 1};
-  const auto first = multi_head_attend_backward(d_first, q_first, k_first, v_first,
-                                                multi_head_attend(q_first, k_first, v_first, two, {}, shared), two, {}, shared);
-  const auto rest = multi_head_attend_backward(d_rest, q_rest, k_rest, v_rest,
-                                               multi_head_attend(q_rest, k_rest, v_rest, two, {}, shared), two, {}, shared);
+  const auto first =
+      multi_head_attend_backward(d_first, q_first, k_first, v_first,
+                                 multi_head_attend(q_first, k_first, v_first, two, {}, shared), two, {}, shared);
+  const auto rest = multi_head_attend_backward(
+      d_rest, q_rest, k_rest, v_rest, multi_head_attend(q_rest, k_rest, v_rest, two, {}, shared), two, {}, shared);
   EXPECT_MATRIX_NEAR(sums.d_key_projection, (first.d_key_projection + rest.d_key_projection).eval(), 50 * close);
   EXPECT_MATRIX_NEAR(sums.d_value_projection, (first.d_value_projection + rest.d_value_projection).eval(), 50 * close);
   const double r_rows = n_rows, pairs = 4.0 * n_q * n_rows;

@@ -57,7 +57,8 @@ class FeatureFormula {
   Gradients backward(const Matrix<double>& d_out) const {
     const Matrix<double> answers = out();
     const Index size = log_q_.cols();
-    Matrix<double> d_log_q = Matrix<double>::Zero(in_.q.rows(), size), d_log_k = Matrix<double>::Zero(in_.k.rows(), size);
+    Matrix<double> d_log_q = Matrix<double>::Zero(in_.q.rows(), size),
+                   d_log_k = Matrix<double>::Zero(in_.k.rows(), size);
     Gradients grads{Matrix<double>::Zero(in_.q.rows(), in_.q.cols()), Matrix<double>::Zero(in_.k.rows(), in_.k.cols()),
                     Matrix<double>::Zero(in_.v.rows(), in_.v.cols())};
     for (Index i = 0; i < in_.q.rows(); ++i) {
@@ -66,7 +67,8 @@ class FeatureFormula {
         grads.d_v.row(j) += weights_(i, j) * d_out.row(i);
         const double by_weight = d_out.row(i).dot(in_.v.row(j) - answers.row(i));
         for (Index f = 0; f < size; ++f) {
-          const double share = std::exp(log_q_(i, f) + log_k_(j, f) - log_total_[static_cast<std::size_t>(i)]) * by_weight;
+          const double share =
+              std::exp(log_q_(i, f) + log_k_(j, f) - log_total_[static_cast<std::size_t>(i)]) * by_weight;
           d_log_q(i, f) += share;
           d_log_k(j, f) += share;
         }
@@ -123,21 +125,48 @@ class FeatureFormula {
   std::vector<double> log_total_;
 };
 
-/// What running sums over `size` features cost: for each key that some query sees and each query that sees one.
-inline FlopCounter feature_flops(const FlopCase& sizes, double size, double products_a_token) {
-  double queries = 0;
+/// Keys that some query sees, and queries that see a key, by the masks.
+struct SeenTokens {
+  double keys = 0, queries = 0;
+};
+inline SeenTokens seen_tokens(const FlopCase& sizes) {
+  const auto kept = [&](Index i, Index j) {
+    return heed::detail::reference_pair(sizes.options.mask, i, j, sizes.n_q, sizes.n_k, 0).kept;
+  };
+  SeenTokens seen;
   for (Index i = 0; i < sizes.n_q; ++i) {
     bool sees = false;
-    for (Index j = 0; j < sizes.n_k && !sees; ++j)
-      sees = heed::detail::reference_pair(sizes.options.mask, i, j, sizes.n_q, sizes.n_k, 0).kept;
-    queries += sees ? 1 : 0;
+    for (Index j = 0; j < sizes.n_k && !sees; ++j) sees = kept(i, j);
+    seen.queries += sees ? 1 : 0;
   }
-  const double tokens = queries + sizes.seen_keys;
+  for (Index j = 0; j < sizes.n_k; ++j) {
+    bool is_seen = false;
+    for (Index i = 0; i < sizes.n_q && !is_seen; ++i) is_seen = kept(i, j);
+    seen.keys += is_seen ? 1 : 0;
+  }
+  return seen;
+}
+
+/// What running sums over `size` features cost: for each key that some query sees and each query that sees one.
+inline FlopCounter feature_flops(const FlopCase& sizes, double size, double products_a_token) {
+  const SeenTokens seen = seen_tokens(sizes);
+  const double tokens = seen.queries + seen.keys;
   FlopCounter flops;
   flops.add_products(Phase::values, 2 * tokens * size * static_cast<double>(sizes.d_v));
   flops.add_products(Phase::scores, tokens * (2 * size + products_a_token));
   flops.add_exponentials(tokens * size);
   flops.add_tokens(sizes.real_keys, static_cast<double>(sizes.n_k));
+  return flops;
+}
+/// Backwards: features, sums over keys and denominators again, and from features to tokens; then, with rows of d_v + 1, the
+/// gradients of features, sums over queries, and d_v.
+inline FlopCounter feature_backward_flops(const FlopCase& sizes, double size, double products_a_token) {
+  const SeenTokens seen = seen_tokens(sizes);
+  const double tokens = seen.queries + seen.keys, row = 2 * size * static_cast<double>(sizes.d_v + 1);
+  FlopCounter flops;
+  flops.add_products(Phase::backward_scores, 2 * products_a_token * tokens + row * seen.keys + 2 * size * seen.queries);
+  flops.add_products(Phase::backward_values, 2 * row * tokens);
+  flops.add_exponentials(tokens * size);
   return flops;
 }
 

@@ -87,8 +87,8 @@ class LinformerAttention {
     const Mask& mask = options.mask;
     const auto refuse = [](bool given, const char* name) {
       if (given) {
-        throw OptionError(
-            detail::message(name, " is given but must not be: a projected key of LinformerAttention is all keys at once"));
+        throw OptionError(detail::message(
+            name, " is given but must not be: a projected key of LinformerAttention is all keys at once"));
       }
     };
     refuse(mask.causal != Causal::none, "Mask::causal");
@@ -144,7 +144,8 @@ class LinformerAttention {
     const detail::WithWorkspace own(context);
     Workspace::Frame frame(own.workspace());
     const Groups<Call> groups(calls, heads_per_kv, std::min(options.mask.n_real_keys, keys_.cols()), own.context());
-    const Rows<T> keys = take_rows<T>(frame, groups, calls.front().k.cols), d_keys = take_rows<T>(frame, groups, keys.cols),
+    const Rows<T> keys = take_rows<T>(frame, groups, calls.front().k.cols),
+                  d_keys = take_rows<T>(frame, groups, keys.cols),
                   values = take_rows<T>(frame, groups, calls.front().v.cols),
                   d_values = take_rows<T>(frame, groups, values.cols);
     project(groups, keys, values);
@@ -223,7 +224,8 @@ class LinformerAttention {
     }
     // Of all projections of one side.
     double products(const Rows<T>& rows) const {
-      return 2.0 * static_cast<double>(count * rows.rows) * static_cast<double>(n_real) * static_cast<double>(rows.cols);
+      return 2.0 * static_cast<double>(count * rows.rows) * static_cast<double>(n_real) *
+             static_cast<double>(rows.cols);
     }
     template <class A, class B>
     void add(const View<T>& to, const ConstView<A>& a, const ConstView<B>& b) const {
@@ -256,8 +258,8 @@ class LinformerAttention {
 
   // d_projection = sum over key heads of d_rows tokens^T; columns of padding are 0.
   template <class Out, class Call, class T, class RowsOf>
-  static void write_gradient(const View<Out>& to, const Groups<Call>& groups, const Rows<T>& d_rows, const RowsOf& rows_of,
-                             Workspace::Frame& frame) {
+  static void write_gradient(const View<Out>& to, const Groups<Call>& groups, const Rows<T>& d_rows,
+                             const RowsOf& rows_of, Workspace::Frame& frame) {
     static_assert(std::is_same_v<Out, S>, "heed: gradients of projections must have their scalar type");
     Workspace::Frame inside = frame.nested();
     const detail::GradientSum<T, S> sum(to, inside);

@@ -50,11 +50,12 @@ void add_product(const View<T>& to, const ConstView<A>& a, const ConstView<B>& b
         std::fill_n(tiles.sum, rows * stride, T(0));
         for (Index at = 0; at < a.cols; at += piece) {
           const Index n = std::min(piece, a.cols - at);
-          storage_kernels<T, KernelScalar<A>>(isa).gather(kernel_pointer(a.data) + row * a.row_stride + at * a.col_stride,
-                                                          a.row_stride, a.col_stride, nullptr, rows, n, tiles.a, piece);
+          storage_kernels<T, KernelScalar<A>>(isa).gather(
+              kernel_pointer(a.data) + row * a.row_stride + at * a.col_stride, a.row_stride, a.col_stride, nullptr,
+              rows, n, tiles.a, piece);
           storage_kernels<T, KernelScalar<B>>(isa).gather(
-              kernel_pointer(b.data) + at * b.row_stride + column * b.col_stride, b.row_stride, b.col_stride, nullptr, n,
-              columns, tiles.b, stride);
+              kernel_pointer(b.data) + at * b.row_stride + column * b.col_stride, b.row_stride, b.col_stride, nullptr,
+              n, columns, tiles.b, stride);
           for (Index j = 0; j < n; ++j) std::fill(tiles.b + j * stride + columns, tiles.b + j * stride + whole, T(0));
           gradient_kernels<T>(isa).add_products(tiles.a, piece, rows, tiles.b, stride, n, whole, tiles.sum, stride);
         }

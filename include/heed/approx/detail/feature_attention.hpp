@@ -77,29 +77,30 @@ class FeatureAttention {
     const Index n_slices = (map_.size() + slice - 1) / slice;
     {
       Workspace::Frame frame(*context_.workspace);
-      for_each_task(n_groups_ * n_slices, threads, frame, [&](Scratch& scratch) { return make_panel(scratch); },
-                    [&](Panel& panel, Index task) {
-                      const Index first = task % n_slices * slice;
-                      const Call& call = call_of(task / n_slices, 0);
-                      const FeatureSums<T> state =
-                          sums_of(task / n_slices, first, std::min(slice, map_.size() - first));
-                      panel.clear(state);
-                      for (Index j = sequence.k_first, end = 0; j < sequence.k_end; j = end) {
-                        end = panel.keys(state, call.k, j, sequence.k_end, true);
-                        panel.read_values(call.v, j, end - j);
-                        panel.add_keys(state, end - j);
-                      }
-                    });
+      for_each_task(
+          n_groups_ * n_slices, threads, frame, [&](Scratch& scratch) { return make_panel(scratch); },
+          [&](Panel& panel, Index task) {
+            const Index first = task % n_slices * slice;
+            const Call& call = call_of(task / n_slices, 0);
+            const FeatureSums<T> state = sums_of(task / n_slices, first, std::min(slice, map_.size() - first));
+            panel.clear(state);
+            for (Index j = sequence.k_first, end = 0; j < sequence.k_end; j = end) {
+              end = panel.keys(state, call.k, j, sequence.k_end, true);
+              panel.read_values(call.v, j, end - j);
+              panel.add_keys(state, end - j);
+            }
+          });
     }
     Workspace::Frame frame(*context_.workspace);
     const Index n_panels = (sequence.q_end - sequence.q_first + width_ - 1) / width_;
-    for_each_task(static_cast<Index>(calls_.size()) * n_panels, threads, frame,
-                  [&](Scratch& scratch) { return make_panel(scratch); },
-                  [&](Panel& panel, Index task) {
-                    const Index c = task / n_panels, first = sequence.q_first + task % n_panels * width_;
-                    read_queries(panel, calls_[static_cast<std::size_t>(c)], sums_of(c / heads_per_kv_, 0, map_.size()),
-                                 first, std::min(width_, sequence.q_end - first));
-                  });
+    for_each_task(
+        static_cast<Index>(calls_.size()) * n_panels, threads, frame,
+        [&](Scratch& scratch) { return make_panel(scratch); },
+        [&](Panel& panel, Index task) {
+          const Index c = task / n_panels, first = sequence.q_first + task % n_panels * width_;
+          read_queries(panel, calls_[static_cast<std::size_t>(c)], sums_of(c / heads_per_kv_, 0, map_.size()), first,
+                       std::min(width_, sequence.q_end - first));
+        });
   }
 
   static void read_queries(Panel& panel, const Call& call, const FeatureSums<T>& state, Index first, Index n) {
@@ -110,23 +111,23 @@ class FeatureAttention {
 
   void run_causal(const FeatureSequence& sequence, int threads) {
     Workspace::Frame frame(*context_.workspace);
-    for_each_task(n_groups_, threads, frame, [&](Scratch& scratch) { return make_panel(scratch); },
-                  [&](Panel& panel, Index group) {
-                    const FeatureSums<T> state = sums_of(group, 0, map_.size());
-                    const Call& one = call_of(group, 0);
-                    panel.clear(state);
-                    for (Index j = sequence.k_first, end = 0; j < sequence.k_end; j = end) {
-                      end = panel.keys(state, one.k, j, sequence.k_end, true);
-                      panel.read_values(one.v, j, end - j);
-                      for (Index h = 0; h < heads_per_kv_; ++h) add_block(panel, call_of(group, h), state, sequence, j, end);
-                      panel.add_keys(state, end - j);
-                    }
-                    for (Index h = 0; h < heads_per_kv_; ++h) {
-                      for (Index i = std::max(sequence.q_first, sequence.k_end - sequence.shift); i < sequence.q_end;
-                           i += width_)
-                        read_queries(panel, call_of(group, h), state, i, std::min(width_, sequence.q_end - i));
-                    }
-                  });
+    for_each_task(
+        n_groups_, threads, frame, [&](Scratch& scratch) { return make_panel(scratch); },
+        [&](Panel& panel, Index group) {
+          const FeatureSums<T> state = sums_of(group, 0, map_.size());
+          const Call& one = call_of(group, 0);
+          panel.clear(state);
+          for (Index j = sequence.k_first, end = 0; j < sequence.k_end; j = end) {
+            end = panel.keys(state, one.k, j, sequence.k_end, true);
+            panel.read_values(one.v, j, end - j);
+            for (Index h = 0; h < heads_per_kv_; ++h) add_block(panel, call_of(group, h), state, sequence, j, end);
+            panel.add_keys(state, end - j);
+          }
+          for (Index h = 0; h < heads_per_kv_; ++h) {
+            for (Index i = std::max(sequence.q_first, sequence.k_end - sequence.shift); i < sequence.q_end; i += width_)
+              read_queries(panel, call_of(group, h), state, i, std::min(width_, sequence.q_end - i));
+          }
+        });
   }
 
   // Queries whose last key is one of [first, end): sums over the keys before, and the keys of the panel one by one.

@@ -41,9 +41,10 @@ class FeatureGradient {
       const double tokens = static_cast<double>(sequence.k_end - sequence.k_first + sequence.q_end - sequence.q_first);
       const double work = static_cast<double>(calls_.size()) * tokens * static_cast<double>(map_.size() * one.v.cols);
       Workspace::Frame inside(*context_.workspace);
-      for_each_task(n_groups, threads_for(4 * work, 4e5, thread_count(context_.threads)), inside,
-                    [&](Scratch& scratch) { return Worker(scratch, map_, one, n_panels, isa_); },
-                    [&](Worker& worker, Index group) { run_group(worker, group, sequence); });
+      for_each_task(
+          n_groups, threads_for(4 * work, 4e5, thread_count(context_.threads)), inside,
+          [&](Scratch& scratch) { return Worker(scratch, map_, one, n_panels, isa_); },
+          [&](Worker& worker, Index group) { run_group(worker, group, sequence); });
     });
   }
 

@@ -98,10 +98,10 @@ class FeatureGradientPanel : public FeaturePanel<Map> {
   void begin_keys(const FeatureSums<T>& state, const Call& call, Index first, Index n) {
     lower_query_sums(state);
     this->read_values(call.v, first, n);
-    storage_kernels<T, T>(isa_).transpose(values, stride_, 1, nullptr, n, nullptr, d_v_ + 1, value_columns_, width_, T(1),
-                                          true);
-    tiles_.scores(query_sums, stride_, state.count, value_columns_, d_v_ + 1, width_, 0, vectors_of(n), d_phi_, ignored_,
-                  nullptr);
+    storage_kernels<T, T>(isa_).transpose(values, stride_, 1, nullptr, n, nullptr, d_v_ + 1, value_columns_, width_,
+                                          T(1), true);
+    tiles_.scores(query_sums, stride_, state.count, value_columns_, d_v_ + 1, width_, 0, vectors_of(n), d_phi_,
+                  ignored_, nullptr);
     tiles_.values(query_sums, stride_, tiles_.rows, state.count, phi_of_keys, d_v_, width_, 0, vectors_of(n), nullptr,
                   out);
     for (Index j = 0; j < n; ++j) {
@@ -118,8 +118,10 @@ class FeatureGradientPanel : public FeaturePanel<Map> {
     make_pair_gradients(n_keys, n, last);
     std::fill_n(d_values_, n_keys * stride_, T(0));
     if (tiles_.all_finite(phi_of_queries, width_, state.count, n) && tiles_.all_finite(g_, stride_, n, d_v_ + 1)) {
-      storage_kernels<T, T>(isa_).transpose(d_pairs_, width_, 1, nullptr, n_keys, nullptr, n, turned_, width_, T(1), true);
-      gradients_.add_products(phi_of_queries, width_, state.count, turned_, width_, n, lanes_of(n_keys), d_phi_, width_);
+      storage_kernels<T, T>(isa_).transpose(d_pairs_, width_, 1, nullptr, n_keys, nullptr, n, turned_, width_, T(1),
+                                            true);
+      gradients_.add_products(phi_of_queries, width_, state.count, turned_, width_, n, lanes_of(n_keys), d_phi_,
+                              width_);
       gradients_.add_products(pairs, width_, n_keys, g_, stride_, n, stride_, d_values_, stride_);
     } else {  // hidden pairs are skipped, not multiplied by 0
       for (Index t = 0; t < n; ++t) {
@@ -160,7 +162,8 @@ class FeatureGradientPanel : public FeaturePanel<Map> {
   void read_gradients(const Call& call, Index first, Index n, const T* denominators) {
     using Stored = KernelScalar<typename Call::Query>;
     storage_kernels<T, Stored>(isa_).gather(kernel_pointer(call.d_out.data) + first * call.d_out.row_stride,
-                                            call.d_out.row_stride, call.d_out.col_stride, nullptr, n, d_v_, g_, stride_);
+                                            call.d_out.row_stride, call.d_out.col_stride, nullptr, n, d_v_, g_,
+                                            stride_);
     for (Index i = 0; i < n; ++i) {
       T* row = g_ + i * stride_;
       const T denominator = denominators[first + i], inverse = 1 / denominator;
@@ -168,7 +171,8 @@ class FeatureGradientPanel : public FeaturePanel<Map> {
       for (Index c = 0; c <= d_v_; ++c) row[c] = is_zero(denominator) ? T(0) : row[c] * inverse;
       std::fill(row + d_v_ + 1, row + stride_, T(0));
     }
-    storage_kernels<T, T>(isa_).transpose(g_, stride_, 1, nullptr, n, nullptr, d_v_ + 1, g_columns_, width_, T(1), true);
+    storage_kernels<T, T>(isa_).transpose(g_, stride_, 1, nullptr, n, nullptr, d_v_ + 1, g_columns_, width_, T(1),
+                                          true);
   }
 
   // d_pairs[j][i] = v_j . g_i, v_j with its 1; 0 where hidden.
@@ -201,8 +205,8 @@ class FeatureGradientPanel : public FeaturePanel<Map> {
         for (Index i = f * width_; i < f * width_ + lanes_of(n); ++i) d_phi_[i] *= phi[i];
       }
       const Index columns = side == FeatureSide::key ? d_ + 1 : d_;
-      tiles_.values(state.rows, map_.depth(), tiles_.rows, state.count, d_phi_, columns, width_, 0, vectors_of(n), nullptr,
-                    d_x_);
+      tiles_.values(state.rows, map_.depth(), tiles_.rows, state.count, d_phi_, columns, width_, 0, vectors_of(n),
+                    nullptr, d_x_);
       d_x = d_x_;
       for (Index c = 0; c < d_ && side == FeatureSide::key; ++c) {
         for (Index i = 0; i < n; ++i) d_x_[c * width_ + i] -= x[c * width_ + i] * d_x_[d_ * width_ + i];
@@ -215,13 +219,13 @@ class FeatureGradientPanel : public FeaturePanel<Map> {
     }
   }
 
-  T* d_phi_;                   // features x width
-  T *g_, *g_columns_;          // width x stride, stride x width
-  T *value_columns_;           // stride x width
-  T* d_values_;                // width x stride
-  T *d_pairs_, *turned_;       // keys x width, queries x width
-  T* d_x_;                     // depth x width
-  T* query_references_;        // features
+  T* d_phi_;              // features x width
+  T *g_, *g_columns_;     // width x stride, stride x width
+  T* value_columns_;      // stride x width
+  T* d_values_;           // width x stride
+  T *d_pairs_, *turned_;  // keys x width, queries x width
+  T* d_x_;                // depth x width
+  T* query_references_;   // features
 };
 
 }  // namespace heed::detail

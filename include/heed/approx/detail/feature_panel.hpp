@@ -152,8 +152,8 @@ class FeaturePanel {
 
   /// pairs[j][i] = phi(q_i) . phi(k_j) for n_keys keys and n queries, and 0 from key last + i on for query i.
   void multiply_pairs(const FeatureSums<T>& state, Index n_keys, Index n, Index last) {
-    tiles_.values(phi_of_keys, width_, tiles_.rows, state.count, phi_of_queries, n_keys, width_, 0, vectors_of(n), nullptr,
-                  pairs);
+    tiles_.values(phi_of_keys, width_, tiles_.rows, state.count, phi_of_queries, n_keys, width_, 0, vectors_of(n),
+                  nullptr, pairs);
     hide(pairs, n_keys, n, last);
   }
   /// Hides what comes behind each query's last key: query i sees keys [0, last + i) of the panel.
