@@ -393,8 +393,8 @@ TEST(PerformerAttention, FeaturesAreNormalAndOrthogonalInBlocks) {
   }
 }
 
-/// The mean over seeds of phi(q) . phi(k) is e^(scale q . k); its variance falls as 1 / features, and orthogonal features
-/// have the smaller one.
+/// The mean over seeds of phi(q) . phi(k) is e^(scale q . k); its variance falls as 1 / features, and orthogonal
+/// features have the smaller one.
 TEST(PerformerAttention, TheKernelIsEstimatedWithoutBias) {
   constexpr Index d = 8;
   constexpr int n_seeds = 2000;

@@ -10,8 +10,8 @@
 
 namespace heed::detail {
 
-/// One packed sequence, or the whole call, as methods see it that sum keys up: keys [k_first, k_end) are those that some
-/// query sees, and query i sees those up to i + shift under a causal mask, all of them without one.
+/// One packed sequence, or the whole call, as methods see it that sum keys up: keys [k_first, k_end) are those that
+/// some query sees, and query i sees those up to i + shift under a causal mask, all of them without one.
 struct FeatureSequence {
   Index q_first = 0, q_end = 0;
   Index k_first = 0, k_end = 0;
