@@ -93,7 +93,7 @@ class GradientPanel {
     const TokenSet& queries = scores_.queries();
     rows_.write_rows(d_q_, scores_.width(), room_.products.ones, queries.size, call.q.cols, room_.rows, call.q.cols, 1,
                      nullptr);
-    add_rows_to(call.d_q, queries, room_.rows, call.q.cols, scale);
+    add_rows_to(call.d_q, queries, room_.rows, call.q.cols, scale, gradients_);
   }
 
  private:
