@@ -39,8 +39,9 @@ namespace heed {
 /// Errors  as attend; ShapeError where rows(k) is not cols(E). Padding (Mask::n_real_keys) leaves columns of E and F
 ///         out, and its rows are not read; OptionError for every other mask, and ALiBi: a projected key is all keys at
 ///         once. Scale, softcap and sinks are those of the projected keys.
-/// Cost    2 r n_k (d + d_v) flops a key head, then 2 r (d + d_v) and r exponentials a query; backward twice the former,
-///         three times with gradients of E and F, and r (6 d + 4 d_v) a query. Memory O(r (d + d_v)) a key head.
+/// Cost    2 r n_k (d + d_v) flops a key head, then 2 r (d + d_v) and r exponentials a query; backward twice the
+///         former, three times with gradients of E and F, and r (6 d + 4 d_v) a query. Memory O(r (d + d_v)) a key
+///         head.
 /// Threads const and re-entrant; the same bits for any context.threads.
 /// Source  Wang, Li, Khabsa, Fang, Ma 2020, "Linformer: Self-attention with linear complexity", section 4.
 template <RealScalar S>

@@ -93,9 +93,9 @@ class PositiveFeatures {
 /// Errors  as attend; OptionError for any mask but causal ones, padding and packed sequences, for ALiBi, softcap and
 ///         sinks; ShapeError where cols(k) is not the width features were drawn for.
 /// Cost    2 m (d + d_v + 1) flops and m exponentials a key and a query, m = n_features; backward about 2.3 times
-///         that. Where causal, pairs within a panel of p keys (48 with AVX-512, less elsewhere) take up to 2 p (m + d_v)
-///         more a query, which are not counted. Drawing features takes 4 m d^2 flops a call; for_width draws them once.
-///         Memory O(m (d + d_v)) a key head, backward also n_q numbers a head and, for each thread, m n_k / p.
+///         that. Where causal, pairs within a panel of p keys (48 with AVX-512, less elsewhere) take up to 2 p (m +
+///         d_v) more a query, which are not counted. Drawing features takes 4 m d^2 flops a call; for_width draws them
+///         once. Memory O(m (d + d_v)) a key head, backward also n_q numbers a head and, for each thread, m n_k / p.
 /// Threads const and re-entrant; the same bits for any context.threads. Causal calls and the backward pass share out
 ///         key heads alone.
 /// Source  Choromanski et al. 2020, "Rethinking attention with Performers", sections 2.2 to 2.4 (FAVOR+), appendix B.1

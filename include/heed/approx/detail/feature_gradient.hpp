@@ -32,6 +32,7 @@ class FeatureGradient {
 
   void run(const Mask& mask) {
     const Call& one = calls_.front();
+    if (map_.size() == 0) return;  // no feature: out is 0
     Workspace::Frame frame(*context_.workspace);
     const Index n_groups = static_cast<Index>(calls_.size()) / heads_per_kv_, n_q = one.q.rows;
     const Index n_panels = (one.k.rows + width_ - 1) / width_;
