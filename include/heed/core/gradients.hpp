@@ -25,12 +25,14 @@ struct BackwardOptions {
   bool bias = false;    ///< whether d_bias is wanted
 };
 
+/// Gradients by queries and keys, in their storage scalar.
 template <class S>
 struct QueryKeyGradients {
   Matrix<S> d_q;  ///< as q
   Matrix<S> d_k;  ///< as k
 };
 
+/// Gradient by values that lie in memory.
 template <class S>
 struct StoredValueGradients {
   Matrix<S> d_v;  ///< as v
@@ -61,7 +63,7 @@ struct TreeGradient {
 };
 
 /// What a backward pass returns: gradients by queries and keys in their storage scalar, by values or by what their
-/// source is made from, by options, and by the parameters of the method. Sums over pairs are kept in Accumulator<S>.
+/// source is made from, by options, and by the parameters of the method. Sums over pairs are kept in its accumulator.
 template <class S, class ValueGradients = StoredValueGradients<S>, class MethodGradients = NoGradients>
 struct AttentionGradients : QueryKeyGradients<S>, ValueGradients, OptionGradients<Accumulator<S>>, MethodGradients {};
 
