@@ -25,14 +25,14 @@ struct BackwardOptions {
   bool bias = false;    ///< whether d_bias is wanted
 };
 
-/// Gradients by queries and keys, in their storage scalar.
+/// Gradients of queries and keys.
 template <class S>
 struct QueryKeyGradients {
   Matrix<S> d_q;  ///< as q
   Matrix<S> d_k;  ///< as k
 };
 
-/// Gradient by values that lie in memory.
+/// Gradients of values that lie in memory.
 template <class S>
 struct StoredValueGradients {
   Matrix<S> d_v;  ///< as v
