@@ -11,7 +11,7 @@ namespace heed {
 /// Where the gradient of a tree's routing comes from: the leaves beside a token's own whose gain is looked at. (Madaan,
 /// Bhojanapalli, Jain, Jain 2023; the bounded form and the choice of leaves are ours.)
 enum class RoutingGradient {
-  flip,        ///< the h leaves whose path differs from the token's in one decision: 1 + h times the pairs of leaves
+  flip,        ///< the h leaves that one other decision of the path leads to, those behind it being the token's own
   all_leaves,  ///< every leaf: all pairs
   none,        ///< none: the routing is taken as it is, and trees get a gradient of 0
 };

@@ -10,12 +10,6 @@
 
 namespace heed::detail {
 
-/// The same numbers, rows as columns.
-template <class S>
-ConstView<S> transposed(const ConstView<S>& m) {
-  return {m.data, m.cols, m.rows, m.col_stride, m.row_stride};
-}
-
 /// to += a b for matrices of any strides, whose factors are read a piece at a time: for products whose inner side is
 /// the long one, as those of projections of keys, or whose factors are transposes, as those of their gradients.
 ///
