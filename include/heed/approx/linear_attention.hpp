@@ -97,7 +97,7 @@ class LinearAttention {
 
   /// See core/method.hpp.
   void check_heads(const CallShape&, const AttentionOptions& options) const {
-    detail::check_feature_options(options, "LinearAttention");
+    detail::refuse_pair_scores(options, "LinearAttention sums keys up and scores no pair");
   }
 
   /// See core/method.hpp.

@@ -85,20 +85,10 @@ class LinformerAttention {
 
   /// See core/method.hpp.
   void check_heads(const CallShape& heads, const AttentionOptions& options) const {
-    const Mask& mask = options.mask;
-    const auto refuse = [](bool given, const char* name) {
-      if (given) {
-        throw OptionError(detail::message(
-            name, " is given but must not be: a projected key of LinformerAttention is all keys at once"));
-      }
-    };
-    refuse(mask.causal != Causal::none, "Mask::causal");
-    refuse(mask.window_left != Mask::unlimited, "Mask::window_left");
-    refuse(mask.window_right != Mask::unlimited, "Mask::window_right");
-    refuse(mask.allowed.given(), "Mask::allowed");
-    refuse(mask.bias.given(), "Mask::bias");
-    refuse(mask.alibi_slope.given(), "Mask::alibi_slope");
-    refuse(!mask.sequence_offsets.empty(), "Mask::sequence_offsets");
+    constexpr const char* why = "a projected key of LinformerAttention is all keys at once";
+    detail::refuse_option(options.mask.causal != Causal::none, "Mask::causal", why);
+    detail::refuse_pair_masks(options.mask, why);
+    detail::refuse_option(!options.mask.sequence_offsets.empty(), "Mask::sequence_offsets", why);
     if (heads.n_k != keys_.cols()) {
       throw ShapeError(detail::message("rows(k) = ", heads.n_k, " but cols(key_projection) = ", keys_.cols(),
                                        ": they must be equal"));

@@ -133,7 +133,7 @@ class PerformerAttention {
 
   /// See core/method.hpp.
   void check_heads(const CallShape& heads, const AttentionOptions& options) const {
-    detail::check_feature_options(options, "PerformerAttention");
+    detail::refuse_pair_scores(options, "PerformerAttention sums keys up and scores no pair");
     if (drawn_.rows() > 0 && drawn_.cols() != heads.d) {
       throw ShapeError(detail::message("cols(k) = ", heads.d, " but PerformerAttention has features for width ",
                                        drawn_.cols(), ": they must be equal"));

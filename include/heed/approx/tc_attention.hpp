@@ -108,18 +108,7 @@ class TcAttention {
   /// See core/method.hpp.
   void check_heads(const CallShape& heads, const AttentionOptions& options) const {
     detail::check_tree(tree_, heads.d, options.mask);
-    const Mask& mask = options.mask;
-    const auto refuse = [](bool given, const char* name) {
-      if (given)
-        throw OptionError(detail::message(name, " is given but must not be: TcAttention scores no single key"));
-    };
-    refuse(mask.window_left != Mask::unlimited, "Mask::window_left");
-    refuse(mask.window_right != Mask::unlimited, "Mask::window_right");
-    refuse(mask.allowed.given(), "Mask::allowed");
-    refuse(mask.bias.given(), "Mask::bias");
-    refuse(mask.alibi_slope.given(), "Mask::alibi_slope");
-    refuse(options.softcap.has_value(), "AttentionOptions::softcap");
-    refuse(options.sinks.given(), "AttentionOptions::sinks");
+    detail::refuse_pair_scores(options, "TcAttention scores no single key");
   }
 
   /// See core/method.hpp.

@@ -57,20 +57,4 @@ inline FeatureTokens count_feature_tokens(const Mask& mask, Index n_q, Index n_k
   return tokens;
 }
 
-/// Throws where options are given that need a score for each pair. `method`: who says so.
-inline void check_feature_options(const AttentionOptions& options, const char* method) {
-  const Mask& mask = options.mask;
-  const auto refuse = [&](bool given, const char* name) {
-    if (given)
-      throw OptionError(message(name, " is given but must not be: ", method, " sums keys up and scores no pair"));
-  };
-  refuse(mask.window_left != Mask::unlimited, "Mask::window_left");
-  refuse(mask.window_right != Mask::unlimited, "Mask::window_right");
-  refuse(mask.allowed.given(), "Mask::allowed");
-  refuse(mask.bias.given(), "Mask::bias");
-  refuse(mask.alibi_slope.given(), "Mask::alibi_slope");
-  refuse(options.softcap.has_value(), "AttentionOptions::softcap");
-  refuse(options.sinks.given(), "AttentionOptions::sinks");
-}
-
 }  // namespace heed::detail
