@@ -5,8 +5,11 @@
 #include <utility>
 
 #include "heed/approx/encode_values.hpp"
+#include "heed/approx/encoding_weights.hpp"
+#include "heed/approx/projected_gradients.hpp"
 #include "heed/approx/sample_plan.hpp"
 #include "heed/approx/sample_planner.hpp"
+#include "heed/approx/sampled_gradients.hpp"
 #include "heed/approx/value_operands.hpp"
 #include "heed/approx/value_path.hpp"
 #include "heed/core/context.hpp"
@@ -50,6 +53,12 @@ namespace heed {
 /// Cost    Phase::sample 2 d_v r_j a token and key head; Phase::project 2 d_in d_v for exact rows and mean rows.
 ///         Phase::route, unless the budget is constant, 4 d a kept pair and two exponentials for the importance (over
 ///         TcAttention O(h) a token), and O(d_in) a token to choose products.
+/// Backward is the gradient of the sampled product for the very draws of the forward call, which it makes again: see
+///         ProjectedGradients. Counts, choices and probabilities are taken as they are, as if they did not depend on
+///         x, w_v, q and k; a token with r_j = 0 gives its x no gradient but through the mean row. d_x and d_w_v are as
+///         unbiased as the estimator, since d_v does not depend on the values. Costs the forward call's route, sample
+///         and project again, and 2 d_in d_v flops for each of d_x and d_w_v a token and key head with some product:
+///         dense products, whatever r_j. Memory O(n_k d_in).
 /// Threads const and re-entrant; the same bits for any number of threads.
 /// Source  Kim and Ko 2022, section 3. Rounding::up departs from it and says why; see Estimator and Budget for what is
 ///         not in the paper.
@@ -130,8 +139,45 @@ class MonteCarloValues : public detail::ValueOperands<S> {
     run.run(given, heads_per_kv, options, context);
   }
 
+  /// See core/values.hpp.
+  template <class Call, class Run, class Grads>
+  void backward(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, Run& run, Grads& grads,
+                const Context& context) const {
+    const std::span<const Call> given(calls);
+    detail::check_weights<Call>(run, options_.budget);
+    run.prepare(given, heads_per_kv, options, context);
+    const Index n_real = detail::real_keys(options.mask, x_.rows);
+    const auto to = detail::value_gradient_views<S>(grads);
+    Workspace::Frame frame(*context.workspace);
+    S* rows = frame.take<S>(x_.rows * w_.cols);
+    this->give_rows(calls, heads_per_kv, rows);
+    // Goes backward through the method, then hands the sums that it made of d_v to `finish`.
+    const auto go_back = [&](Index n_means, const auto& finish) {
+      Workspace::Frame inside(*context.workspace);
+      const View<T> d_v = this->give_sums(calls, heads_per_kv, n_means, inside);
+      run.run_backward(given, heads_per_kv, options, context);
+      finish(d_v);
+      detail::sum_bias_gradient(view_of(d_v), n_real, grads, *context.workspace);
+    };
+    const auto of_samples = [&](const Plan& plan, const detail::EncodingWeights<S>& weights, const unsigned char* exact,
+                                int threads) {
+      go_back(plan.centred ? plan.n_sequences : 0, [&](const View<T>& d_v) {
+        detail::SampledGradients<S>(x_, w_, options_, plan, weights, exact, n_real, d_v, to, context, threads).run();
+      });
+    };
+    if (may_sample(given, heads_per_kv, options, run) &&
+        sample_rows(given, heads_per_kv, options, run, context, n_real, rows, of_samples))
+      return;
+    multiply_all_rows(static_cast<Index>(calls.size()) / heads_per_kv, n_real, context, rows);
+    go_back(0, [&](const View<T>& d_v) {
+      detail::multiply_gradients(x_, w_, view_of(d_v), static_cast<Index>(calls.size()) / heads_per_kv, n_real, to,
+                                 context);
+    });
+  }
+
  private:
   using T = Accumulator<S>;
+  using Plan = detail::PlanArrays<T>;
   using Operands = detail::ValueOperands<S>;
   using Operands::w_;
   using Operands::x_;
@@ -152,13 +198,19 @@ class MonteCarloValues : public detail::ValueOperands<S> {
     work(calls, packed.per_kv(), inner.context());
   }
 
-  // Returns whether some head may be sampled. Then the pairs are made, over which the importance and the output are
-  // computed.
+  // Whether some head may be sampled, as far as is known without a plan. Queries there are.
+  template <class Call, class Run>
+  bool may_sample(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
+                  const Run& run) const {
+    return x_.rows > 0 && calls.front().q.rows > 0 && !never_pays(calls, heads_per_kv, options, run);
+  }
+
+  // The same. Where some head may be sampled the pairs are made, over which the importance and the output are computed.
   template <class Call, class Run>
   bool prepares(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, Run& run,
                 const Context& context) const {
     detail::check_weights<Call>(run, options_.budget);
-    if (x_.rows == 0 || never_pays(calls, heads_per_kv, options, run)) return false;
+    if (!may_sample(calls, heads_per_kv, options, run)) return false;
     if (options_.budget != Budget::constant) run.prepare(calls, heads_per_kv, options, context);
     return true;
   }
@@ -166,28 +218,36 @@ class MonteCarloValues : public detail::ValueOperands<S> {
   template <class Call, class Run>
   void make_rows(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const Run& run,
                  const Context& context, S* rows, bool samples) const {
-    if (x_.rows == 0) return;
-    const Index n_kv = static_cast<Index>(calls.size()) / heads_per_kv;
     const Index n_real = detail::real_keys(options.mask, x_.rows);
-    if (samples && sample_rows(calls, heads_per_kv, options, run, context, n_real, rows)) return;
+    const auto nothing = [](const Plan&, const detail::EncodingWeights<S>&, const unsigned char*, int) {};
+    if (samples && sample_rows(calls, heads_per_kv, options, run, context, n_real, rows, nothing)) return;
+    multiply_all_rows(static_cast<Index>(calls.size()) / heads_per_kv, n_real, context, rows);
+  }
+
+  void multiply_all_rows(Index n_kv, Index n_real, const Context& context, S* rows) const {
+    if (x_.rows == 0) return;
     this->multiply_rows(options_.bias, n_real, context, rows);
     if (context.flops != nullptr) context.flops->add_value_rows(0, static_cast<double>(n_real * n_kv));
   }
 
-  // Makes a plan, and the rows if it samples some head. Returns whether it made the rows.
-  template <class Call, class Run>
+  // Makes a plan, and if it samples some head the rows, and then calls then(plan, weights, exact, threads), where
+  // exact[kv] tells which heads were multiplied. Returns whether it made the rows.
+  template <class Call, class Run, class Then>
   bool sample_rows(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options, const Run& run,
-                   const Context& context, Index n_real, S* rows) const {
+                   const Context& context, Index n_real, S* rows, const Then& then) const {
     Workspace::Frame frame(*context.workspace);
     const int threads = detail::projection_threads(
         context.threads, static_cast<double>(x_.rows) * static_cast<double>(x_.cols) * static_cast<double>(w_.cols));
     detail::SamplePlanner<S> planner(x_, w_, options_, *context.workspace, threads);
-    const auto plan = planner.plan(frame, calls, heads_per_kv, options, run, context);
+    const Plan plan = planner.plan(frame, calls, heads_per_kv, options, run, context);
     unsigned char* exact = frame.take<unsigned char>(plan.n_kv);
     for (Index kv = 0; kv < plan.n_kv; ++kv) exact[kv] = multiplies(plan, kv, n_real) ? 1 : 0;
     if (std::all_of(exact, exact + plan.n_kv, [](unsigned char one) { return one != 0; })) return false;
-    detail::ValueEncoding<S>(x_, w_, options_, plan, exact, n_real, rows, *context.workspace, threads).run();
-    if (context.flops != nullptr) count(*context.flops, plan, exact, n_real);
+    const detail::EncodingWeights<S> weights(w_, options_, plan, exact, *context.workspace, threads);
+    detail::ValueEncoding<S> encoding(x_, options_, plan, weights, exact, n_real, rows, *context.workspace, threads);
+    encoding.run();
+    if (context.flops != nullptr) encoding.count(*context.flops);
+    then(plan, weights, exact, threads);
     return true;
   }
 
@@ -208,7 +268,7 @@ class MonteCarloValues : public detail::ValueOperands<S> {
   }
 
   // True where a head of this plan is multiplied exactly.
-  bool multiplies(const detail::PlanArrays<T>& plan, Index kv, Index n_real) const {
+  bool multiplies(const Plan& plan, Index kv, Index n_real) const {
     detail::SamplingWork work{plan.d_in, w_.cols / plan.n_kv, plan.n_kv, n_real};
     Index n_kept = 0;
     for (Index j = 0; j < plan.n_k; ++j) {
@@ -220,30 +280,6 @@ class MonteCarloValues : public detail::ValueOperands<S> {
     }
     if (work.n_sampled == 0 && work.n_exact >= n_kept) return true;  // nothing would be sampled
     return options_.path == ValuePath::fastest && detail::sampling_is_slower(options_, work);
-  }
-
-  void count(FlopCounter& flops, const detail::PlanArrays<T>& plan, const unsigned char* exact, Index n_real) const {
-    const double d_in = static_cast<double>(plan.d_in), d_v = static_cast<double>(w_.cols / plan.n_kv);
-    double samples = 0, multiplied = 0, means = 0, chosen = 0, sampled_rows = 0;
-    for (Index kv = 0; kv < plan.n_kv; ++kv) {
-      if (exact[kv] != 0) {
-        multiplied += static_cast<double>(n_real);
-        continue;
-      }
-      means += plan.centred ? static_cast<double>(plan.n_sequences) : 0.0;
-      for (Index j = 0; j < plan.n_k; ++j) {
-        const Index r = plan.counts[kv * plan.n_k + j];
-        multiplied += r >= plan.d_in ? 1 : 0;
-        sampled_rows += r > 0 && r < plan.d_in ? 1 : 0;
-        samples += r < plan.d_in ? static_cast<double>(r) : 0.0;
-      }
-    }
-    // Each token that chooses its own products first multiplies |x_k| |W_k|.
-    chosen = options_.estimator == Estimator::with_replacement ? 0.0 : sampled_rows;
-    flops.add_products(Phase::sample, 2.0 * samples * d_v);
-    flops.add_products(Phase::project, 2.0 * (multiplied + means) * d_in * d_v);
-    flops.add_products(Phase::route, 2.0 * chosen * d_in);
-    flops.add_value_rows(sampled_rows, multiplied);
   }
 
   MonteCarloOptions options_;

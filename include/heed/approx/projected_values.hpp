@@ -3,6 +3,7 @@
 #include <span>
 #include <utility>
 
+#include "heed/approx/projected_gradients.hpp"
 #include "heed/approx/value_operands.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/options.hpp"
@@ -38,6 +39,9 @@ struct ProjectionOptions {
 /// Errors  ShapeError if cols(x) != rows(w_v) or b does not fit. Temporaries do not compile.
 /// Cost    2 n_k d_in d_v flops a key head; or 2 n_q d_in d_v a query head, and 2 d_in instead of 2 d_v per kept pair.
 ///         Memory O((n_k + d_in) n_kv_heads d_v) from the workspace.
+/// Backward projects first, whatever the order of the forward call: 2 n_k d_in d_v flops a key head for the rows again,
+///         and as many each for d_x and d_w_v (ProjectedGradients) of the keys that some query sees. Other rows of x
+///         are not read, and get 0.
 /// Threads const and re-entrant; the same bits for any number of threads.
 template <class S>
 class ProjectedValues : public detail::ValueOperands<S> {
@@ -73,6 +77,22 @@ class ProjectedValues : public detail::ValueOperands<S> {
     }
   }
 
+  /// See core/values.hpp.
+  template <class Call, class Run, class Grads>
+  void backward(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, Run& run, Grads& grads,
+                const Context& context) const {
+    const std::span<const Call> given(calls);
+    run.prepare(given, heads_per_kv, options, context);
+    Workspace::Frame frame(*context.workspace);
+    project(calls, heads_per_kv, options, context, frame);
+    const auto d_v = view_of(this->give_sums(calls, heads_per_kv, 0, frame));
+    run.run_backward(given, heads_per_kv, options, context);
+    const Index n_real = detail::real_keys(options.mask, x_.rows);
+    detail::multiply_gradients(x_, w_, d_v, static_cast<Index>(calls.size()) / heads_per_kv, n_real,
+                               detail::value_gradient_views<S>(grads), context);
+    detail::sum_bias_gradient(d_v, n_real, grads, *context.workspace);
+  }
+
  private:
   using T = Accumulator<S>;
   using Operands = detail::ValueOperands<S>;
@@ -88,16 +108,23 @@ class ProjectedValues : public detail::ValueOperands<S> {
     return heads * queries * (keys * d_in + d_in * d_v) < heads * queries * keys * d_v + kv_heads * keys * d_in * d_v;
   }
 
-  template <class Call, class Run>
-  void project_then_attend(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, const Run& run,
-                           const Context& context) const {
-    Workspace::Frame frame(*context.workspace);
-    const Index n_k = x_.rows, columns = w_.cols, n_real = detail::real_keys(options.mask, n_k);
-    S* rows = frame.take<S>(n_k * columns);
+  // Makes the rows of all keys, and points v of each call at them.
+  template <class Call>
+  void project(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, const Context& context,
+               Workspace::Frame& frame) const {
+    const Index n_k = x_.rows, n_real = detail::real_keys(options.mask, n_k);
+    S* rows = frame.take<S>(n_k * w_.cols);
     this->multiply_rows(options_.bias, n_real, context, rows);
     const Index n_key_heads = static_cast<Index>(calls.size()) / heads_per_kv;
     if (context.flops != nullptr) context.flops->add_value_rows(0, static_cast<double>(n_real * n_key_heads));
     this->give_rows(calls, heads_per_kv, rows);
+  }
+
+  template <class Call, class Run>
+  void project_then_attend(std::span<Call> calls, Index heads_per_kv, const AttentionOptions& options, const Run& run,
+                           const Context& context) const {
+    Workspace::Frame frame(*context.workspace);
+    project(calls, heads_per_kv, options, context, frame);
     run.run(std::span<const Call>(calls), heads_per_kv, options, context);
   }
 

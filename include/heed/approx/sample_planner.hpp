@@ -115,20 +115,22 @@ class SamplePlanner {
     std::fill(plan.x_norm, plan.x_norm + plan.n_k, T(0));
     row_norms(plan, nullptr);
     if (!options_.centred) return;
+    plan.in_mean = frame.take<unsigned char>(plan.n_k);
+    plan.n_in_mean = frame.take<Index>(plan.n_sequences);
+    std::fill(plan.n_in_mean, plan.n_in_mean + plan.n_sequences, Index(0));
     Workspace::Frame inside(workspace_);
-    Index* n_tokens = inside.take<Index>(plan.n_sequences);
-    std::fill(n_tokens, n_tokens + plan.n_sequences, Index(0));
     std::fill(plan.means, plan.means + plan.n_sequences * plan.d_in, T(0));
     T* room = inside.take<T>(plan.d_in);
     const TokenRows<S> rows(x_, isa_);
     for (Index j = 0; j < plan.n_k; ++j) {
-      if (!is_finite(plan.x_norm[j]) || !kept_somewhere(plan, j)) continue;
+      plan.in_mean[j] = is_finite(plan.x_norm[j]) && kept_somewhere(plan, j) ? 1 : 0;
+      if (plan.in_mean[j] == 0) continue;
       T* mean = plan.means + plan.sequence[j] * plan.d_in;
       project_kernels<T>(isa_).finish_row(plan.d_in, rows.row(j, room), T(1), mean, mean);
-      ++n_tokens[plan.sequence[j]];
+      ++plan.n_in_mean[plan.sequence[j]];
     }
     for (Index b = 0; b < plan.n_sequences; ++b) {
-      const T share = T(1) / static_cast<T>(std::max<Index>(1, n_tokens[b]));
+      const T share = T(1) / static_cast<T>(std::max<Index>(1, plan.n_in_mean[b]));
       for (Index k = 0; k < plan.d_in; ++k) plan.means[b * plan.d_in + k] *= share;
     }
     row_norms(plan, plan.means);

@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "heed/approx/projected_gradients.hpp"
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/mask.hpp"
@@ -42,18 +43,31 @@ template <class S>
 class ValueOperands {
  public:
   using Scalar = S;
+  using Gradients = ProjectedGradients<S>;
   static constexpr bool computes_rows = true;
   static constexpr const char *rows_from = "x", *columns_from = "w_v";
 
   Index n_keys() const { return x_.rows; }
   Index width() const { return w_.cols; }
 
+  /// See core/values.hpp.
+  void size_gradients(Gradients& grads) const {
+    grads.d_x.resize(x_.rows, x_.cols);
+    grads.d_w_v.resize(w_.rows, w_.cols);
+    grads.d_b_v.resize(has_bias_ ? w_.cols : 0);
+  }
+  template <class Grads>
+  void check_gradients(const Grads& grads) const {
+    check_value_gradients(grads, x_, w_, has_bias_);
+  }
+
  protected:
   ValueOperands() = default;  // of constructors that do not compile
 
   /// Errors  ShapeError if cols(x) != rows(w_v) or b does not fit.
   template <TokenMatrix X, TokenMatrix W>
-  ValueOperands(const X& x, const W& w_v, const VectorView& bias) : x_(view_of(x)), w_(view_of(w_v)) {
+  ValueOperands(const X& x, const W& w_v, const VectorView& bias)
+      : x_(view_of(x)), w_(view_of(w_v)), has_bias_(bias.given()) {
     static_assert(std::is_same_v<typename X::Scalar, S> && std::is_same_v<typename W::Scalar, S>,
                   "heed: x and w_v must have the scalar type of the values: cast them first");
     if (x_.cols != w_.rows)
@@ -105,7 +119,22 @@ class ValueOperands {
                      static_cast<double>(columns));
   }
 
+  /// Points d_v of each call at its columns of sums that start from 0: (n_k + n_more) x width() without gaps.
+  template <class Call>
+  View<Accumulator<S>> give_sums(std::span<Call> calls, Index heads_per_kv, Index n_more,
+                                 Workspace::Frame& frame) const {
+    using T = Accumulator<S>;
+    const Index n_rows = x_.rows + n_more, columns = w_.cols,
+                d_v = columns * heads_per_kv / static_cast<Index>(calls.size());
+    const View<T> sums{frame.take<T>(n_rows * columns), n_rows, columns, columns, 1};
+    std::fill(sums.data, sums.data + n_rows * columns, T(0));
+    for (std::size_t c = 0; c < calls.size(); ++c)
+      calls[c].d_v = sums.rows_from(0, x_.rows).columns(static_cast<Index>(c) / heads_per_kv * d_v, d_v);
+    return sums;
+  }
+
   ConstView<S> x_, w_;
+  bool has_bias_ = false;
 };
 
 }  // namespace heed::detail

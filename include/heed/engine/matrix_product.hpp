@@ -20,42 +20,71 @@ class PackedWeights {
  public:
   using T = Accumulator<S>;
 
-  PackedWeights(const ConstView<S>& w, Isa isa) : w_(w), isa_(isa), rows_(tile_kernels<T>(isa).rows) {}
+  PackedWeights(const ConstView<S>& w, Isa isa) : PackedWeights(w, TokenSet{0, w.rows}, isa) {}
+  /// Of `tokens`, some rows of w, alone.
+  PackedWeights(const ConstView<S>& w, const TokenSet& tokens, Isa isa)
+      : w_(w), tokens_(tokens), isa_(isa), rows_(tile_kernels<T>(isa).rows) {}
 
   Index n_blocks() const { return (w_.cols + rows_ - 1) / rows_; }
   /// One vector more than a block holds: blocks a power of two apart would fall on the same cache lines.
-  Index block_stride() const { return w_.rows * rows_ + 16; }
+  Index block_stride() const { return tokens_.size * rows_ + 16; }
   /// The packed column `c`, which must be the first of a block.
   const T* column(Index c) const { return packed_ + c / rows_ * block_stride(); }
 
   void pack(Workspace::Frame& frame, int threads) {
     packed_ = frame.take<T>(n_blocks() * block_stride());
-    for_each_task((w_.rows + chunk - 1) / chunk, threads, frame,
+    const Index n = tokens_.size;
+    for_each_task((n + chunk - 1) / chunk, threads, frame,
                   [&](Scratch& scratch) { return scratch.take<T>(w_.cols * chunk + 16); },
-                  [&](T* rows, Index task) { pack_rows(task * chunk, std::min(w_.rows, (task + 1) * chunk), rows); });
+                  [&](T* rows, Index task) { pack_rows(task * chunk, std::min(n, (task + 1) * chunk), rows); });
   }
 
  private:
   static constexpr Index chunk = 32;
 
   void pack_rows(Index from, Index to, T* rows) {
-    const auto* data = kernel_pointer(w_.data) + from * w_.row_stride;
+    const Index* list = tokens_.list == nullptr ? nullptr : tokens_.list + from;
+    const auto* data = kernel_pointer(w_.data) + (list == nullptr ? (tokens_.first + from) * w_.row_stride : 0);
     const auto& stored = storage_kernels<T, KernelScalar<S>>(isa_);
     if (w_.col_stride == 1) {
-      stored.pack_values(data, w_.row_stride, nullptr, to - from, w_.cols, rows, packed_ + from * rows_,
-                         block_stride());
+      stored.pack_values(data, w_.row_stride, list, to - from, w_.cols, rows, packed_ + from * rows_, block_stride());
       return;
     }
-    stored.gather(data, w_.row_stride, w_.col_stride, nullptr, to - from, w_.cols, rows, w_.cols);
+    stored.gather(data, w_.row_stride, w_.col_stride, list, to - from, w_.cols, rows, w_.cols);
     storage_kernels<T, T>(isa_).pack_values(rows, w_.cols, nullptr, to - from, w_.cols, nullptr, packed_ + from * rows_,
                                             block_stride());
   }
 
   ConstView<S> w_;
+  TokenSet tokens_;
   Isa isa_;
   Index rows_;
   T* packed_ = nullptr;
 };
+
+/// Writes sums[r * panel + t], r < n, to out(tokens[t], column + r). `rows` has room for tokens.size * n entries.
+template <class T, class Out>
+void store_panel(const T* sums, Index panel, Index n, const TokenSet& tokens, Index column, Isa isa, T* rows,
+                 const View<Out>& out) {
+  const StorageKernels<T, T>& same = storage_kernels<T, T>(isa);
+  if constexpr (std::is_same_v<Out, T>) {
+    if (tokens.list == nullptr && out.col_stride == 1) {
+      same.transpose(sums, panel, 1, nullptr, n, nullptr, tokens.size,
+                     out.data + tokens.first * out.row_stride + column, out.row_stride, T(1), false);
+      return;
+    }
+  }
+  same.transpose(sums, panel, 1, nullptr, n, nullptr, tokens.size, rows, n, T(1), false);
+  for (Index t = 0; t < tokens.size; ++t) {
+    if constexpr (std::is_same_v<Out, T>) {
+      if (out.col_stride == 1) {
+        std::copy(rows + t * n, rows + (t + 1) * n, &out(tokens[t], column));
+        continue;
+      }
+    }
+    for (Index r = 0; r < n; ++r) out(tokens[t], column + r) = static_cast<Out>(rows[t * n + r]);
+  }
+}
 
 /// Multiplies panels of tokens by packed weights: out(j, c) = sum_k x(j, k) w(k, c) + bias[c], vector lanes along
 /// tokens. One object per thread; holds the packed tokens of one panel.
@@ -95,29 +124,13 @@ class DensePanel {
       for (Index r = 0; r < n; ++r) std::fill(out_ + r * panel_, out_ + (r + 1) * panel_, bias ? bias[c + r] : T(0));
       tiles_.values(weights.column(c), tiles_.rows, weights.block_stride(), d_in_, x_, n, panel_, 0, vectors_, ones_,
                     out_);
-      store(n, c - first, out);
+      store_panel(out_, panel_, n, tokens_, c - first, isa_, rows_, out);
     }
   }
 
  private:
   // Columns multiplied before they are written: their sums stay in the nearest cache.
   Index columns() const { return 8 * tiles_.rows; }
-
-  template <class Out>
-  void store(Index n, Index column, const View<Out>& out) {
-    const StorageKernels<T, T>& same = storage_kernels<T, T>(isa_);
-    if constexpr (std::is_same_v<Out, T>) {
-      if (tokens_.list == nullptr && out.col_stride == 1) {
-        same.transpose(out_, panel_, 1, nullptr, n, nullptr, tokens_.size,
-                       out.data + tokens_.first * out.row_stride + column, out.row_stride, T(1), false);
-        return;
-      }
-    }
-    same.transpose(out_, panel_, 1, nullptr, n, nullptr, tokens_.size, rows_, n, T(1), false);
-    for (Index t = 0; t < tokens_.size; ++t) {
-      for (Index r = 0; r < n; ++r) out(tokens_[t], column + r) = static_cast<Out>(rows_[t * n + r]);
-    }
-  }
 
   const TileKernels<T>& tiles_;
   Isa isa_;
@@ -136,20 +149,27 @@ T* take_bias(Workspace::Frame& frame, const PairView& bias, Index columns) {
   return values;
 }
 
-/// out(j, :) = x(j, :) w + bias for every row of x: 2 rows(x) d_in cols(w) flops at the speed of the tile kernels,
+/// out(j, :) = x(j, :) w + bias for the tokens j of x: 2 n_tokens d_in cols(w) flops at the speed of the tile kernels,
 /// whatever the user's flags. x has storage Row, all else S or its accumulator.
 template <class S, class Row, class Out>
-void project_rows(const ConstView<Row>& x, const PackedWeights<S>& weights, Index first, Index last,
-                  const Accumulator<S>* bias, const View<Out>& out, Workspace& workspace, int threads) {
+void project_tokens(const ConstView<Row>& x, const TokenSet& tokens, const PackedWeights<S>& weights, Index first,
+                    Index last, const Accumulator<S>* bias, const View<Out>& out, Workspace& workspace, int threads) {
   Workspace::Frame frame(workspace);
   const Isa isa = active_isa();
   const Index width = DensePanel<S>::width(isa);
-  for_each_task((x.rows + width - 1) / width, threads, frame,
+  for_each_task((tokens.size + width - 1) / width, threads, frame,
                 [&](Scratch& scratch) { return DensePanel<S>(scratch, x.cols, isa); },
                 [&](DensePanel<S>& panel, Index task) {
-                  panel.begin(x, TokenSet{task * width, std::min(width, x.rows - task * width)});
+                  panel.begin(x, tokens.part(task * width, std::min(width, tokens.size - task * width)));
                   panel.multiply(weights, first, last, bias, out);
                 });
+}
+
+/// The same for every row of x.
+template <class S, class Row, class Out>
+void project_rows(const ConstView<Row>& x, const PackedWeights<S>& weights, Index first, Index last,
+                  const Accumulator<S>* bias, const View<Out>& out, Workspace& workspace, int threads) {
+  project_tokens<S>(x, TokenSet{0, x.rows}, weights, first, last, bias, out, workspace, threads);
 }
 
 }  // namespace heed::detail

@@ -37,6 +37,13 @@ struct HeadWeights {
     if (estimator == Estimator::with_replacement) cells = memory.template take<AliasCell>(d_in);
   }
 
+  /// 1 / p_k of with_replacement, 0 for a row of zeros.
+  double inverse_p(Index k) const {
+    if (!(norms[k] > 0)) return 0;
+    const double root = norm / static_cast<double>(norms[k]);
+    return root * root;
+  }
+
   /// `share` and `order` are scratch of d_in entries.
   template <class S>
   void fill(const ConstView<S>& w, Isa isa, double* share, std::uint32_t* order) {

@@ -79,7 +79,7 @@ class RowEncoder {
     for (const EncodeToken<T>& token : group) {  // these lines are written long after they are asked for here
       for (Index c = 0; c < weights.d_v; c += kernels_.lanes) __builtin_prefetch(token.to + c, 1);
     }
-    kernels_.draw(seed, stream, weights.cells, d_in_, most, lists_);  // lists_ has room for many tokens
+    draws(weights, most, seed, stream);
     std::fill(sums_, sums_ + n * padded_, T(0));
     for (Index first = 0; first < n; first += kernels_.max_tokens) {
       const Index count = std::min(kernels_.max_tokens, n - first);
@@ -155,6 +155,29 @@ class RowEncoder {
         kernels_.finish_row(weights.d_v, sums_ + (t - first) * padded_, factor_[t], base_of(token.token), token.to);
       }
     }
+  }
+
+  /// Calls visit(k, share) for each product that a token takes, chosen as `choose` does: its row is its base and the
+  /// sum of share y_k W_k. Overwrites what `choose` chose.
+  template <class Visit>
+  void visit_chosen(Estimator estimator, const T* norms, const EncodeToken<T>& token, std::uint64_t seed,
+                    std::uint64_t stream, const Visit& visit) {
+    choose(estimator, norms, std::span<const EncodeToken<T>>(&token, 1), seed, stream);
+    const std::int32_t* list = list_of(0);
+    const Index taken = ends_[n_bands() - 1];
+    for (Index s = 0; s < taken; ++s) {
+      const Index k = list[s];
+      T share = 1;
+      if (estimator == Estimator::without_replacement) share = 1 / pi_[k];
+      if (estimator == Estimator::product_weighted) share = size_[k] > 0 ? factor_[0] / size_[k] : T(0);
+      visit(k, share);
+    }
+  }
+
+  /// The first `count` draws of a sequence of with_replacement. Draws of another replace them.
+  const std::int32_t* draws(const HeadWeights<T>& weights, Index count, std::uint64_t seed, std::uint64_t stream) {
+    kernels_.draw(seed, stream, weights.cells, d_in_, count, lists_);  // lists_ has room for many tokens
+    return lists_;
   }
 
  private:
