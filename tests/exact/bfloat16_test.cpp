@@ -26,7 +26,7 @@ using S = Eigen::bfloat16;
 void expect_twice_naive_at_most(const Inputs<S>& in, const AttentionOptions& options = {}) {
   const Inputs<double> exact = in.cast<double>();
   const auto want = reference_attention(exact.q, exact.k, exact.v, options);
-  const Rounding rounding = rounding_against<S>(want, in, options);
+  const RoundingError rounding = rounding_against<S>(want, in, options);
   const auto got = attend(in.q, in.k, in.v, options);
   EXPECT_MATRIX_NEAR(got.out, want.out, rounding.out);
   EXPECT_MATRIX_NEAR(got.lse, want.lse, rounding.lse);

@@ -113,7 +113,7 @@ void expect_each_head(const Decoding<S>& at, const MultiHeadResult<S>& got, cons
     const Inputs<S> in = at.head(h);
     const auto exact = in.template cast<Exact<S>>();
     const auto want = reference_attention(exact.q, exact.k, exact.v, options, NoScoreMod{}, h);
-    const Rounding rounding = rounding_against<S>(want, in, options, NoScoreMod{}, h);
+    const RoundingError rounding = rounding_against<S>(want, in, options, NoScoreMod{}, h);
     SCOPED_TRACE("head " + std::to_string(h));
     EXPECT_MATRIX_NEAR(got.out.middleCols(h * at.shape.d_v, at.shape.d_v).eval(), want.out, rounding.out);
     EXPECT_MATRIX_NEAR(got.lse.col(h).eval(), want.lse, rounding.lse);

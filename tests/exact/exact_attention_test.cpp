@@ -39,7 +39,7 @@ TEST(ExactAttention, AppliesItsFunctorAfterBiasAndBeforeTheMask) {
   for (const OptionKind& kind : option_kinds(store)) all_options.push_back(options_of(store, kind));
   for (const AttentionOptions& options : all_options) {
     const auto want = reference_attention(exact.q, exact.k, exact.v, options, mod);
-    const Rounding rounding = rounding_against<float>(want, in, options, mod);
+    const RoundingError rounding = rounding_against<float>(want, in, options, mod);
     const auto got = attend(in.q, in.k, in.v, options, heed::ExactAttention{mod});
     EXPECT_MATRIX_NEAR(got.out, want.out, rounding.out);
     EXPECT_MATRIX_NEAR(got.lse, want.lse, rounding.lse);
@@ -194,7 +194,7 @@ TEST(ExactAttention, LongContextsLoseNoAccuracy) {
   const auto exact = in.cast<double>();
   const auto want = reference_attention(exact.q, exact.k, exact.v);
   const auto got = attend(in.q, in.k, in.v);
-  const Rounding rounding = rounding_against<float>(want, in);
+  const RoundingError rounding = rounding_against<float>(want, in);
   EXPECT_MATRIX_NEAR(got.out, want.out, rounding.out);
   EXPECT_MATRIX_NEAR(got.lse, want.lse, rounding.lse);
 }

@@ -72,7 +72,7 @@ TEST(ExtremeOptions, ThatFitInFloatGiveTheAnswerOfDouble) {
         AttentionOptions options = extreme.options;
         options.mask.causal = causal;
         const auto want = reference_attention(exact.q, exact.k, exact.v, options);
-        const Rounding rounding = rounding_against<float>(want, in, options);
+        const RoundingError rounding = rounding_against<float>(want, in, options);
         const auto got = attend(in.q, in.k, in.v, options);
         EXPECT_MATRIX_NEAR(got.out, want.out, rounding.out);
         EXPECT_MATRIX_NEAR(got.lse, want.lse, rounding.lse);
@@ -91,7 +91,8 @@ TEST(ExtremeOptions, ThatFitInFloatGiveTheImportanceOfDouble) {
     const auto got = key_importance(in.q, in.k, extreme.options);
     const Vector<double> want = weights.colwise().maxCoeff().transpose();
     // A weight is e^(score - lse), and so off by what an lse is.
-    const Rounding rounding = rounding_of(Inputs<float>{in.q, in.k, Matrix<float>::Identity(70, 70)}, extreme.options);
+    const RoundingError rounding =
+        rounding_of(Inputs<float>{in.q, in.k, Matrix<float>::Identity(70, 70)}, extreme.options);
     EXPECT_MATRIX_NEAR(got.largest, want, rounding.out + std::min(rounding.lse, 1e-5));
   }
 }
@@ -185,7 +186,7 @@ TEST(ExtremeOptions, ThatFloatCannotHoldAreFineInDouble) {
     if (scale > 1e30 || (scale > 0 && scale < 1e-30)) in.q /= scale;
     const auto want = reference_attention(in.q, in.k, in.v, fine.options);
     const auto got = attend(in.q, in.k, in.v, fine.options);
-    const Rounding rounding = rounding_of(in, fine.options);
+    const RoundingError rounding = rounding_of(in, fine.options);
     EXPECT_MATRIX_NEAR(got.out, want.out, rounding.out);
     EXPECT_MATRIX_NEAR(got.lse, want.lse, rounding.lse);
   }
@@ -233,7 +234,7 @@ void expect_biases_saturate(Index n_q) {
   const Eigen::Map<const Matrix<double>, Eigen::Unaligned, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>> strided(
       spread.data(), n_q, n_k, {4 * n_k, 2});
   const auto want = reference_attention(exact.q, exact.k, exact.v, {.mask = {.bias = saturated}});
-  const Rounding rounding = rounding_against<S>(want, in, {.mask = {.bias = saturated}});
+  const RoundingError rounding = rounding_against<S>(want, in, {.mask = {.bias = saturated}});
   const double kept = static_cast<double>((rows.array() > -std::numeric_limits<double>::infinity()).count());
   const auto check = [&](const char* layout, const BiasView& bias) {
     SCOPED_TRACE(layout);
@@ -289,7 +290,7 @@ TEST(ExtremeOptions, EntriesOfABiasSaturateForListedTokensToo) {
     for (Index j = 0; j < n_k; ++j) allowed(i, j) = i % 2 == j % 2;
   const AttentionOptions options{.mask = {.allowed = allowed, .bias = saturated}};
   const auto want = reference_attention(exact.q, exact.k, exact.v, options);
-  const Rounding rounding = rounding_against<float>(want, in, options);
+  const RoundingError rounding = rounding_against<float>(want, in, options);
   for (const BiasView& bias : {BiasView(rows), BiasView(columns)}) {
     const auto got = attend_over(TwoGroups{TwoLists(n_q), TwoLists(n_k)}, in.q, in.k, in.v, {.mask = {.bias = bias}});
     EXPECT_MATRIX_NEAR(got.out, want.out, rounding.out);

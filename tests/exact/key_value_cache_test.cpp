@@ -135,7 +135,7 @@ void expect_each_head(const Got& got, const Matrix<float>& q, const Matrix<float
     const Inputs<float> in{q.middleCols(6 * h, 6), k.middleCols(6 * (h / 2), 6), v.middleCols(5 * (h / 2), 5)};
     const auto exact = in.cast<double>();
     const auto want = reference_attention(exact.q, exact.k, exact.v, options);
-    const Rounding rounding = rounding_against<float>(want, in, options);
+    const RoundingError rounding = rounding_against<float>(want, in, options);
     EXPECT_MATRIX_NEAR(got.out.middleCols(5 * h, 5).eval(), want.out, rounding.out);
     EXPECT_MATRIX_NEAR(got.lse.col(h).eval(), want.lse, rounding.lse);
   }

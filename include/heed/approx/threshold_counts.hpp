@@ -57,11 +57,14 @@ class ThresholdCounts {
       return;
     }
     double aim = total, sum = 0;
-    for (int pass = 0; pass < 3; ++pass) {
-      count(floor_for(aim / all * n_sized_, largest), counts, floors);
+    T many = 0, few = 0;  // floors that left too many and too few products; 0: none yet
+    for (int pass = 0; pass < 6; ++pass) {
+      const T floor = many > 0 && few > 0 ? std::sqrt(many * few) : floor_for(aim / all * n_sized_, largest);
+      count(floor, counts, floors);
       sum = 0;
       for (Index j = 0; j < n_; ++j) sum += static_cast<double>(counts[j]);
       if (sum <= total && sum >= 0.99 * total) break;
+      (sum > total ? many : few) = floor;
       aim *= 0.998 * total / std::max(sum, 1.0);
     }
     while (sum > total) {  // the last few one by one
