@@ -470,5 +470,26 @@ TEST_F(TfBackward, RefusesWhatItCannotMeanAndTouchesNothing) {
   EXPECT_SAME_BITS(biases, whole.d_tree.biases);
 }
 
+/// A gradient of no size is not wanted, whatever its number of rows.
+TEST_F(TfBackward, MembersWithoutColumnsAreNotWritten) {
+  const auto in = random_inputs<double>({.n_q = 20, .n_k = 30, .d = 4});
+  const TfAttention<double> tf(small_tree(2, 4, 1));
+  const auto r = attend(in.q, in.k, in.v, {}, tf);
+  struct {
+    Matrix<double> d_q, d_k, d_v;
+    struct {
+      Matrix<double> planes, biases;
+    } d_tree;
+  } grads;
+  grads.d_q = in.q;
+  grads.d_k = in.k;
+  grads.d_v = in.v;
+  grads.d_tree.planes.resize(5, 0);
+  grads.d_tree.biases.resize(5, 0);
+  const Matrix<double> d_out = random_matrix<double>(20, 4, 7);
+  attend_backward_into(grads, d_out, in.q, in.k, in.v, r.out, r.lse, {}, tf);
+  EXPECT_SAME_BITS(grads.d_q, attend_backward(d_out, in.q, in.k, in.v, r, {}, tf).d_q);
+}
+
 }  // namespace
 }  // namespace heed::test::tf_backward

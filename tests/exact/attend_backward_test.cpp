@@ -374,6 +374,21 @@ TEST(AttendBackwardInto, AllocatesNothingWithAGrownWorkspace) {
   EXPECT_EQ(allocations(), before);
 }
 
+TEST(AttendBackwardOfSinks, ANanOfAQueryWithoutKeysReachesNoSink) {
+  auto in = random_inputs<float>({.n_q = 3, .n_k = 5, .d = 4});
+  Matrix<float> d_out = random_matrix<float>(3, 4, 7);
+  Eigen::Matrix<bool, Eigen::Dynamic, Eigen::Dynamic> allowed =
+      Eigen::Matrix<bool, Eigen::Dynamic, Eigen::Dynamic>::Constant(3, 5, true);
+  allowed.row(1).setConstant(false);
+  const AttentionOptions options{.mask = {.allowed = allowed}, .sinks = 0.5};
+  const auto r = attend(in.q, in.k, in.v, options);
+  const auto want = attend_backward(d_out, in.q, in.k, in.v, r, options);
+  fill(d_out.row(1), nan_of<float>());
+  const auto got = attend_backward(d_out, in.q, in.k, in.v, r, options);
+  EXPECT_SAME_BITS(got.d_sinks, want.d_sinks);
+  EXPECT_MATRIX_NEAR(got.d_v, want.d_v, 1e-6);  // pairs are added one by one beside a NaN
+}
+
 TEST(AttendBackwardErrors, NameTheArgumentAndTouchNothing) {
   const auto in = random_inputs<float>({.n_q = 6, .n_k = 7, .d = 4});
   const auto r = attend(in.q, in.k, in.v);

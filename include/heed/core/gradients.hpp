@@ -21,8 +21,8 @@ struct BackwardOptions {
   RoutingGradient routing = RoutingGradient::flip;  ///< of methods with a tree
   bool bounded = true;  ///< weights of other leaves as if united with the query's own: at most 1. False: the gradient
                         ///< of the soft form, whose weights explode where attention is sharp
-  BiasView d_lse{};     ///< gradient that comes in through lse: n_q, or n_q x n_heads; default: none
-  bool bias = false;    ///< whether d_bias is wanted
+  BiasView d_lse{};     ///< gradient that comes in through lse: n_q x n_heads, or n_q x 1 for all heads; default: none
+  bool bias = false;    ///< whether d_bias is wanted; the _into forms go by whether it is there
 };
 
 /// Gradients of queries and keys.

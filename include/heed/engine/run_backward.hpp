@@ -37,7 +37,11 @@ void row_means(const Call& call, const ConstView<Out>& out, const BiasView& d_ls
   using T = typename Call::Sum;
   for (Index i = 0; i < call.q.rows; ++i) {
     T sum = 0;
-    for (Index c = 0; c < call.v.cols; ++c) sum += static_cast<T>(call.d_out(i, c)) * static_cast<T>(out(i, c));
+    for (Index c = 0; c < call.v.cols; ++c) {
+      // The zeros of a query without keys meet no NaN of d_out.
+      const T value = static_cast<T>(out(i, c));
+      if (!is_zero(value)) sum += static_cast<T>(call.d_out(i, c)) * value;
+    }
     means[i] = d_lse.given() ? sum - static_cast<T>(gradient_of_lse(d_lse, i, call.head)) : sum;
   }
 }

@@ -126,7 +126,9 @@ auto gradients_of_heads(const D& d_out, const Q& q, const K& k, const V& v, cons
 ///   d_v_j = sum_i P_ij d_out_i,  d_s_ij = P_ij (d_out_i . v_j - d_out_i . out_i + d_lse_i),  d_q_i = sum_j d_r_ij k_j,
 ///   d_k_j = sum_i d_r_ij q_i,
 /// P recomputed from lse, d_r what d_s becomes through score functor, bias, softcap and scale. Methods that are no
-/// softmax over pairs, and what else methods and value sources add, are documented there.
+/// softmax over pairs, and what else methods and value sources add, are documented there. Weights are as exact as lse:
+/// their relative error is about |lse| times the unit roundoff of the scalar sums are kept in (1e-4 at |lse| = 2000 in
+/// float), so that gradients of scores beyond 10^5 in float are no longer of use, while those of forward are.
 ///
 /// Shapes  d_out: n_q x d_v, r: what attend(q, k, v, options, method) returned; returns d_q, d_k, d_v as q, k, v;
 ///         d_bias and d_sinks where asked for; gradients of the method's own parameters, and, where v is a computed
@@ -151,6 +153,8 @@ auto attend_backward(const D& d_out, const Q& q, const K& k, const V& v, const R
 /// Shapes  grads: an object with members d_q, d_k, d_v, each a writable TokenMatrix shaped as q, k, v in their scalar,
 ///         and, where they are wanted, d_bias (shaped as the bias, which it is added to), d_sinks, and the members of
 ///         the method's and the value source's own gradients; out, lse: what the forward call wrote.
+///         No gradient may overlap an operand. BackwardOptions::bias is not looked at: a d_bias that is there is added
+///         to.
 /// Errors  as attend_backward; gradients are untouched when it throws.
 template <class Grads, class D, class Q, class K, class V, class Out, class Lse, class Method = ExactAttention<>>
 void attend_backward_into(Grads&& grads, const D& d_out, const Q& q, const K& k, const V& v, const Out& out,

@@ -40,7 +40,7 @@ struct TreeSums {
     for (Index v = 0; v < w.rows; ++v) {
       for (Index c = 0; c < w.cols; ++c) w(v, c) = planes[v * stride + c];
     }
-    for (Index v = 0; v < b.rows; ++v) b(v, 0) = biases[v];
+    for (Index v = 0; b.cols > 0 && v < b.rows; ++v) b(v, 0) = biases[v];
   }
 };
 

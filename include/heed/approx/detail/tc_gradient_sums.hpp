@@ -55,7 +55,7 @@ class TcGradientSums {
     }
     if constexpr (requires { gradients.d_level_logits; }) {
       const auto to = output_view_of(gradients.d_level_logits);
-      for (Index t = 0; t < to.rows; ++t) to(t, 0) = static_cast<T>(d_logits_[t]);
+      for (Index t = 0; to.cols > 0 && t < to.rows; ++t) to(t, 0) = static_cast<T>(d_logits_[t]);
     }
   }
 
