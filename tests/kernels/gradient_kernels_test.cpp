@@ -47,7 +47,8 @@ TYPED_TEST(GradientKernelsOf, ScoresBecomeWeightsAndTheirGradients) {
           EXPECT_TRUE(s(j, i) == T(0) && d(j, i) == T(0));
           continue;
         }
-        const double weight = std::exp2(1.25 * (static_cast<double>(s_before(j, i)) - static_cast<double>(base(i))));
+        const double power = 1.25 * (static_cast<double>(s_before(j, i)) - static_cast<double>(base(i))),
+                     weight = std::exp2(std::min(0.0, power));
         const double want = weight * (static_cast<double>(d_before(j, i)) - static_cast<double>(mean(i)));
         EXPECT_NEAR(static_cast<double>(s(j, i)), weight, 16 * this->unit * weight);
         EXPECT_NEAR(static_cast<double>(d(j, i)), want, 32 * this->unit * weight * 8);
