@@ -19,7 +19,8 @@ struct Arguments {
   int rounds = 7;
   double seconds = 0.04;  ///< shortest trial
   bool causal = false;
-  bool decode = false;  ///< one query against n keys
+  bool decode = false;    ///< one query against n keys
+  bool backward = false;  ///< gradients
   bool help = false;
 
   static constexpr const char* usage =
@@ -28,6 +29,7 @@ struct Arguments {
       "  --shapes LIST     n x d x heads, such as 2048x64x12,8192x64x4\n"
       "  --causal          query i sees keys 0 .. i (half the products, counted so)\n"
       "  --decode          one query against n keys; n is 4096 and 65536 unless --shapes tells\n"
+      "  --backward        gradients of q, k and v; 10 d flops a pair and head\n"
       "  --only LIST       engines whose name contains one of these, such as heed,careful\n"
       "  --rounds 7        rounds; every engine runs once a round, the median counts\n"
       "  --seconds 0.04    shortest trial\n"
@@ -83,6 +85,8 @@ inline Arguments parse_arguments(int argc, const char* const* argv) {
       arguments.causal = true;
     else if (name == "--decode")
       arguments.decode = true;
+    else if (name == "--backward")
+      arguments.backward = true;
     else if (name == "--quick")
       quick = true;
     else if (name == "--json")
@@ -103,6 +107,8 @@ inline Arguments parse_arguments(int argc, const char* const* argv) {
       throw std::invalid_argument("peers: " + name + " is not an argument; --help lists them");
     }
   }
+  if (arguments.decode && arguments.backward)
+    throw std::invalid_argument("peers: --backward cannot be combined with --decode");
   if (quick) arguments.rounds = 3;
   if (arguments.shapes.empty() && arguments.decode)
     arguments.shapes = parse_shapes(quick ? "4096x64x12" : "4096x64x12,65536x64x12");

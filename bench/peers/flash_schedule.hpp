@@ -15,9 +15,9 @@ namespace heed_bench {
 /// Blocks of queries against blocks of keys with a running softmax, on somebody else's sgemm: the schedule of ATen on
 /// the CPU.
 ///
-/// `Gemm` has two static functions on row-major operands, each called by one thread:
-///   scores(m, n, k, alpha, a, lda, b, ldb, c, ldc)   c = alpha a b^T
-///   add_values(m, n, k, a, lda, b, ldb, c, ldc)      c += a b
+/// `Gemm` has one static function on row-major operands, called by one thread:
+///   run(turn_a, turn_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)   c = alpha op(a) op(b) + beta c, op(x) = x^T
+///                                                                       where it is turned
 /// Source  Dao et al. 2022, algorithm 1; block sizes of ATen's flash_attention kernel: 256, 64 or 32 queries, 512 keys.
 template <class Gemm>
 class FlashSchedule : public Engine {
@@ -60,7 +60,7 @@ class FlashSchedule : public Engine {
       const Eigen::Index keys = std::min(key_block_, n_seen - begin);
       const float* k = sets_[set].k + (h * shape_.n_k + begin) * d;
       const float* v = sets_[set].v + (h * shape_.n_k + begin) * d;
-      Gemm::scores(count, keys, d, scale, q, d, k, d, s, key_block_);
+      Gemm::run(false, true, count, keys, d, scale, q, d, k, d, 0, s, key_block_);
       for (Eigen::Index i = 0; i < count; ++i) {
         Row row(s + i * key_block_, keys);
         const Eigen::Index visible = shape_.causal ? std::clamp<Eigen::Index>(first + i + 1 - begin, 0, keys) : keys;
@@ -77,7 +77,7 @@ class FlashSchedule : public Engine {
         if (old_weight != 1.0F && begin > 0) Row(out + i * d, d) *= old_weight;
         highest[i] = now;
       }
-      Gemm::add_values(count, d, keys, s, key_block_, v, d, out, d);
+      Gemm::run(false, false, count, d, keys, 1, s, key_block_, v, d, 1, out, d);
     }
     for (Eigen::Index i = 0; i < count; ++i) Row(out + i * d, d) *= 1.0F / sum[i];
   }

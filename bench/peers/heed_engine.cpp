@@ -67,6 +67,67 @@ class Forward final : public Engine {
   float* out_ = nullptr;
 };
 
+/// Gradients of packed rows, stored as S: d_q, d_k and d_v are turned to float outside the clock for other scalars.
+template <class S>
+class Backward final : public Engine {
+ public:
+  [[nodiscard]] std::string name() const override { return "heed" + scalar_name<S>() + " " HEED_PEER_FLAGS; }
+  [[nodiscard]] Layout layout() const override { return Layout::packed; }
+  [[nodiscard]] bool goes_backward() const override { return true; }
+
+  void prepare(const Shape& shape, const std::vector<Operands>& sets, float* out) override {
+    shape_ = shape;
+    width_ = shape.d * shape.n_heads;
+    to_ = out;
+    options_ = {};
+    if (shape.causal) options_.mask.causal = heed::Causal::square;
+    for (const Operands& set : sets) {
+      Set one{stored(set.q, shape.n_q),
+              stored(set.k, shape.n_k),
+              stored(set.v, shape.n_k),
+              stored(set.d_out, shape.n_q),
+              {}};
+      one.forward = heed::multi_head_attend(one.q, one.k, one.v, {.n_heads = shape.n_heads}, options_);
+      sets_.push_back(std::move(one));
+    }
+    grads_.d_q.resize(shape.n_q, width_);
+    grads_.d_k.resize(shape.n_k, width_);
+    grads_.d_v.resize(shape.n_k, width_);
+    run(0);
+    OutRows<float>(to_, shape.n_q, width_) = grads_.d_q.template cast<float>();
+    OutRows<float>(to_ + shape.query_numbers(), shape.n_k, width_) = grads_.d_k.template cast<float>();
+    OutRows<float>(to_ + shape.query_numbers() + shape.key_numbers(), shape.n_k, width_) =
+        grads_.d_v.template cast<float>();
+  }
+  void release() override {
+    sets_.clear();
+    workspace_ = {};
+  }
+
+  void run(std::size_t set) override {
+    const Set& in = sets_[set];
+    heed::multi_head_attend_backward_into(grads_, in.d_out, in.q, in.k, in.v, in.forward.out, in.forward.lse,
+                                          {.n_heads = shape_.n_heads}, options_, heed::ExactAttention{},
+                                          {.workspace = &workspace_, .threads = shape_.threads});
+  }
+
+ private:
+  [[nodiscard]] heed::Matrix<S> stored(const float* rows, Index n) const {
+    return Rows<float>(rows, n, width_).template cast<S>();
+  }
+  struct Set {
+    heed::Matrix<S> q, k, v, d_out;
+    heed::MultiHeadResult<S> forward;
+  };
+  Shape shape_;
+  Index width_ = 0;
+  std::vector<Set> sets_;
+  heed::AttentionOptions options_;
+  heed::AttentionGradients<S> grads_;
+  heed::Workspace workspace_;
+  float* to_ = nullptr;
+};
+
 /// Decoding: float queries against a cache that stores S.
 template <class S>
 class Decode final : public Engine {
@@ -121,6 +182,8 @@ heed_bench::Engine* heed_bench_engine(int index) {
     case 2: return new Forward<Eigen::bfloat16>;
     case 3: return new Decode<Eigen::half>;
     case 4: return new Decode<Eigen::bfloat16>;
+    case 5: return new Backward<float>;
+    case 6: return new Backward<Eigen::bfloat16>;
     default: return nullptr;
   }
 }

@@ -5,19 +5,16 @@
 #include <unordered_map>
 #include <oneapi/dnnl/dnnl.hpp>
 
+#include "peers/flash_backward.hpp"
 #include "peers/flash_schedule.hpp"
 
 namespace heed_bench {
 namespace {
 
 struct OneDnnGemm {
-  static void scores(Eigen::Index m, Eigen::Index n, Eigen::Index k, float alpha, const float* a, Eigen::Index lda,
-                     const float* b, Eigen::Index ldb, float* c, Eigen::Index ldc) {
-    dnnl_sgemm('N', 'T', m, n, k, alpha, a, lda, b, ldb, 0.0F, c, ldc);
-  }
-  static void add_values(Eigen::Index m, Eigen::Index n, Eigen::Index k, const float* a, Eigen::Index lda,
-                         const float* b, Eigen::Index ldb, float* c, Eigen::Index ldc) {
-    dnnl_sgemm('N', 'N', m, n, k, 1.0F, a, lda, b, ldb, 1.0F, c, ldc);
+  static void run(bool turn_a, bool turn_b, Eigen::Index m, Eigen::Index n, Eigen::Index k, float alpha, const float* a,
+                  Eigen::Index lda, const float* b, Eigen::Index ldb, float beta, float* c, Eigen::Index ldc) {
+    dnnl_sgemm(turn_a ? 'T' : 'N', turn_b ? 'T' : 'N', m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
   }
 };
 
@@ -28,6 +25,15 @@ class OneDnnFlash final : public FlashSchedule<OneDnnGemm> {
   void run(std::size_t set) override {
     omp_set_num_threads(1);
     FlashSchedule::run(set);
+  }
+};
+
+class OneDnnBackward final : public FlashBackward<OneDnnGemm> {
+ public:
+  [[nodiscard]] std::string name() const override { return "onednn flash"; }
+  void run(std::size_t set) override {
+    omp_set_num_threads(1);
+    FlashBackward::run(set);
   }
 };
 
@@ -156,8 +162,9 @@ class OneDnnPrimitives final : public Engine {
 
 heed_bench::Engine* heed_bench_engine(int index) {
   if (index == 0) return new heed_bench::OneDnnFlash;
+  if (index == 1) return new heed_bench::OneDnnBackward;
 #if DNNL_VERSION_MAJOR < 3
-  if (index == 1) return new heed_bench::OneDnnPrimitives;
+  if (index == 2) return new heed_bench::OneDnnPrimitives;
 #endif
   return nullptr;
 }

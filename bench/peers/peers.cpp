@@ -28,9 +28,9 @@ int run(int argc, char** argv) {
   const Machine machine = describe_machine(argc, argv);
   for (const auto& [name, value] : machine.rows()) std::printf("%-9s %s\n", name.c_str(), value.c_str());
   std::printf(
-      "counted   2 flops per multiply-add of kept pairs, products only: 4 d a pair and head; medians over rounds;\n"
-      "          \"heed is\" compares with the first engine listed; error: largest of 72 rows checked, against "
-      "double\n");
+      "counted   2 flops per multiply-add of kept pairs, products only: 4 d a pair and head, backward 10 d; medians\n"
+      "          over rounds; \"heed is\" compares with the first engine listed; error: largest of the rows checked, "
+      "against double\n");
   // OpenBLAS takes a CPU newer than itself for an old one (Debian's 0.3.21 knows neither Zen 5 nor Emerald Rapids) and
   // runs SSE3 or AVX2 kernels. Here it is told to use its AVX-512 kernels, unless the caller chose others.
   if (widest_registers() == Registers::avx512) setenv("OPENBLAS_CORETYPE", "SkylakeX", 0);
@@ -42,6 +42,7 @@ int run(int argc, char** argv) {
     for (Shape shape : arguments.shapes) {
       shape.threads = threads;
       shape.causal = arguments.causal;
+      shape.backward = arguments.backward;
       if (arguments.decode) shape.n_q = 1, shape.causal = false;
       const Setting setting = measure(engines, shape, arguments, dram.get());
       print(setting);

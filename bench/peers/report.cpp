@@ -27,8 +27,9 @@ void array(std::ostringstream& json, const char* name, const std::vector<double>
 void print(const Setting& setting) {
   const Shape& shape = setting.shape;
   const double peak = median(setting.peak), bandwidth = median(setting.bandwidth);
-  std::printf("\nn_q = %td, n_k = %td, d = %td, %td heads, %s, %d thread%s\n", shape.n_q, shape.n_k, shape.d,
-              shape.n_heads, shape.causal ? "causal" : "no mask", shape.threads, shape.threads == 1 ? "" : "s");
+  std::printf("\n%sn_q = %td, n_k = %td, d = %td, %td heads, %s, %d thread%s\n", shape.backward ? "backward, " : "",
+              shape.n_q, shape.n_k, shape.d, shape.n_heads, shape.causal ? "causal" : "no mask", shape.threads,
+              shape.threads == 1 ? "" : "s");
   std::printf("float FMA peak %.1f GFLOP/s (%s, registers; best round %.1f)", peak * 1e-9,
               name_of(registers_in_use()).data(), *std::max_element(setting.peak.begin(), setting.peak.end()) * 1e-9);
   if (bandwidth > 0)
@@ -53,6 +54,7 @@ std::string to_json(const Setting& setting) {
   json.precision(10);
   json << "{\"n_q\":" << shape.n_q << ",\"n_k\":" << shape.n_k << ",\"d\":" << shape.d
        << ",\"n_heads\":" << shape.n_heads << ",\"causal\":" << (shape.causal ? "true" : "false")
+       << ",\"backward\":" << (shape.backward ? "true" : "false")
        << ",\"decode\":" << (setting.decode ? "true" : "false") << ",\"threads\":" << shape.threads
        << ",\"flops\":" << shape.flops() << ",\"sets\":" << setting.sets;
   array(json, "peak_flops_per_second", setting.peak);

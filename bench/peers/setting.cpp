@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "support/fma_peak.hpp"
+#include "support/gradient_oracle.hpp"
 #include "support/inputs.hpp"
 #include "support/oracle.hpp"
 
@@ -29,20 +30,20 @@ std::vector<float> packed_from(const std::vector<float>& planar, std::ptrdiff_t 
 /// Operands of one shape, heads first, and packed too where an engine asks for that.
 struct Inputs {
   struct Set {
-    std::vector<float> q, k, v, packed_q, packed_k, packed_v;
+    std::vector<float> q, k, v, d_out, packed_q, packed_k, packed_v, packed_d_out;
   };
   std::vector<Set> sets;
 
   Inputs(const Shape& shape, std::size_t count, bool packed) {
     const auto size = [&](std::ptrdiff_t n) { return static_cast<std::size_t>(n * shape.d * shape.n_heads); };
     for (std::size_t s = 0; s < count; ++s) {
-      Set set{random_values(size(shape.n_q), 3 * s + 1),
-              random_values(size(shape.n_k), 3 * s + 2),
-              random_values(size(shape.n_k), 3 * s + 3),
-              {},
-              {},
-              {}};
+      Set set;
+      set.q = random_values(size(shape.n_q), 3 * s + 1);
+      set.k = random_values(size(shape.n_k), 3 * s + 2);
+      set.v = random_values(size(shape.n_k), 3 * s + 3);
+      if (shape.backward) set.d_out = random_values(size(shape.n_q), 3 * s + 77);
       if (packed) {
+        if (shape.backward) set.packed_d_out = packed_from(set.d_out, shape.n_q, shape.d, shape.n_heads);
         set.packed_q = packed_from(set.q, shape.n_q, shape.d, shape.n_heads);
         set.packed_k = packed_from(set.k, shape.n_k, shape.d, shape.n_heads);
         set.packed_v = packed_from(set.v, shape.n_k, shape.d, shape.n_heads);
@@ -54,8 +55,9 @@ struct Inputs {
   [[nodiscard]] std::vector<Operands> operands(Layout layout) const {
     std::vector<Operands> all;
     for (const Set& set : sets)
-      all.push_back(layout == Layout::packed ? Operands{set.packed_q.data(), set.packed_k.data(), set.packed_v.data()}
-                                             : Operands{set.q.data(), set.k.data(), set.v.data()});
+      all.push_back(layout == Layout::packed ? Operands{set.packed_q.data(), set.packed_k.data(), set.packed_v.data(),
+                                                        set.packed_d_out.data()}
+                                             : Operands{set.q.data(), set.k.data(), set.v.data(), set.d_out.data()});
     return all;
   }
 };
@@ -90,6 +92,18 @@ double largest_error(const std::vector<Wanted>& wanted, const std::vector<float>
     largest = error <= largest ? largest : error;  // a NaN is kept
   }
   return largest;
+}
+
+/// The same of gradients, of the first head.
+double largest_gradient_error(const Inputs::Set& in, const std::vector<float>& out, const Shape& shape, Layout layout) {
+  const std::ptrdiff_t d = shape.d, stride = layout == Layout::packed ? d * shape.n_heads : d;
+  const float *d_q = out.data(), *d_k = d_q + shape.query_numbers(), *d_v = d_k + shape.key_numbers();
+  const auto score = [&](std::ptrdiff_t i, std::ptrdiff_t j, double scaled) {
+    return shape.causal && j > i ? -std::numeric_limits<double>::infinity() : scaled;
+  };
+  using Rows = HeadRows<float>;
+  return gradient_error(Rows{in.d_out.data(), d}, Rows{in.q.data(), d}, Rows{in.k.data(), d}, Rows{in.v.data(), d},
+                        Rows{d_q, stride}, Rows{d_k, stride}, Rows{d_v, stride}, shape.n_q, d, score);
 }
 
 /// One engine at work on the setting.
@@ -138,22 +152,24 @@ Setting measure(const std::vector<Engine*>& engines, const Shape& shape, const A
   const bool packed =
       std::any_of(engines.begin(), engines.end(), [](Engine* e) { return e->layout() == Layout::packed; });
   const Inputs inputs(shape, setting.sets, packed);
-  const auto wanted = wanted_rows(inputs.sets[0], shape);
+  const auto wanted = shape.backward ? std::vector<Wanted>{} : wanted_rows(inputs.sets[0], shape);
 
   std::vector<Runner> runners;
   for (Engine* engine : engines) {
-    if (!engine->supports(shape)) continue;
-    Runner runner{engine, std::vector<float>(inputs.sets[0].q.size()), 0, static_cast<std::size_t>(arguments.rounds)};
+    if (engine->goes_backward() != shape.backward || !engine->supports(shape)) continue;
+    const auto numbers = shape.query_numbers() + (shape.backward ? 2 * shape.key_numbers() : 0);
+    Runner runner{engine, std::vector<float>(static_cast<std::size_t>(numbers)), 0,
+                  static_cast<std::size_t>(arguments.rounds)};
     engine->prepare(shape, inputs.operands(engine->layout()), runner.out.data());
     engine->run(0);
     const auto begin = Clock::now();
     engine->run(0);
     runner.first_call = seconds_since(begin);
     if (runner.first_call > 3) runner.rounds_left = 1;  // one round tells enough of an engine so slow
-    setting.rows.push_back({engine->name(),
-                            {},
-                            engine->key_value_bytes(shape),
-                            largest_error(wanted, runner.out, shape, engine->layout())});
+    const Layout layout = engine->layout();
+    const double error = shape.backward ? largest_gradient_error(inputs.sets[0], runner.out, shape, layout)
+                                        : largest_error(wanted, runner.out, shape, layout);
+    setting.rows.push_back({engine->name(), {}, engine->key_value_bytes(shape), error});
     runners.push_back(std::move(runner));
   }
   for (int round = 0; round < arguments.rounds; ++round) {

@@ -30,7 +30,7 @@ class Bf16Gradient {
     Tile(Scratch& scratch, Index n_keys, Index d, Index d_v, Isa isa)
         : k(scratch, n_keys, d, d, isa),
           v(scratch, n_keys, d_v, 0, isa),
-          sums(scratch, n_keys, d, d_v, tile_kernels<float>(isa).lanes),
+          sums(scratch, n_keys, d, d_v, isa),
           kernels_(*bf16_kernels(isa)) {}
 
     void load(const Call& call, const TokenSet& keys, Index visits) {

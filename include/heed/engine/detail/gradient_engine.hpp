@@ -62,7 +62,7 @@ class GradientEngine {
 
     Worker(Scratch& scratch, Index keys, Index d, Index d_v, const AttentionOptions& options, Isa isa)
         : tile(scratch, keys, d, d_v, isa),
-          room(scratch, keys, tile_kernels<T>(isa).vectors, tile_kernels<T>(isa).lanes, options.softcap.has_value(),
+          room(scratch, keys, d, tile_kernels<T>(isa).vectors, tile_kernels<T>(isa).lanes, options.softcap.has_value(),
                !std::is_same_v<ScoreMod, NoScoreMod>),
           panels(scratch.make(share, [&](Scratch& own) { return Panel(own, room, d, d_v, isa); })) {}
 

@@ -22,16 +22,18 @@ template <class Products>
 struct GradientRoom {
   using T = typename Products::Sum;
 
-  GradientRoom(Scratch& scratch, Index keys, Index vectors, Index lanes, bool keeps_raw, bool keeps_before)
+  GradientRoom(Scratch& scratch, Index keys, Index d, Index vectors, Index lanes, bool keeps_raw, bool keeps_before)
       : scores(scratch, keys, vectors, lanes), products(scratch, keys, vectors * lanes) {
     const Index width = vectors * lanes;
-    d = scratch.take<T>(keys * width);
+    slopes = scratch.take<T>(keys * width);
+    rows = scratch.take<T>(width * d);
     if (keeps_raw) scores.raw = scratch.take<T>(keys * width);
     if (keeps_before) scores.before = scratch.take<T>(keys * width);
   }
   ScoreRoom<T> scores;
   typename Products::Room products;
-  T* d;  // keys x width: gradients of weights, then of scores
+  T* slopes;  // keys x width: gradients of weights, then of scores
+  T* rows;    // width x d: rows of d_q
 };
 
 /// One panel of queries of one head in a backward pass: a third consumer of score tiles. For every tile, with P the
@@ -48,6 +50,7 @@ class GradientPanel {
   GradientPanel(Scratch& scratch, const GradientRoom<Products>& room, Index d, Index d_v, Isa isa)
       : tiles_(tile_kernels<T>(isa)),
         gradients_(gradient_kernels<T>(isa)),
+        rows_(storage_kernels<T, T>(isa)),
         room_(room),
         scores_(scratch, room.scores, d, isa),
         products_(scratch, room.products, tiles_.lanes * tiles_.vectors, d, d_v, isa) {
@@ -88,10 +91,9 @@ class GradientPanel {
   void add_to_queries(T scale) const {
     const Call& call = scores_.call();
     const TokenSet& queries = scores_.queries();
-    const Index width = scores_.width();
-    for (Index i = 0; i < queries.size; ++i) {
-      for (Index c = 0; c < call.q.cols; ++c) call.d_q(queries[i], c) += scale * d_q_[c * width + i];
-    }
+    rows_.write_rows(d_q_, scores_.width(), room_.products.ones, queries.size, call.q.cols, room_.rows, call.q.cols, 1,
+                     nullptr);
+    add_rows_to(call.d_q, queries, room_.rows, call.q.cols, scale, gradients_);
   }
 
  private:
@@ -99,7 +101,7 @@ class GradientPanel {
 
   void add_part(Tile& tile, const TilePart& part) {
     const Index width = scores_.width();
-    T *w = room_.scores.s + part.at * width, *d = room_.d + part.at * width;
+    T *w = room_.scores.s + part.at * width, *d = room_.slopes + part.at * width;
     if (part.partial && !(products_.finite() && tile.finite)) return add_pairs(tile, part);
     std::fill(room_.scores.ignored, room_.scores.ignored + width, minus_infinity<T>);
     products_.weight_gradients(tile, part, width, d, room_.scores.ignored);
@@ -146,7 +148,7 @@ class GradientPanel {
     TilePart one = part;
     one.n_keys = 1;
     for (Index j = part.at; j < part.at + part.n_keys; ++j) {
-      T *w = room_.scores.s + j * width, *slope = room_.d + j * width;
+      T *w = room_.scores.s + j * width, *slope = room_.slopes + j * width;
       for (Index i = first; i < end; ++i) {
         slope[i] = 0;
         for (Index c = 0; c < d_v; ++c) slope[i] += tile.value(j, c) * products_.out(i, c);
@@ -169,6 +171,7 @@ class GradientPanel {
 
   const TileKernels<T>& tiles_;
   const GradientKernels<T>& gradients_;
+  const StorageKernels<T, T>& rows_;
   GradientRoom<Products> room_;
   ScoreTile<Operands, Call, ScoreMod> scores_;
   Products products_;

@@ -44,7 +44,7 @@ class GradientSchedule {
 
  private:
   static constexpr Index most_blocks = 16;
-  static constexpr Index least_block = 256;  ///< queries or keys of a block, about
+  static constexpr Index least_block = 512;  ///< queries or keys of a block, about
 
   static bool has_lists(const TileList& tiles) {
     for (Index g = 0; g < tiles.n_groups(); ++g) {

@@ -28,7 +28,7 @@ class WidenedGradient {
     Tile(Scratch& scratch, Index n_keys, Index d, Index d_v, Isa isa)
         : k(scratch, n_keys, d, 0, isa),
           v(scratch, n_keys, d_v, 0, isa),
-          sums(scratch, n_keys, d, d_v, tile_kernels<Sum>(isa).lanes),
+          sums(scratch, n_keys, d, d_v, isa),
           kernels_(tile_kernels<Sum>(isa)) {}
 
     /// `keys` are visited by `visits` panels.

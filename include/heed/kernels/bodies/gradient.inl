@@ -36,6 +36,31 @@ void bend(Size n_keys, Size panel, Size first, Size count, typename X::Scalar fa
   }
 }
 
+// to[row][c] += factor * rows[t][c] for n_rows rows t: row t of `to`, or row list[t].
+template <class X>
+void add_rows(const typename X::Scalar* rows, Size stride, Size n_rows, Size n_columns, typename X::Scalar factor,
+              typename X::Scalar* to, Size row_stride, Size column_stride, const Size* list) {
+  const typename X::V by = X::set(factor);
+  for (Size t = 0; t < n_rows; ++t, rows += stride) {
+    typename X::Scalar* row = to + (list == nullptr ? t : list[t]) * row_stride;
+    Size c = 0;
+    for (; column_stride == 1 && c + X::lanes <= n_columns; c += X::lanes)
+      X::store(row + c, X::fma(by, X::load(rows + c), X::load(row + c)));
+    if (c == n_columns) continue;
+    typename X::Scalar sum[X::lanes];  // the rest by whole vectors too: every layout gives the same bits
+    for (; c < n_columns; c += X::lanes) {
+      const Size n = n_columns - c < X::lanes ? n_columns - c : X::lanes;
+      typename X::Scalar added[X::lanes];
+      for (Size e = 0; e < X::lanes; ++e) {
+        sum[e] = e < n ? row[(c + e) * column_stride] : 0;
+        added[e] = e < n ? rows[c + e] : 0;
+      }
+      X::store(sum, X::fma(by, X::load(added), X::load(sum)));
+      for (Size e = 0; e < n; ++e) row[(c + e) * column_stride] = sum[e];
+    }
+  }
+}
+
 template <class X, int U, int R>
 HEED_INLINE inline void add_product_tile(const typename X::Scalar* a, Size a_stride, const typename X::Scalar* b,
                                          Size b_stride, Size n, typename X::Scalar* to, Size to_stride) {

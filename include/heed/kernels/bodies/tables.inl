@@ -36,7 +36,8 @@ inline constexpr ProjectKernels<typename X::Scalar> project_table = {
 };
 
 template <class X>
-inline constexpr GradientKernels<typename X::Scalar> gradient_table = {&gradients<X>, &bend<X>, &add_products<X>};
+inline constexpr GradientKernels<typename X::Scalar> gradient_table = {&gradients<X>, &bend<X>, &add_rows<X>,
+                                                                       &add_products<X>};
 
 // The table of type Table; null where this instance has none.
 template <class Table>
