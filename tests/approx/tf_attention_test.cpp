@@ -1,6 +1,7 @@
 #include "heed/approx/tf_attention.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -10,8 +11,10 @@
 #include "heed/approx/monte_carlo_values.hpp"
 #include "heed/approx/tc_attention.hpp"
 #include "heed/exact/attend.hpp"
+#include "heed/exact/importance.hpp"
 #include "heed/exact/key_value_cache.hpp"
 #include "heed/exact/multi_head.hpp"
+#include "heed/exact/reference.hpp"
 #include "support/conformance.hpp"
 #include "support/tf_formula.hpp"
 #include "support/trees.hpp"
@@ -66,10 +69,29 @@ constexpr auto same_lifted_leaf = []<class S>(const Inputs<S>& in, const Attenti
   return pairs_of_tree(lifted_tree_for(in), in, options);
 };
 
+/// Two trees, of different heights.
+template <class S>
+std::vector<DecisionTree<S>> two_trees_for(const Inputs<S>& in) {
+  return {tree_for(in), random_tree<S>(2, in.q.cols(), 5)};
+}
+constexpr auto two_trees = []<class S>(const Inputs<S>& in) { return TfAttention<S>(two_trees_for(in)); };
+constexpr auto one_tree_sees_all = []<class S>(const Inputs<S>& in) {
+  return TfAttention<S>(std::vector{tree_for(in), DecisionTree<S>()});
+};
+constexpr auto leaf_of_some_tree = []<class S>(const Inputs<S>& in, const AttentionOptions& options) {
+  const std::vector<DecisionTree<S>> trees = two_trees_for(in);
+  return PairMatrix(pairs_of_tree(trees[0], in, options).array() || pairs_of_tree(trees[1], in, options).array());
+};
+
 /// Products of kept pairs, and the decisions of every token.
 FlopCounter tf_flops(const FlopCase& sizes) {
   FlopCounter flops = exact_flops(sizes);
   flops.add_products(Phase::route, tree_flops(tree_for(sizes.in), sizes));
+  return flops;
+}
+FlopCounter two_tree_flops(const FlopCase& sizes) {
+  FlopCounter flops = exact_flops(sizes);
+  for (const auto& tree : two_trees_for(sizes.in)) flops.add_products(Phase::route, tree_flops(tree, sizes));
   return flops;
 }
 FlopCounter lifted_flops(const FlopCase& sizes) {
@@ -96,6 +118,12 @@ INSTANTIATE_METHOD_SUITE(TfAttentionWithWindowAndSinks, {.make = united,
                                                          .positional = true,
                                                          .reads_keys_to_choose = true,
                                                          .falls_back = true});
+INSTANTIATE_METHOD_SUITE(TfAttentionOfTwoTrees, {.make = two_trees,
+                                                 .exact_when = one_tree_sees_all,
+                                                 .keeps = leaf_of_some_tree,
+                                                 .flops = two_tree_flops,
+                                                 .reads_keys_to_choose = true,
+                                                 .falls_back = true});
 INSTANTIATE_METHOD_SUITE(TfAttentionBalancedByMedians, {.make = balanced,
                                                         .keeps = same_balanced_leaf,
                                                         .flops = tf_flops,
@@ -178,6 +206,70 @@ TEST(TfAttention, DuplicateKeysAndZeroPlanesGiveExactAttention) {
   EXPECT_MATRIX_NEAR(duplicates.out, attend(in.q, in.k, in.v).out, rounding_of(in).out);
 }
 
+TEST(TfAttention, UnitesTheLeavesOfThreeTreesAndEveryPairCountsOnce) {
+  for (const auto& [n_q, n_k] : {std::array<Index, 2>{113, 203}, {1, 40}, {65, 65}, {0, 5}, {5, 0}}) {
+    const auto in = random_inputs<double>({.n_q = n_q, .n_k = n_k, .d = 9, .d_v = 7});
+    const std::vector<DecisionTree<double>> trees{random_tree<double>(3, 9, 1), random_tree<double>(2, 9, 2),
+                                                  random_tree<double>(4, 9, 3)};
+    const OptionStore store(n_q, n_k);
+    for (const TfOptions& tf : {TfOptions{}, near}) {
+      const TfAttention<double> method{trees, tf};
+      EXPECT_EQ(method.trees().size(), 3u);
+      EXPECT_SAME_BITS(method.tree().planes(), trees[0].planes());
+      for (const OptionKind& kind : option_kinds(store)) {
+        SCOPED_TRACE(std::string(kind.name));
+        const AttentionOptions options = options_of(store, kind);
+        PairMatrix pairs = PairMatrix::Constant(n_q, n_k, false);
+        for (const auto& tree : trees) pairs = PairMatrix(pairs.array() || pairs_of_tree(tree, in, options).array());
+        double kept = 0;
+        for (Index i = 0; i < n_q; ++i) {
+          for (Index j = 0; j < n_k; ++j) {
+            pairs(i, j) = pairs(i, j) || is_near(options.mask, i, j, n_q, n_k, tf.window_left.value_or(-1), tf.n_sinks);
+            pairs(i, j) = pairs(i, j) && heed::detail::reference_pair(options.mask, i, j, n_q, n_k, 0).kept;
+            kept += pairs(i, j) ? 1 : 0;
+          }
+        }
+        AttentionOptions allowed = options;
+        allowed.mask.allowed = pairs;
+        const auto want = reference_attention(in.q, in.k, in.v, allowed);
+        FlopCounter flops;
+        const auto got = attend(in.q, in.k, in.v, options, method, {.flops = &flops});
+        EXPECT_MATRIX_NEAR(got.out, want.out, 1e-13);
+        EXPECT_MATRIX_NEAR(got.lse, want.lse, 1e-13);
+        EXPECT_EQ(flops.exponentials(), kept);
+      }
+      EXPECT_SAME_BITS(attend(in.q, in.k, in.v, {}, method, {.threads = 3}).out,
+                       attend(in.q, in.k, in.v, {}, method, {.threads = 1}).out);
+    }
+    // The same tree twice is that tree, and a tree of one leaf sees all.
+    const TfAttention<double> twice{std::vector{trees[0], trees[0]}},
+        dense{std::vector{trees[0], DecisionTree<double>()}};
+    EXPECT_SAME_BITS(attend(in.q, in.k, in.v, {}, twice).out,
+                     attend(in.q, in.k, in.v, {}, TfAttention<double>{trees[0]}).out);
+    EXPECT_SAME_BITS(attend(in.q, in.k, in.v, {}, dense).out, attend(in.q, in.k, in.v).out);
+  }
+}
+
+TEST(TfAttention, ImportanceAndMonteCarloValuesGoOverAUnion) {
+  const auto in = random_inputs<double>({.n_q = 37, .n_k = 53, .d = 8, .d_v = 6});
+  const std::vector<DecisionTree<double>> trees{random_tree<double>(3, 8, 1), random_tree<double>(2, 8, 2)};
+  const TfAttention<double> tf{trees, near};
+  PairMatrix pairs = PairMatrix(pairs_of_tree(trees[0], in, {}).array() || pairs_of_tree(trees[1], in, {}).array());
+  for (Index i = 0; i < 37; ++i) {
+    for (Index j = 0; j < 53; ++j)
+      pairs(i, j) = pairs(i, j) || is_near({}, i, j, 37, 53, *near.window_left, near.n_sinks);
+  }
+  const AttentionOptions allowed{.mask = {.allowed = pairs}};
+  const Matrix<double> identity = Matrix<double>::Identity(53, 53);
+  const Matrix<double> weights = reference_attention(in.q, in.k, identity, allowed).out;
+  const auto importance = key_importance(in.q, in.k, {}, tf);
+  EXPECT_MATRIX_NEAR(importance.largest, weights.colwise().maxCoeff().transpose().eval(), 1e-13);
+  const Matrix<double> x = random_matrix<double>(53, 12, 4), w_v = random_matrix<double>(12, 6, 5);
+  const MonteCarloValues<double> all(x, w_v, {.budget = Budget::column_norm, .fraction = 1.0});
+  EXPECT_MATRIX_NEAR(attend(in.q, in.k, all, {}, tf).out,
+                     reference_attention(in.q, in.k, (x * w_v).eval(), allowed).out, 1e-12);
+}
+
 TEST(TfAttention, TakesATreePerHeadAndChecksAllBeforeItWrites) {
   const Index n_heads = 3, d = 6;
   const auto in = random_inputs<float>({.n_q = 41, .n_k = 77, .d = n_heads * d, .d_v = n_heads * 5});
@@ -257,6 +349,16 @@ TEST(TfAttention, RefusesWhatItCannotMean) {
   EXPECT_EQ(said([&] { TfAttention<float>(tree, {.leaf_cap = 0}); }), "heed: TfOptions::leaf_cap = 0 must be >= 1");
   EXPECT_EQ(said([&] { attend(in.q, in.k, in.v, {}, TfAttention<float>(random_tree<float>(2, 7))); }),
             "heed: cols(q) = 8 but the tree has planes of 7 entries");
+  EXPECT_NE(said([&] { TfAttention<float>(std::vector<DecisionTree<float>>{}); }).find("at least 1"),
+            std::string::npos);
+  EXPECT_NE(said([&] {
+              TfAttention<float>(std::vector{tree, tree}, {.leaf_cap = 4});
+            }).find("leaf_cap = 4"),
+            std::string::npos);
+  EXPECT_NE(said([&] {
+              TfAttention<float>(std::vector{tree, random_tree<float>(2, 7)});
+            }).find("of 8 and of 7"),
+            std::string::npos);
   const TfAttention<float> medians{random_tree<float>(2, 8, 1, {.biases = TreeBiases::key_medians})};
   EXPECT_NE(said([&] { attend(in.q, in.k, in.v, {.mask = {.causal = Causal::square}}, medians); }).find("Mask::causal"),
             std::string::npos);

@@ -56,6 +56,23 @@ class PlainTree {
   Index height() const { return height_; }
   Index n_leaves() const { return Index(1) << height_; }
 
+  const Matrix<double>& planes() const { return planes_; }
+  double bias(Index node) const { return biases_(node); }
+  /// Weight of the extra coordinate of keys, 0 without a lift; and that coordinate of a token.
+  double lift(Index node) const { return weights_(node); }
+  template <class X>
+  double extra(const X& tokens, Index i) const {
+    double square = 0;
+    for (Index c = 0; c < tokens.cols(); ++c)
+      square += static_cast<double>(tokens(i, c)) * static_cast<double>(tokens(i, c));
+    return lifted_ ? std::sqrt(std::max(0.0, radius_ * radius_ - square)) : 0.0;
+  }
+  /// z of token i at a node.
+  template <class X>
+  double projection(const X& tokens, Index i, bool as_key, Index node) const {
+    return product(tokens, i, as_key, node) + biases_(node);
+  }
+
   template <class X>
   Index leaf(const X& tokens, Index i, bool as_key) const {
     Index node = 0;

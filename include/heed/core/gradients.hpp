@@ -50,6 +50,14 @@ struct ListedGradients {
   std::vector<Gradients> d_methods;
 };
 
+/// Gradient of a tree of hyperplanes, in the scalar sums are kept in. Biases that are medians of a call's keys
+/// (TreeBiases::key_medians) stand as constants: they get the gradient of stored biases of the same values.
+template <class S>
+struct TreeGradient {
+  Matrix<S> planes;  ///< 2^h - 1 x d
+  Vector<S> biases;  ///< 2^h - 1
+};
+
 /// What a backward pass returns: gradients by queries and keys in their storage scalar, by values or by what their
 /// source is made from, by options, and by the parameters of the method. Sums over pairs are kept in Accumulator<S>.
 template <class S, class ValueGradients = StoredValueGradients<S>, class MethodGradients = NoGradients>

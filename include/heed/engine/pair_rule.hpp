@@ -22,14 +22,17 @@ struct PairTest {
 struct PairRule {
   const Index* label =
       nullptr;  ///< n_k; the pair is left out where first[i] <= label[j] < end[i]: the kernels decide many at once
-  const Index* first = nullptr;  ///< n_q. Labels are whole numbers below 2^24, exact in every scalar
-  const Index* end = nullptr;    ///< n_q
-  PairTest keeps{};              ///< any other rule
+  const Index* first = nullptr;    ///< n_q. Labels are whole numbers below 2^24, exact in every scalar
+  const Index* end = nullptr;      ///< n_q
+  PairTest keeps{};                ///< any other rule
+  const PairRule* also = nullptr;  ///< a rule of labels: what it leaves out is left out too
 
-  bool has_labels() const { return label != nullptr; }
+  bool has_labels() const { return label != nullptr || also != nullptr; }
   bool every_pair() const { return !has_labels() && !keeps.given(); }
   bool operator()(Index i, Index j) const {
-    if (has_labels() && label[j] >= first[i] && label[j] < end[i]) return false;
+    for (const PairRule* rule = this; rule != nullptr; rule = rule->also) {
+      if (rule->label != nullptr && rule->label[j] >= rule->first[i] && rule->label[j] < rule->end[i]) return false;
+    }
     return !keeps.given() || keeps(i, j);
   }
 };

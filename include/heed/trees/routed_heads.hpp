@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <optional>
 #include <span>
+#include <type_traits>
 
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
@@ -53,7 +54,8 @@ inline const bool* seen_keys(const Mask& mask, Index n_q, Index n_k, Index n_rea
 /// Calls visit(call, query_leaf, keys) for every head: the leaf of each of its queries and the leaves of its real keys
 /// (LeafLists::none where no query keeps one), which consecutive heads that share keys also share. Keys are routed once
 /// for them but counted for each, so that counts do not depend on how heads are split between calls. Leaves live as
-/// long as `kept`, or, without it, as long as the visits of heads that share keys.
+/// long as `kept`, or, without it, as long as the visits of heads that share keys. A visit of four arguments also gets
+/// the router, with the biases of these keys.
 template <class Call, class S, class Visit>
 void visit_routed_heads(const DecisionTree<S>& tree, std::span<const Call> calls, Index heads_per_kv, const Mask& mask,
                         const Context& context, Workspace::Frame* kept, const Visit& visit) {
@@ -71,12 +73,16 @@ void visit_routed_heads(const DecisionTree<S>& tree, std::span<const Call> calls
     const ConstView<typename Call::Key>& k = group.front().k;
     Index* key_leaf = frame.take<Index>(n_real);
     Index* query_leaves = frame.take<Index>(n_q * static_cast<Index>(group.size()));
+    constexpr bool wants_router = std::is_invocable_v<Visit, const Call&, const Index*, LeafLists, Router<T>>;
+    Router<T> used = tree.router();
+    T* biases = wants_router && medians ? frame.take<T>(used.n_nodes()) : nullptr;
     {
       Workspace::Frame inside(*context.workspace);
       const bool* seen = seen_keys(mask, n_q, n_k, n_real, group.front().head, inside);
       const Router<T> router = tree.router_for(k, n_real, medians ? seen : nullptr, inside, threads);
       const Key job{&router, k, n_real, TokenRole::key, key_leaf};
       route_all(std::span<const Key>(&job, 1), inside, threads);
+      if (biases != nullptr) std::copy_n(router.biases, router.n_nodes(), biases);
       // A key that no query keeps joins no leaf: wherever it were routed it would shift how the others are summed.
       for (Index j = 0; seen != nullptr && j < n_real; ++j) key_leaf[j] = seen[j] ? key_leaf[j] : LeafLists::none;
       for (std::size_t c = 0; c < group.size(); ++c) {
@@ -90,7 +96,15 @@ void visit_routed_heads(const DecisionTree<S>& tree, std::span<const Call> calls
       }
     }
     const LeafLists keys(key_leaf, n_real, tree.n_leaves(), frame);
-    for (std::size_t c = 0; c < group.size(); ++c) visit(group[c], query_leaves + static_cast<Index>(c) * n_q, keys);
+    if (biases != nullptr) used.biases = biases;
+    for (std::size_t c = 0; c < group.size(); ++c) {
+      const Index* query_leaf = query_leaves + static_cast<Index>(c) * n_q;
+      if constexpr (wants_router) {
+        visit(group[c], query_leaf, keys, used);
+      } else {
+        visit(group[c], query_leaf, keys);
+      }
+    }
   }
 }
 

@@ -80,13 +80,8 @@ class ScoreTile {
     scores_.emplace(options, call.k.cols, call.head, by_pair_);
     pairs_.emplace(options.mask, call.q.rows, call.head, isa_);
     operands_.pack(call.q, queries, width_, scores_->query_factor);
-    if (rule.has_labels()) {
-      for (Index i = 0; i < width_; ++i) {
-        const Index query = queries[std::min(i, queries.size - 1)];
-        first_label_[i] = static_cast<T>(rule.first[query]);
-        end_label_[i] = static_cast<T>(rule.end[query]);
-      }
-    }
+    loaded_ = nullptr;
+    if (rule.label != nullptr) load_labels(rule);
     ranges_.begin(queries, vectors_, bounds, scores_->slope != 0);
   }
 
@@ -184,11 +179,7 @@ class ScoreTile {
     }
     if (room_.before != nullptr) std::copy_n(s, n * width_, room_.before + at * width_);
     if (by_pair_) visit_pairs(keys, part, s);
-    if (labels) {
-      for (Index j = 0; j < n; ++j) room_.key_position[j] = static_cast<T>(rule_->label[keys[j]]);
-      tiles_.exclude(n, width_, first, count, first_label_, end_label_, room_.key_position, s,
-                     bounded ? room_.ignored : room_.top);
-    }
+    if (labels) exclude_labels(keys, part, s, bounded ? room_.ignored : room_.top);
     if (bounded) {
       for (Index i = 0; i < width_; ++i) {
         room_.part_low[i] = room_.low[i] - static_cast<T>(at);
@@ -197,6 +188,26 @@ class ScoreTile {
       tiles_.bound(n, width_, first, count, room_.part_low, room_.part_high, s, room_.top);
     }
     room_.parts[n_parts_++] = part;
+  }
+
+  void load_labels(const PairRule& rule) {
+    for (Index i = 0; i < width_; ++i) {
+      const Index query = set_[std::min(i, set_.size - 1)];
+      first_label_[i] = static_cast<T>(rule.first[query]);
+      end_label_[i] = static_cast<T>(rule.end[query]);
+    }
+    loaded_ = &rule;
+  }
+
+  // Leaves out what the rule's labels say; the largest of what is left counts when the last rule has spoken.
+  void exclude_labels(const TokenSet& keys, const TilePart& part, T* s, T* top) {
+    for (const PairRule* rule = rule_; rule != nullptr; rule = rule->also) {
+      if (rule->label == nullptr) continue;
+      if (rule != loaded_) load_labels(*rule);
+      for (Index j = 0; j < keys.size; ++j) room_.key_position[j] = static_cast<T>(rule->label[keys[j]]);
+      tiles_.exclude(keys.size, width_, part.first, part.count, first_label_, end_label_, room_.key_position, s,
+                     rule->also == nullptr ? top : room_.ignored);
+    }
   }
 
   // The rule and the functor, kept pairs only.
@@ -223,6 +234,7 @@ class ScoreTile {
   Operands operands_;
   QueryRanges<T> ranges_;
   T *first_label_, *end_label_;
+  const PairRule* loaded_ = nullptr;  // whose labels these are
 
   const Call* call_ = nullptr;
   const ScoreMod* mod_ = nullptr;

@@ -1,0 +1,166 @@
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <span>
+
+#include "heed/core/floating.hpp"
+#include "heed/core/key_bounds.hpp"
+#include "heed/core/options.hpp"
+#include "heed/core/pattern.hpp"
+#include "heed/core/score_mod.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/engine/detail/gradient_panel.hpp"
+#include "heed/engine/detail/key_tile.hpp"
+#include "heed/engine/detail/score_tile.hpp"
+#include "heed/engine/detail/tile_part.hpp"
+#include "heed/engine/pair_rule.hpp"
+#include "heed/kernels/select.hpp"
+
+namespace heed::detail {
+
+/// What the membership panels of one thread share.
+template <class T>
+struct MembershipRoom {
+  MembershipRoom(Scratch& scratch, Index keys, Index vectors, Index lanes) : scores(scratch, keys, vectors, lanes) {
+    const Index width = vectors * lanes;
+    for (T** tile : {&d, &w_shifted, &d_shifted}) *tile = scratch.take<T>(keys * width);
+    columns = scratch.take<T>(keys * lanes);
+    for (T** row : {&shifted, &correction}) *row = scratch.take<T>(width);
+  }
+  ScoreRoom<T> scores;
+  T* d;                      // keys x width: gradients of weights, then terms
+  T *w_shifted, *d_shifted;  // keys x width: the same from a larger base
+  T* columns;                // keys x lanes: sums of each key
+  T *shifted, *correction;   // width
+};
+
+/// One panel of queries of one head against tiles of keys that may join what they see, a consumer of score tiles. With
+/// e_ij = e^(score), Z_i = e^(lse_i), mean_i as the call has it and t_ij = (e_ij / Z_i) (d_out_i . v_j - mean_i):
+///   of query i:  sum_j t_ij, or bounded sum_j t_ij / (1 + sum_j e_ij / Z_i);
+///   of key j:    sum_i t_ij, or bounded sum_i t_ij / (1 + e_ij / Z_i).
+/// Weights beyond 2^limit of a query's Z stand as 2^limit in unbounded sums; bounded ones are exact whatever the
+/// scores: those of queries are kept as a running softmax which begins with Z_i.
+template <class Operands, class Call>
+class MembershipPanel {
+ public:
+  using T = typename Operands::Sum;
+  using Rows = KeyTile<T, typename Call::Key>;
+
+  MembershipPanel(Scratch& scratch, const MembershipRoom<T>& room, Index d, Index d_v, Isa isa)
+      : tiles_(tile_kernels<T>(isa)),
+        gradients_(gradient_kernels<T>(isa)),
+        stored_(storage_kernels<T, KernelScalar<typename Call::Query>>(isa)),
+        room_(room),
+        scores_(scratch, room.scores, d, isa) {
+    const Index width = tiles_.lanes * tiles_.vectors;
+    d_out_ = scratch.take<T>(width * d_v);
+    for (T** row : {&base_, &mean_, &most_, &m_, &l_, &sum_}) *row = scratch.take<T>(width);
+  }
+
+  /// Starts on `queries` of `call`, whose log-sum-exp is known.
+  void begin(const Call& call, const TokenSet& queries, const KeyBounds& bounds, const AttentionOptions& options,
+             const PairRule& rule, bool bounded) {
+    scores_.begin(call, queries, bounds, options, rule, none_);
+    bounded_ = bounded;
+    const Index width = scores_.width(), n = queries.size, first = queries.list == nullptr ? queries.first : 0;
+    const auto* d_out = kernel_pointer(call.d_out.data) + first * call.d_out.row_stride;
+    stored_.transpose(d_out, call.d_out.row_stride, call.d_out.col_stride, queries.list, n, nullptr, call.v.cols,
+                      d_out_, width, T(1), true);
+    const double factor = static_cast<double>(scores_.softmax_factor());
+    for (Index i = 0; i < width; ++i) {
+      // A query without keys, or a lane without a query: every weight is 2^-inf = 0.
+      const T lse = i < n ? call.known_lse[queries[i] * call.known_lse_stride] : minus_infinity<T>;
+      base_[i] = is_minus_infinity(lse) ? std::numeric_limits<T>::infinity()
+                                        : static_cast<T>(static_cast<double>(lse) * ScoreRule<T>::log2_e / factor);
+      most_[i] = base_[i] + static_cast<T>(limit / factor);
+      mean_[i] = i < n ? call.mean[queries[i]] : T(0);
+      m_[i] = base_[i];
+      l_[i] = 1;
+      sum_[i] = 0;
+    }
+  }
+
+  Index low() const { return scores_.low(); }
+  Index high() const { return scores_.high(); }
+
+  /// Adds the tile's keys: `scored` as scores read them, `values` their value rows. Sums of keys go to the room.
+  void add_keys(const typename Operands::Tile& scored, const Rows& values, const TokenSet& keys) {
+    const std::span<const TilePart> parts = scores_.score(scored, keys, nullptr);
+    if (parts.empty()) return;
+    const Index width = scores_.width();
+    bool raised = false, moved = false;  // some score is above its query's lse; the running maximum is
+    for (Index i = 0; i < width; ++i) raised = raised || room_.scores.top[i] > base_[i];
+    if (bounded_) {
+      tiles_.advance(width, scores_.softmax_factor(), room_.scores.top, m_, l_, room_.shifted, room_.correction);
+      for (Index i = 0; i < width; ++i) moved = moved || m_[i] > base_[i];
+      for (Index i = 0; moved && i < width; ++i) sum_[i] *= room_.correction[i];
+    }
+    for (const TilePart& part : parts) add_part(values, part, raised, moved);
+  }
+
+  /// Writes the sums of the panel's queries to `to`.
+  void write(T* to) const {
+    const TokenSet& queries = scores_.queries();
+    for (Index i = 0; i < queries.size; ++i)
+      to[queries[i]] = is_minus_infinity(-base_[i]) ? T(0) : bounded_ ? sum_[i] / l_[i] : sum_[i];
+  }
+
+ private:
+  static constexpr double limit = std::numeric_limits<T>::max_exponent * 0.75;
+
+  void add_part(const Rows& values, const TilePart& part, bool raised, bool moved) {
+    const Index width = scores_.width(), lanes = tiles_.lanes, first = part.first * lanes,
+                end = first + part.count * lanes, d_v = scores_.call().v.cols;
+    const T factor = scores_.softmax_factor();
+    T *w = room_.scores.s + part.at * width, *d = room_.d + part.at * width;
+    std::fill(room_.scores.ignored, room_.scores.ignored + width, minus_infinity<T>);
+    tiles_.scores(values.k(part.at), values.k_stride(), part.n_keys, d_out_, d_v, width, part.first, part.count, d,
+                  room_.scores.ignored, nullptr);
+    if (moved) {
+      std::copy_n(w, part.n_keys * width, room_.w_shifted);
+      std::copy_n(d, part.n_keys * width, room_.d_shifted);
+      gradients_.gradients(part.n_keys, width, part.first, part.count, factor, room_.shifted, mean_, room_.w_shifted,
+                           room_.d_shifted);
+      add_to_queries(part.n_keys, first, end, room_.w_shifted, room_.d_shifted);
+    }
+    for (Index j = 0; raised && j < part.n_keys; ++j) {
+      for (Index i = first; i < end; ++i) w[j * width + i] = w[j * width + i] > most_[i] ? most_[i] : w[j * width + i];
+    }
+    gradients_.gradients(part.n_keys, width, part.first, part.count, factor, base_, mean_, w, d);
+    if (!moved) add_to_queries(part.n_keys, first, end, w, d);
+    for (Index j = 0; j < part.n_keys; ++j) {
+      T* column = room_.columns + (part.at + j) * lanes;
+      for (Index u = first; u < end; u += lanes) {
+        const T *weight = w + j * width + u, *term = d + j * width + u;
+        if (bounded_) {
+          for (Index i = 0; i < lanes; ++i) column[i] += term[i] / (1 + weight[i]);
+        } else {
+          for (Index i = 0; i < lanes; ++i) column[i] += term[i];
+        }
+      }
+    }
+  }
+
+  void add_to_queries(Index n_keys, Index first, Index end, const T* w, const T* d) {
+    const Index width = scores_.width();
+    for (Index j = 0; j < n_keys; ++j) {
+      for (Index i = first; i < end; ++i) sum_[i] += d[j * width + i];
+    }
+    for (Index j = 0; bounded_ && j < n_keys; ++j) {
+      for (Index i = first; i < end; ++i) l_[i] += w[j * width + i];
+    }
+  }
+
+  const TileKernels<T>& tiles_;
+  const GradientKernels<T>& gradients_;
+  const StorageKernels<T, KernelScalar<typename Call::Query>>& stored_;
+  MembershipRoom<T> room_;
+  ScoreTile<Operands, Call, NoScoreMod> scores_;
+  NoScoreMod none_;
+  bool bounded_ = true;
+  T* d_out_;                                  // d_v x width
+  T *base_, *mean_, *most_, *m_, *l_, *sum_;  // width
+};
+
+}  // namespace heed::detail
