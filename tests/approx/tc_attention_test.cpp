@@ -53,12 +53,16 @@ constexpr auto lifted_formula = []<class S>(const Inputs<S>& in, const Attention
 };
 
 FlopCounter published_flops(const FlopCase& sizes) { return tc_flops(sizes, published(sizes.in)); }
+FlopCounter published_backward_flops(const FlopCase& sizes) { return tc_backward_flops(sizes, published(sizes.in)); }
 FlopCounter by_query_flops(const FlopCase& sizes) { return tc_flops(sizes, by_query(sizes.in)); }
+FlopCounter by_query_backward_flops(const FlopCase& sizes) { return tc_backward_flops(sizes, by_query(sizes.in)); }
 FlopCounter lifted_flops(const FlopCase& sizes) { return tc_flops(sizes, lifted(sizes.in)); }
+FlopCounter lifted_backward_flops(const FlopCase& sizes) { return tc_backward_flops(sizes, lifted(sizes.in)); }
 
 INSTANTIATE_METHOD_SUITE(TcAttention, {.make = published,
                                        .expected = published_formula,
                                        .flops = published_flops,
+                                       .backward_flops = published_backward_flops,
                                        .supports = tc_supports,
                                        .has_softmax = false,
                                        .reads_keys_to_choose = true,
@@ -66,12 +70,14 @@ INSTANTIATE_METHOD_SUITE(TcAttention, {.make = published,
 INSTANTIATE_METHOD_SUITE(TcAttentionByQuery, {.make = by_query,
                                               .expected = by_query_formula,
                                               .flops = by_query_flops,
+                                              .backward_flops = by_query_backward_flops,
                                               .supports = tc_supports,
                                               .has_softmax = false,
                                               .reads_keys_to_choose = true});
 INSTANTIATE_METHOD_SUITE(TcAttentionLifted, {.make = lifted,
                                              .expected = lifted_formula,
                                              .flops = lifted_flops,
+                                             .backward_flops = lifted_backward_flops,
                                              .supports = tc_supports,
                                              .has_softmax = false,
                                              .reads_keys_to_choose = true});

@@ -112,6 +112,46 @@ class PlainTc {
     return flops;
   }
 
+  /// Of the gradient without that of routing. Sums as above, then sequence by sequence where its queries see keys: as
+  /// above, `read` levels of paths, each a product with d_out and a row added to what its node hears; by query three
+  /// more with keys or queries. What nodes hear goes down to the keys: a row for each of two children, then one a key;
+  /// under a causal mask, every level's row to every key. A row of d_out is first added to that of its leaf, where that
+  /// stands for all its queries. Causal sums of keys by query run twice.
+  FlopCounter backward_flops() const {
+    const bool causal = options_.mask.causal != Causal::none;
+    const auto& offsets = options_.mask.sequence_offsets;
+    const double levels = static_cast<double>(tree_.height() + 1), inner = static_cast<double>(tree_.n_leaves() - 1);
+    double added = 0, keys_added = 0, read = 0;
+    for (Index first = 0, end = 0; first < in_.q.rows(); first = end) {
+      end = in_.q.rows();
+      for (const Index offset : offsets) {
+        if (offset > first) end = std::min(end, offset);
+      }
+      double n_keys = 0;
+      for (Index j = 0; j < in_.k.rows(); ++j) {
+        bool seen = false;
+        for (Index i = first; i < end; ++i) seen = seen || kept(i, j);
+        n_keys += seen;
+      }
+      if (n_keys == 0) continue;
+      added += causal ? 2 * levels * n_keys : 2 * n_keys + 3 * inner;
+      keys_added += causal ? 3 * levels * n_keys : 2 * n_keys + 3 * inner;
+      if (!causal && !by_query_) added += static_cast<double>(end - first);
+      std::vector<bool> done(static_cast<std::size_t>(tree_.n_leaves()), false);
+      for (Index i = first; i < end; ++i) {
+        if (done[static_cast<std::size_t>(of_query_(i))] && !causal && !by_query_) continue;
+        done[static_cast<std::size_t>(of_query_(i))] = true;
+        for (Index t = 0; t <= tree_.height(); ++t) read += is_on(t) && !keys(i, t).empty();
+      }
+    }
+    FlopCounter flops;
+    flops.add_products(Phase::backward_values, (added + 4.0 * read) * static_cast<double>(in_.v.cols()));
+    if (by_query_)
+      flops.add_products(Phase::backward_scores, (keys_added + 6.0 * read) * static_cast<double>(in_.k.cols()));
+    flops.add_exponentials(read);
+    return flops;
+  }
+
  private:
   bool kept(Index i, Index j) const {
     return heed::detail::reference_pair(options_.mask, i, j, in_.q.rows(), in_.k.rows(), 0).kept;
@@ -135,6 +175,10 @@ AttentionResult<double> tc_formula(const TcAttention<S>& tc, const Inputs<S>& in
 /// Arithmetic of one head; `tc`: the method for sizes.in.
 inline FlopCounter tc_flops(const FlopCase& sizes, const TcAttention<double>& tc) {
   return PlainTc(tc, sizes.in, sizes.options).flops();
+}
+
+inline FlopCounter tc_backward_flops(const FlopCase& sizes, const TcAttention<double>& tc) {
+  return PlainTc(tc, sizes.in, sizes.options).backward_flops();
 }
 
 /// Options by name that TC-attention has.

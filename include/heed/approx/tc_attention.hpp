@@ -8,11 +8,14 @@
 
 #include <Eigen/Core>
 
-#include "heed/approx/detail/query_blocks.hpp"
+#include "heed/approx/detail/tc_forward.hpp"
+#include "heed/approx/detail/tc_gradient_sums.hpp"
+#include "heed/approx/detail/tc_head.hpp"
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/errors.hpp"
 #include "heed/core/floating.hpp"
+#include "heed/core/gradients.hpp"
 #include "heed/core/key_bounds.hpp"
 #include "heed/core/method.hpp"
 #include "heed/core/options.hpp"
@@ -25,6 +28,7 @@
 #include "heed/trees/path_importance.hpp"
 #include "heed/trees/path_sums.hpp"
 #include "heed/trees/routed_heads.hpp"
+#include "heed/trees/tree_sums.hpp"
 
 namespace heed {
 
@@ -129,13 +133,72 @@ class TcAttention {
     const Context& inner = own.context();
     detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, inner, nullptr,
                                [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
-                                 const detail::LevelWeights<Sum> levels = level_weights(call.k.cols, options);
-                                 const bool causal = options.mask.causal != Causal::none;
-                                 const Work work =
-                                     causal ? attend_causal(call, query_leaf, keys, levels, options.mask, inner)
-                                            : attend_whole(call, query_leaf, keys, levels, options.mask, inner);
-                                 if (context.flops != nullptr) count(*context.flops, call, options.mask, work);
+                                 detail::TcForward<Call>(head(call, query_leaf, keys, options, inner)).run(inner.flops);
                                });
+  }
+
+  /// Gradients of the method's own parameters: d_tree.planes, d_tree.biases, d_level_logits.
+  struct Gradients {
+    TreeGradient<Sum> d_tree;
+    Vector<Sum> d_level_logits;  ///< h + 1; 0 where the level is off
+  };
+  void size_gradients(Gradients& gradients) const {
+    gradients.d_tree.planes.resize(tree_.planes().rows(), tree_.planes().cols());
+    gradients.d_tree.biases.resize(tree_.biases().size());
+    gradients.d_level_logits.resize(logits_.size());
+  }
+  /// See core/method.hpp.
+  template <class Grads>
+  void check_gradients(Grads& gradients) const {
+    if constexpr (requires { gradients.d_tree; }) detail::check_tree_gradient(gradients.d_tree, tree_, "d_tree");
+    if constexpr (requires { gradients.d_level_logits; }) {
+      const auto logits = output_view_of(gradients.d_level_logits);
+      static_assert(std::is_same_v<typename decltype(logits)::Scalar, Sum>,
+                    "heed: d_level_logits must have the scalar sums are kept in");
+      if (logits.rows * logits.cols == 0) return;
+      detail::check_gradient(logits.rows, logits.cols, "d_level_logits", "a column of level_logits", logits_.size(), 1);
+    }
+  }
+
+  /// The gradient of one call, see core/method.hpp. With G = d_out, N_v, V_v and K_v the number of keys in node v (of
+  /// those query i may see) and the sums of their value and key rows, C_v = V_v / N_v, c_v = K_v / N_v,
+  /// p_t = <G_i, C_t> on the path of query i, and w_t its logit of level t:
+  ///   dL/dw_t = alpha_t (p_t - sum_s alpha_s p_s), summed over queries the gradient by the level's logit,
+  ///   dL/dV_v = sum_i (alpha_t / N_v) G_i,   dL/dN_v = -sum_i (alpha_t / N_v) p_t,
+  ///   d_v_j = sum over the path of key j of dL/dV_v;
+  /// by_query adds scale sum_t dL/dw_t c_t to d_q_i, (scale / N_v) sum_i dL/dw_t q_i to dL/dK_v, which d_k_j sums over
+  /// the path, and sum_i dL/dw_t (1 - scale q_i . c_v) / N_v to dL/dN_v.
+  ///
+  /// Routing   unless RoutingGradient::none; flip and all_leaves are the same here, since every node of the tree has a
+  ///           signal, and BackwardOptions::bounded changes nothing, since weights are at most 1. With g a token's soft
+  ///           leaves, one for its own: for query i dL/dg_l = <G_i, out_i^l>, out_i^l what it would see from leaf l,
+  ///           with the levels' weights of that path (PAPERS' alpha_t <G_i, C_v>, summed over the path to l); for key j
+  ///           dL/dg_l = sum over the path to l of <dL/dV_v, v_j> + <dL/dK_v, k_j> + dL/dN_v. Then g = softmax(P s),
+  ///           s = sign(z), and dL/dz = [|z| <= 1] P^T (g * (dL/dg - <g, dL/dg>)); see detail::leaves_to_nodes and
+  ///           detail::add_routing_gradient. A node without keys gives neither: which nodes are empty stands as it is.
+  /// Cost      out's sums again; 4 d_v flops a level of each leaf that has queries, causal or by_query 4 d_v + 6 d of
+  ///           each query; additions of d_v a key and query, causal 2 (h + 1) of them a key. Routing: 2^(h+1) d_v flops
+  ///           a token, twice that for causal keys and for queries that are causal or by_query, and 6 (2^h - 1) d; d
+  ///           joins d_v by_query. Products of tokens of one panel with one another, which causal routing takes, are not
+  ///           counted. Memory of 2^(h+1) (d_v + d) numbers, of 3 (h + 1) a query where it is causal or
+  ///           by_query, and, for causal routing, of up to 16 such tables, fewer for large trees.
+  template <class Call, class Grads>
+    requires std::is_same_v<typename Call::Sum, Sum>
+  void attend_heads_backward(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
+                             const BackwardOptions& backward, Grads& gradients, const Context& context) const {
+    const detail::WithWorkspace own(context);
+    const Context& inner = own.context();
+    Workspace::Frame frame(own.workspace());
+    const bool routes = backward.routing != RoutingGradient::none && tree_.height() > 0;
+    detail::TcGradientSums<Sum> sums(tree_, routes, gradients, frame);
+    if (!calls.empty() && calls.front().q.rows > 0) {
+      detail::visit_routed_heads(tree_, calls, heads_per_kv, options.mask, inner, nullptr,
+                                 [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys,
+                                     const detail::Router<Sum>& router) {
+                                   sums.add(head(call, query_leaf, keys, options, inner), router, inner);
+                                 });
+    }
+    sums.write(gradients);
   }
 
   /// Adds to `sums` the column maxima and summed squares of the weights A_ij of each call, key head c / heads_per_kv at
@@ -173,131 +236,20 @@ class TcAttention {
   }
 
  private:
-  using Sums = detail::PathSums<Sum>;
-
-  // Work of one head.
-  struct Work {
-    Index rows_added = 0;   // to nodes
-    Index levels_read = 0;  // of paths
-  };
+  template <class Call>
+  detail::TcHead<Call> head(const Call& call, const Index* query_leaf, const detail::LeafLists& keys,
+                            const AttentionOptions& options, const Context& context) const {
+    return {call,
+            query_leaf,
+            keys,
+            tree_.height(),
+            level_weights(call.k.cols, options),
+            options.mask,
+            *context.workspace,
+            detail::thread_count(context.threads)};
+  }
 
   Index key_width(Index d) const { return options_.by_query ? d : 0; }
-
-  // A thread for about ten microseconds of additions.
-  static int addition_threads(double additions, const Context& context) {
-    return detail::threads_for(additions, 2e4, detail::thread_count(context.threads));
-  }
-
-  // All keys of a sequence at once: sums in the leaves, then upwards, then read.
-  template <class Call>
-  Work attend_whole(const Call& call, const Index* query_leaf, const detail::LeafLists& keys,
-                    const detail::LevelWeights<Sum>& levels, const Mask& mask, const Context& context) const {
-    Workspace::Frame frame(*context.workspace);
-    const Index n_leaves = tree_.n_leaves(), height = tree_.height(), d_v = call.v.cols;
-    const Sums sums = Sums::take(frame, height, d_v, key_width(call.k.cols));
-    Sum* table = frame.template take<Sum>(n_leaves * d_v);
-    bool* ready = frame.template take<bool>(n_leaves);
-    Sum* weights = frame.template take<Sum>(height + 1);
-    const detail::OwnKeys own(mask, call.q.rows, call.k.rows);
-    Work work{keys.size(0, n_leaves), 0};
-    for (Index first = 0, end = 0; first < call.q.rows; first = end) {
-      const KeyRangeOf range = own.of(first);
-      end = detail::end_of_sequence(mask, first, call.q.rows);
-      sums.clear();
-      const double additions = static_cast<double>((range.high - range.low) * d_v);
-      detail::for_each_task(n_leaves, addition_threads(additions, context), [&](Index leaf) {
-        const TokenSet all = keys.tokens(leaf);
-        const Index from = detail::tokens_below(all, range.low), to = detail::tokens_below(all, range.high);
-        if (from < to) sums.add(n_leaves + leaf, call.k, call.v, all.part(from, to - from));
-      });
-      sums.sum_up();
-      work.rows_added += n_leaves - 1;
-      std::fill_n(ready, n_leaves, false);
-      for (Index i = first; i < end; ++i) {
-        Sum* known = table + query_leaf[i] * d_v;
-        if (levels.by_query || !ready[query_leaf[i]]) {
-          ready[query_leaf[i]] = true;
-          work.levels_read += detail::read_path(sums, query_leaf[i], levels, call.q, i, weights, known);
-        }
-        write(call, i, 0, d_v, known);
-      }
-    }
-    return work;
-  }
-
-  // Running sums along the keys, which every query reads in turn. Threads share out the columns.
-  template <class Call>
-  Work attend_causal(const Call& call, const Index* query_leaf, const detail::LeafLists& keys,
-                     const detail::LevelWeights<Sum>& levels, const Mask& mask, const Context& context) const {
-    const Index d_v = call.v.cols, height = tree_.height();
-    const double additions = 2.0 * static_cast<double>(call.q.rows * d_v * (height + 1));
-    // A task is a few columns for all tokens, whole vectors of them; by_query weighs by whole rows of keys: one task.
-    const Index share = levels.by_query ? 1 : addition_threads(additions, context);
-    const Index width = std::max<Index>(1, ((d_v + share - 1) / share + 15) / 16 * 16);
-    const Index n_tasks = std::max<Index>(1, (d_v + width - 1) / width);
-    Workspace::Frame frame(*context.workspace);
-    const detail::OwnKeys own(mask, call.q.rows, call.k.rows);
-    const Index* key_leaf = keys.leaf_of();
-    Work work{(height + 1) * keys.size(0, tree_.n_leaves()), 0};
-    detail::for_each_task(
-        n_tasks, static_cast<int>(share), frame,
-        [&](detail::Scratch& scratch) { return take_causal(scratch, width, call.k.cols); },
-        [&](CausalState& state, Index task) {
-          const Index first = task * width, n = std::min(width, d_v - first);
-          Sums& sums = state.sums;
-          sums.d_v = n;
-          const auto values = call.v.columns(first, n);
-          Index low = -1, next = 0;
-          for (Index i = 0; i < call.q.rows; ++i) {
-            const KeyRangeOf range = own.of(i);
-            if (range.low != low) {  // another sequence
-              sums.clear();
-              low = next = range.low;
-            }
-            for (; next < range.high; ++next) sums.add_path(key_leaf[next], call.k, values, next);
-            const Index read = detail::read_path(sums, query_leaf[i], levels, call.q, i, state.weights, state.row);
-            if (task == 0) work.levels_read += read;  // every task reads them
-            write(call, i, first, n, state.row);
-          }
-        });
-    return work;
-  }
-
-  // Columns [first, first + n) of row i of the call's output.
-  template <class Call>
-  static void write(const Call& call, Index i, Index first, Index n, const Sum* row) {
-    if constexpr (std::is_same_v<typename Call::Out, Sum>) {
-      if (call.out.col_stride == 1) {
-        std::copy_n(row, n, call.out.data + i * call.out.row_stride + first);
-        return;
-      }
-    }
-    for (Index c = 0; c < n; ++c) call.out(i, first + c) = static_cast<typename Call::Out>(row[c]);
-  }
-
-  struct CausalState {
-    Sums sums;
-    Sum* weights;
-    Sum* row;
-  };
-  CausalState take_causal(detail::Scratch& scratch, Index width, Index d) const {
-    const Sums sums = Sums::take(scratch, tree_.height(), width, key_width(d));
-    Sum* weights = scratch.take<Sum>(tree_.height() + 1);
-    return {sums, weights, scratch.take<Sum>(width)};
-  }
-
-  // Additions of rows count one each, weights times rows two.
-  template <class Call>
-  void count(FlopCounter& flops, const Call& call, const Mask& mask, const Work& work) const {
-    const double d_v = static_cast<double>(call.v.cols), d = static_cast<double>(key_width(call.k.cols));
-    const double added = static_cast<double>(work.rows_added), read = static_cast<double>(work.levels_read);
-    flops.add_products(Phase::values, (added + 2.0 * read) * d_v);
-    flops.add_products(Phase::scores, (added + 2.0 * read) * d);
-    flops.add_exponentials(read);
-    flops.add_tokens(static_cast<double>(std::min(call.k.rows, mask.n_real_keys)), static_cast<double>(call.k.rows));
-  }
-
-  using KeyRangeOf = detail::KeyRange;
 
   DecisionTree<S> tree_;
   Vector<Sum> logits_;

@@ -37,6 +37,12 @@ class LeafLists {
   TokenSet tokens(Index leaf) const { return token_set(list(leaf), size(leaf)); }
   /// At most the first `cap` of them.
   TokenSet tokens(Index leaf, Index cap) const { return token_set(list(leaf), size(leaf) < cap ? size(leaf) : cap); }
+  /// Those from `low` up to but not `high`.
+  TokenSet tokens_between(Index leaf, Index low, Index high) const {
+    const TokenSet all = tokens(leaf);
+    const Index from = tokens_below(all, low);
+    return all.part(from, tokens_below(all, high) - from);
+  }
   /// The list itself, for who needs its address.
   const Index* list(Index leaf) const { return tokens_ + start_[leaf]; }
   const Index* leaf_of() const { return leaf_of_; }

@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 
@@ -10,9 +11,25 @@
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/head_call.hpp"
+#include "heed/engine/tasks.hpp"
 #include "heed/kernels/select.hpp"
+#include "heed/trees/leaf_lists.hpp"
 
 namespace heed::detail {
+
+/// sum[c] += the rows `some` of `rows`, in order, times weights[r] where weights are given.
+template <class T, class S>
+void add_token_rows(const ConstView<S>& rows, const TokenSet& some, Index width, const T* weights, T* sum, Isa isa) {
+  if (rows.col_stride == 1) {
+    const auto* from = kernel_pointer(rows.data) + (some.list == nullptr ? some.first * rows.row_stride : 0);
+    storage_kernels<T, KernelScalar<S>>(isa).add_rows(from, rows.row_stride, some.list, some.size, width, weights, sum);
+    return;
+  }
+  for (Index t = 0; t < some.size; ++t) {
+    const T weight = weights == nullptr ? T(1) : weights[t];
+    for (Index c = 0; c < width; ++c) sum[c] += weight * static_cast<T>(rows(some[t], c));
+  }
+}
 
 /// Sums of value rows, and where asked of key rows, over the keys in every node of a tree: the state of TC-attention.
 /// Node v of level t, from the left, is number 2^t + v; number 0 is unused.
@@ -51,8 +68,8 @@ struct PathSums {
   template <class S>
   void add(Index node, const ConstView<S>& keys, const ConstView<S>& values, const TokenSet& some) const {
     counts[node] += some.size;
-    add_rows(values, some, d_v, v + node * d_v);
-    if (d > 0) add_rows(keys, some, d, k + node * d);
+    add_token_rows(values, some, d_v, static_cast<const T*>(nullptr), v + node * d_v, isa);
+    if (d > 0) add_token_rows(keys, some, d, static_cast<const T*>(nullptr), k + node * d, isa);
   }
 
   /// Adds one key to every node on the path to its leaf.
@@ -69,21 +86,23 @@ struct PathSums {
       for (Index c = 0; c < d; ++c) k[node * d + c] = k[2 * node * d + c] + k[(2 * node + 1) * d + c];
     }
   }
-
- private:
-  template <class S>
-  void add_rows(const ConstView<S>& rows, const TokenSet& some, Index width, T* sum) const {
-    if (rows.col_stride == 1) {
-      const auto* from = kernel_pointer(rows.data) + (some.list == nullptr ? some.first * rows.row_stride : 0);
-      storage_kernels<T, KernelScalar<S>>(isa).add_rows(from, rows.row_stride, some.list, some.size, width, nullptr,
-                                                        sum);
-      return;
-    }
-    for (Index t = 0; t < some.size; ++t) {
-      for (Index c = 0; c < width; ++c) sum[c] += static_cast<T>(rows(some[t], c));
-    }
-  }
 };
+
+/// The level a node stands at; nodes are numbered as in PathSums.
+inline Index level_of(Index node) { return static_cast<Index>(std::bit_width(static_cast<std::size_t>(node))) - 1; }
+
+/// Clears `sums` and fills every node with the keys of [low, high): leaves first, a task each, then upwards.
+template <class T, class S>
+void sum_keys(const PathSums<T>& sums, const ConstView<S>& k, const ConstView<S>& v, const LeafLists& keys, Index low,
+              Index high, int threads) {
+  const Index n_leaves = keys.n_leaves();
+  sums.clear();
+  for_each_task(n_leaves, threads, [&](Index leaf) {
+    const TokenSet some = keys.tokens_between(leaf, low, high);
+    if (some.size > 0) sums.add(n_leaves + leaf, k, v, some);
+  });
+  sums.sum_up();
+}
 
 constexpr Index max_path = 25;  ///< nodes of a path of the tallest tree
 
@@ -107,6 +126,23 @@ struct PathWeights {
 template <class T>
 inline constexpr T no_weight = T(-1);
 
+/// scale q . c_v of a node that holds keys; 0 where queries do not weigh levels.
+template <class T, class S>
+T mean_key_score(const PathSums<T>& sums, Index node, const LevelWeights<T>& levels, const ConstView<S>& q, Index i) {
+  if (!levels.by_query) return T(0);
+  T product = 0;
+  for (Index c = 0; c < sums.d; ++c) product += static_cast<T>(q(i, c)) * sums.k[node * sums.d + c];
+  return levels.scale * (product / static_cast<T>(sums.counts[node]));
+}
+
+/// The logit of level t where its node is `node`; -inf where it does not count. mean_score: of mean_key_score().
+template <class T, class Score>
+T level_score(const PathSums<T>& sums, Index node, Index t, const LevelWeights<T>& levels, const Score& mean_score) {
+  if (sums.counts[node] == 0 || is_minus_infinity(levels.logits[t])) return minus_infinity<T>;
+  if (!levels.by_query) return levels.logits[t];
+  return levels.logits[t] + (std::log(static_cast<T>(sums.counts[node])) + mean_score());
+}
+
 /// weights[t] = exp(logit_t - the largest logit) over the levels of the path to `leaf` that count, no_weight for the
 /// others; height + 1 of them. A weight that underflows to 0 still counts: NaN in its rows shows.
 template <class T, class S>
@@ -118,16 +154,9 @@ PathWeights<T> weigh_path(const PathSums<T>& sums, Index leaf, const LevelWeight
   PathWeights<T> found;
   for (Index t = 0; t <= height; ++t) {
     const Index node = ((Index(1) << height) + leaf) >> (height - t);
-    weights[t] = minus_infinity<T>;
     full += sums.counts[node] > 0;
-    if (sums.counts[node] == 0 || is_minus_infinity(levels.logits[t])) continue;
-    weights[t] = levels.logits[t];
-    if (levels.by_query) {
-      const T n = static_cast<T>(sums.counts[node]);
-      T product = 0;
-      for (Index c = 0; c < sums.d; ++c) product += static_cast<T>(q(i, c)) * sums.k[node * sums.d + c];
-      weights[t] += std::log(n) + levels.scale * (product / n);
-    }
+    weights[t] = level_score(sums, node, t, levels, [&] { return mean_key_score(sums, node, levels, q, i); });
+    if (is_minus_infinity(weights[t])) continue;
     top = found.levels == 0 || top < weights[t] ? weights[t] : top;
     ++found.levels;
   }

@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <cmath>
 #include <span>
+#include <type_traits>
+#include <utility>
 
 #include "heed/core/context.hpp"
 #include "heed/core/flops.hpp"
@@ -44,6 +46,17 @@ struct RoutedTokens {
   TokenRole role = TokenRole::query;
   View<T> d_x{};
 };
+
+/// What one thread of a routing gradient owns for its signals: signals.make_worker(scratch), or nothing.
+struct NoSignalWorker {};
+template <class Signals>
+auto make_signal_worker(const Signals& signals, Scratch& scratch) {
+  if constexpr (requires { signals.make_worker(scratch); }) {
+    return signals.make_worker(scratch);
+  } else {
+    return NoSignalWorker{};
+  }
+}
 
 /// Counts `pairs` of a token and a node it signals to: its projection again, and the gradients of planes and tokens.
 template <class T>
@@ -185,8 +198,9 @@ class RoutingGradientPanel {
 /// -(x_i / e_i) sum_v dL/dz_iv u_v to d_x_i; u and radius are constants.
 ///
 /// Shapes  in.x: n x d; in.d_x: n x d sums, or no data where it is not wanted; groups: disjoint sets of its rows;
-///         signals(panel) writes panel.y (SignalPanel) and may run on several threads at once; sums: n_nodes x d,
-///         without planes where they are not wanted.
+///         signals(panel) writes panel.y (SignalPanel) and may run on several threads at once; where signals has
+///         make_worker(scratch), signals(panel, worker) with that of the thread, to which the panels of a group come in
+///         order but for leaps ahead; sums: n_nodes x d, without planes where they are not wanted.
 /// Empty   a token whose row is not finite gives nothing.
 /// Cost    6 d flops for each token and node of its group: 2 d in Phase::route, for z, and 4 d in
 ///         Phase::backward_scores; memory of up to 16 sums, fewer for large trees.
@@ -215,18 +229,32 @@ void add_routing_gradient(const RoutedTokens<T, S>& in, std::span<const SignalGr
     slots[s] = s == 0 || !wanted ? sums : TreeSums<T>::take(frame, sums.n_nodes, sums.d);
     if (s > 0 && wanted) slots[s].clear();
   }
-  using Panel = RoutingGradientPanel<T, S>;
+  struct Thread {
+    RoutingGradientPanel<T, S> panel;
+    decltype(make_signal_worker(signals, std::declval<Scratch&>())) worker;
+  };
   const int threads = threads_for(pairs * static_cast<double>(in.router->d), 1e5, thread_count(context.threads));
   for_each_task(
-      n_slots, threads, frame, [&](Scratch& scratch) { return Panel(scratch, in, most_nodes, active_isa()); },
-      [&](Panel& panel, Index slot) {
+      n_slots, threads, frame,
+      [&](Scratch& scratch) {
+        return Thread{{scratch, in, most_nodes, active_isa()}, make_signal_worker(signals, scratch)};
+      },
+      [&](Thread& thread, Index slot) {
+        const auto signal = [&](const SignalPanel<T>& panel) {
+          if constexpr (std::is_same_v<decltype(thread.worker), NoSignalWorker>) {
+            signals(panel);
+          } else {
+            signals(panel, thread.worker);
+          }
+        };
         Index first = 0;  // pieces before those of the group
         const Index low = n_pieces * slot / n_slots, high = n_pieces * (slot + 1) / n_slots;
         for (std::size_t g = 0; g < groups.size(); ++g) {
           const Index n = pieces_of(groups[g]), from = std::max(low - first, Index(0)), to = std::min(high - first, n);
           if (from < to) {
             const Index at = from * piece, end = std::min(to * piece, groups[g].tokens.size);
-            panel.add(static_cast<Index>(g), groups[g], groups[g].tokens.part(at, end - at), signals, slots[slot]);
+            thread.panel.add(static_cast<Index>(g), groups[g], groups[g].tokens.part(at, end - at), signal,
+                             slots[slot]);
           }
           first += n;
         }
