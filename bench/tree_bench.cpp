@@ -261,3 +261,19 @@ const bool registered = [] {
 
 BENCH_METHOD(BigBird, [](const auto&) { return heed::BigBirdAttention(); }, {.n = {1024, 4096}});
 BENCH_METHOD(Window, [](const auto&) { return heed::WindowAttention(128, 128); }, {.n = {1024, 4096}});
+
+// Baselines: trained layers of their own, so that their errors against exact attention are those of random parameters.
+BENCH_METHOD(Linear, [](const auto&) { return heed::LinearAttention(); }, {.n = {1024, 4096}});
+BENCH_METHOD(Linformer,
+             [](const auto& heads) {
+               heed::Matrix<float> projection(128, heads.n_k);
+               heed_bench::fill_random({projection.data(), static_cast<std::size_t>(projection.size())}, 99);
+               projection /= std::sqrt(float(heads.n_k));
+               return heed::LinformerAttention<float>(projection, projection);
+             },
+             {.n = {1024, 4096}});
+BENCH_METHOD(Performer,
+             [](const auto& heads) {
+               return heed::PerformerAttention<float>({.n_features = 128, .seed = 7}).for_width(heads.d);
+             },
+             {.n = {1024, 4096}});

@@ -62,8 +62,11 @@
 // approx/ (floor 5): methods with a name, and values made during the call, exactly or by Monte Carlo
 #include "heed/approx/bigbird_attention.hpp"
 #include "heed/approx/bigbird_tiles.hpp"
+#include "heed/approx/linear_attention.hpp"
+#include "heed/approx/linformer_attention.hpp"
 #include "heed/approx/monte_carlo_values.hpp"
 #include "heed/approx/pattern_attention.hpp"
+#include "heed/approx/performer_attention.hpp"
 #include "heed/approx/projected_values.hpp"
 #include "heed/approx/sample_plan.hpp"
 #include "heed/approx/tc_attention.hpp"
