@@ -1,6 +1,7 @@
 #pragma once
 #include <Eigen/Core>
 
+#include "heed/core/heads.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
@@ -16,6 +17,12 @@ View<T> take_rows(Workspace::Frame& frame, Index rows, Index cols) {
 template <class T>
 ConstView<T> read_only(const View<T>& view) {
   return {view.data, view.rows, view.cols, view.row_stride, view.col_stride};
+}
+
+/// A view as the doors take it.
+template <class T>
+HeadMap<T> map_of(const View<T>& view) {
+  return {view.data, view.rows, view.cols, {view.row_stride, view.col_stride}};
 }
 
 template <class T>
