@@ -36,7 +36,7 @@ struct TransformerOptions {
   Activation activation = Activation::gelu;
   Positions positions = Positions::none;
   Pooling pooling = Pooling::none;
-  double embedding_deviation = 0.3;   ///< small values leave the scores of a start to the keys (PAPERS: .3 beats 1)
+  std::vector<double> deviations{};   ///< of the entries of each table at the start; none given: 0.3
   AttentionLayerOptions attention{};  ///< of every layer
   std::uint64_t seed = 1;
 };
@@ -56,15 +56,20 @@ class Transformer {
     for (const Index size : {options.n_out, options.d_model, options.n_layers, options.length}) {
       if (size < 1) throw OptionError(detail::message("TransformerOptions: a size is ", size, " but must be >= 1"));
     }
+    if (!options.deviations.empty() && options.deviations.size() != options.vocabularies.size()) {
+      throw ShapeError(detail::message(
+          "TransformerOptions::deviations has ", static_cast<Index>(options.deviations.size()),
+          " entries but must have none, or one per table: ", static_cast<Index>(options.vocabularies.size())));
+    }
     std::uint64_t seed = options.seed;
     const Index d = options.d_model;
     for (std::size_t t = 0; t < options.vocabularies.size(); ++t) {
       tables_.emplace_back(store, "embedding." + std::to_string(t), options.vocabularies[t], d,
-                           options.embedding_deviation, ++seed);
+                           options.deviations.empty() ? 0.3 : options.deviations[t], ++seed);
     }
     if (options.positions == Positions::learned) {
       positions_ = store.add("positions", options.length, d);
-      store.fill_normal(positions_, options.embedding_deviation, ++seed);
+      store.fill_normal(positions_, 0.3, ++seed);
     }
     for (Index l = 0; l < options.n_layers; ++l) {
       const std::string name = "layer." + std::to_string(l);
