@@ -66,6 +66,7 @@ struct TrainingHooks {
   const std::atomic<bool>* stop = nullptr;  ///< true: save after the step under way, and return
 };
 
+/// How far a run came.
 struct TrainingResult {
   Index steps_done = 0;
   bool stopped = false;  ///< before the last step, because it was asked to
