@@ -15,7 +15,7 @@ namespace heed {
 
 /// How unevenly the trees of a layer split its keys, and the gradient of `weight` times it by planes and biases, which
 /// is added to those of the store: for stored biases, where medians of the sequence cannot be had (causal attention).
-///   B = mean over trees of (1 / h) sum_v (N_v / N) m_v^2,   m_v = mean over the N_v keys in node v of tanh(w_v . k + b_v)
+///   B = mean over trees of (1 / h) sum_v (N_v / N) m_v^2,   m_v = mean of tanh(w_v . k + b_v) over the N_v keys in v,
 /// is 0 where every node sends as much to either side, 1 where all keys go one way by far. Which keys are in a node
 /// stands as it is, and keys themselves are not moved.
 ///

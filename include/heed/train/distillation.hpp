@@ -17,7 +17,7 @@ namespace heed {
 /// to add. Between forward and backward of one batch.
 ///
 /// Memory  n d_model numbers a layer from `frame`, which must be open until backward is done.
-/// Cost    exact attention forward of each such layer: what its method saves forward is not saved while it is distilled.
+/// Cost    exact attention forward of each such layer: what its method saves forward is spent again on that.
 /// Source  Hinton, Vinyals, Dean 2015 (distillation); a term a layer as in Jiao et al. 2020 (TinyBERT). Little or no
 ///         gain was measured on recall (one seed).
 template <class T>

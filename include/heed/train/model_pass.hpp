@@ -34,8 +34,8 @@ class ModelPass {
     return run(model, store, batch, context, false, [](Kept&, const LossReport&, const View<T>&) {});
   }
 
-  /// Forward, then use(kept, report, d_logits) while what forward kept stands. d_logits, the gradient of the loss by the
-  /// logits, has no data unless asked for. `use` may give attention layers more_d_out.
+  /// Forward, then use(kept, report, d_logits) while what forward kept stands. d_logits, the gradient of the loss by
+  /// the logits, has no data unless asked for. `use` may give attention layers more_d_out.
   template <class Use>
   LossReport run(const Transformer<T>& model, const ParameterStore<T>& store, const Batch& batch,
                  const Context& context, bool wants_gradient, const Use& use) {

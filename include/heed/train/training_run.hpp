@@ -58,8 +58,9 @@ struct StepReport {
 
 /// What a run asks its caller for. Only make_batch must be given.
 struct TrainingHooks {
-  /// Fills batch `number` = 0, 1, ...: step s has those from (s - 1) micro_batches on. It must depend on seed and number
-  /// alone: a resumed run asks again from where it stopped. The Batch comes as it was left, so that its memory serves.
+  /// Fills batch `number` = 0, 1, ...: step s has those from (s - 1) micro_batches on. It must depend on seed and
+  /// number alone: a resumed run asks again from where it stopped. The Batch comes as it was left, so that its memory
+  /// serves.
   std::function<void(Batch& batch, std::uint64_t seed, Index number)> make_batch{};
   std::function<void(const StepReport& report)> report{};  ///< after each step
   std::function<void(Index step)> save{};   ///< write a checkpoint of the store: it has done `step` steps
