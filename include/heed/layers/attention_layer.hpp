@@ -1,0 +1,222 @@
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "heed/core/context.hpp"
+#include "heed/core/options.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/exact/attend_backward.hpp"
+#include "heed/exact/multi_head.hpp"
+#include "heed/layers/attention_choice.hpp"
+#include "heed/layers/embedding.hpp"
+#include "heed/layers/linear.hpp"
+#include "heed/layers/parameter_store.hpp"
+#include "heed/layers/rows.hpp"
+
+namespace heed {
+
+/// How a layer of attention makes queries, keys and scores.
+struct AttentionLayerOptions {
+  Index n_heads = 4;
+  AttentionChoice choice{};
+  bool causal = false;
+  bool rotary = false;       ///< positions by rotation of queries and keys
+  bool tied = false;         ///< W_k is W_q: retrieval is learned far sooner (the tree then routes both alike)
+  bool start_equal = false;  ///< W_k starts as W_q and goes its own way
+  bool cosine = false;       ///< score = tau_h cos(q, k), tau_h learned; off: q . k / sqrt(d)
+  double temperature = 12;   ///< cosine: where tau_h starts
+};
+
+/// y = concat_h attend(x W_q, x W_k, x W_v)_h W_o over sequences of n tokens, the method chosen at run time. With
+/// `cosine` rows of q and k have the length sqrt(tau_h), so that the score is tau_h cos(q, k) and trees see queries and
+/// keys of one length.
+///
+/// Shapes  x, y: n_sequences n x d_model, rows without gaps; d = d_model / n_heads.
+/// Cost    8 n d_model^2 flops and the method's own; backward 16 and the method's own. Kept: 5 n d_model numbers.
+template <class T>
+class AttentionLayer {
+ public:
+  AttentionLayer() = default;
+  /// Adds "<name>.q", ".k" (unless tied), ".v", ".o" and the method's parameters. `n_keys`: tokens of a sequence, for
+  /// methods whose parameters belong to positions.
+  AttentionLayer(ParameterStore<T>& store, const std::string& name, Index d_model, Index n_keys,
+                 const AttentionLayerOptions& options, std::uint64_t seed)
+      : options_(options), d_(d_model / std::max<Index>(1, options.n_heads)) {
+    if (options.n_heads < 1 || d_model % options.n_heads != 0)
+      throw OptionError(
+          detail::message("AttentionLayerOptions::n_heads = ", options.n_heads, " must divide d_model = ", d_model));
+    q_ = Linear<T>(store, name + ".q", d_model, d_model, false, seed);
+    if (!options.tied) k_ = Linear<T>(store, name + ".k", d_model, d_model, false, seed);
+    v_ = Linear<T>(store, name + ".v", d_model, d_model, false, seed);
+    o_ = Linear<T>(store, name + ".o", d_model, d_model, false, seed);
+    if (options.start_equal && !options.tied) copy(store, q_.weights(), k_.weights());
+    if (options.cosine) {
+      temperature_ = store.add(name + ".temperature", 1, options.n_heads, {.decays = false});
+      store.fill(temperature_, static_cast<T>(options.temperature));
+    }
+    method_ = detail::LayerMethod<T>(store, name, options.choice, options.n_heads, d_, n_keys, seed);
+  }
+
+  const AttentionLayerOptions& options() const { return options_; }
+  detail::LayerMethod<T>& method() { return method_; }
+  const detail::LayerMethod<T>& method() const { return method_; }
+  /// Replaces the method by another, whose parameters are added to the store as "<name>...": from exact attention to a
+  /// tree, or to a tree of another height.
+  void choose(ParameterStore<T>& store, const std::string& name, const AttentionChoice& choice, Index n_keys,
+              std::uint64_t seed) {
+    options_.choice = choice;
+    method_ = detail::LayerMethod<T>(store, name, choice, options_.n_heads, d_, n_keys, seed);
+  }
+
+  /// Medians of each sequence, or stored biases, for the trees of the layer.
+  void set_biases(TreeBiases biases) {
+    options_.choice.biases = biases;
+    method_.set_biases(biases);
+  }
+
+  /// What forward leaves for backward.
+  struct Kept {
+    View<T> q, k, v, out;          // n x d_model; q and k as attention saw them
+    View<T> lengths_q, lengths_k;  // n x n_heads, before they became those of `cosine`
+    View<T> lse;                   // n x n_heads
+    ConstView<T> more_d_out{};     // n x d_model: a gradient by `out` of another loss, for backward to add; or no data
+  };
+  Kept take(Workspace::Frame& frame, Index n) const {
+    const Index width = d_ * options_.n_heads, heads = options_.n_heads, c = options_.cosine ? heads : 0;
+    const auto rows = [&](Index cols) { return detail::take_rows<T>(frame, n, cols); };
+    return {rows(width), rows(width), rows(width), rows(width), rows(c), rows(c), rows(heads)};
+  }
+
+  void forward(const ParameterStore<T>& store, const ConstView<T>& x, Index n, const Kept& kept, const View<T>& y,
+               const Context& context) const {
+    q_.forward(store, x, kept.q, context);
+    (options_.tied ? q_ : k_).forward(store, x, kept.k, context);
+    v_.forward(store, x, kept.v, context);
+    for (Index first = 0; options_.rotary && first < x.rows; first += n) {
+      for (const View<T>* rows : {&kept.q, &kept.k}) rotate_positions(rows->rows_from(first, n), options_.n_heads);
+    }
+    if (options_.cosine) {
+      normalise(store, kept.q, kept.lengths_q);
+      normalise(store, kept.k, kept.lengths_k);
+    }
+    method_.visit(store, options_.causal,
+                  [&](const auto& method) { attend(method, kept, n, kept.out, kept.lse, context); });
+    o_.forward(store, detail::read_only(kept.out), y, context);
+  }
+
+  /// What exact attention makes of the queries, keys and values that forward left: n x d_model, before W_o.
+  void exact_out(Index n, const Kept& kept, const View<T>& out, const Context& context) const {
+    Workspace::Frame frame(*context.workspace);
+    attend(ExactAttention<>{}, kept, n, out, detail::take_rows<T>(frame, out.rows, options_.n_heads), context);
+  }
+
+  /// d_x is written.
+  void backward(ParameterStore<T>& store, const ConstView<T>& x, Index n, const Kept& kept, const ConstView<T>& d_y,
+                const View<T>& d_x, const Context& context) const {
+    Workspace::Frame frame(*context.workspace);
+    const Index width = x.cols;
+    const auto rows = [&] { return detail::take_rows<T>(frame, x.rows, width); };
+    const View<T> d_out = rows(), d_q = rows(), d_k = rows(), d_v = rows(), more = rows();
+    o_.backward(store, detail::read_only(kept.out), d_y, d_out, context);
+    for (Index i = 0; kept.more_d_out.data != nullptr && i < x.rows; ++i)
+      detail::row_of(d_out, i) += detail::row_of(kept.more_d_out, i);
+    method_.visit(store, options_.causal, [&](const auto& method) {
+      using Methods = std::remove_cvref_t<decltype(method)>;
+      using One = detail::MethodOfHead<Methods>;
+      Gradients<typename detail::MethodGradients<Methods>::type> grads;
+      detail::size_method_gradients(method, grads);
+      for (Index first = 0; first < x.rows; first += n) {
+        const auto part = [&](const View<T>& of) { return detail::map_of(of.rows_from(first, n)); };
+        grads.d_q = d_q.rows_from(first, n);
+        grads.d_k = d_k.rows_from(first, n);
+        grads.d_v = d_v.rows_from(first, n);
+        multi_head_attend_backward_into(grads, part(d_out), part(kept.q), part(kept.k), part(kept.v), part(kept.out),
+                                        One::has_softmax ? part(kept.lse) : detail::map_of(View<T>{}),
+                                        {.n_heads = options_.n_heads}, attention_options(), method, context,
+                                        method_.backward());
+        if constexpr (requires { grads.d_methods; }) method_.add(store, grads.d_methods);
+      }
+    });
+    if (options_.cosine) {
+      derive(store, kept.q, kept.lengths_q, d_q);
+      derive(store, kept.k, kept.lengths_k, d_k);
+    }
+    for (Index first = 0; options_.rotary && first < x.rows; first += n) {
+      for (const View<T>* of : {&d_q, &d_k}) rotate_positions(of->rows_from(first, n), options_.n_heads, 10000.0, -1);
+    }
+    q_.backward(store, x, detail::read_only(d_q), d_x, context);
+    for (const auto& [linear, gradient] : {std::pair(options_.tied ? &q_ : &k_, d_k), std::pair(&v_, d_v)}) {
+      linear->backward(store, x, detail::read_only(gradient), more, context);
+      for (Index i = 0; i < x.rows; ++i) detail::row_of(d_x, i) += detail::row_of(more, i);
+    }
+  }
+
+ private:
+  template <class OfMethod>
+  struct Gradients : OfMethod {
+    View<T> d_q, d_k, d_v;
+  };
+
+  template <class Method>
+  void attend(const Method& method, const Kept& kept, Index n, const View<T>& out, const View<T>& lse,
+              const Context& context) const {
+    for (Index first = 0; first < out.rows; first += n) {
+      const auto part = [&](const View<T>& rows) { return detail::map_of(rows.rows_from(first, n)); };
+      multi_head_attend_into(
+          part(out), detail::MethodOfHead<Method>::has_softmax ? part(lse) : detail::map_of(View<T>{}), part(kept.q),
+          part(kept.k), part(kept.v), {.n_heads = options_.n_heads}, attention_options(), method, context);
+    }
+  }
+
+  AttentionOptions attention_options() const {
+    AttentionOptions options;
+    if (options_.causal) options.mask.causal = Causal::square;
+    if (options_.cosine) options.scale = 1.0;
+    return options;
+  }
+
+  static void copy(ParameterStore<T>& store, const Slice& from, const Slice& to) {
+    const T* source = store.values(from).data;
+    std::copy(source, source + from.size(), store.values(to).data);
+  }
+
+  // Rows x of each head become x sqrt(tau) / |x|.
+  void normalise(const ParameterStore<T>& store, const View<T>& x, const View<T>& lengths) const {
+    const ConstView<T> tau = store.values(temperature_);
+    for (Index i = 0; i < x.rows; ++i) {
+      for (Index h = 0; h < options_.n_heads; ++h) {
+        auto row = detail::row_of(x.columns(h * d_, d_), i);
+        lengths(i, h) = std::sqrt(row.square().sum() + T(1e-12));
+        row *= std::sqrt(tau(0, h)) / lengths(i, h);
+      }
+    }
+  }
+
+  // With u = x / |x| = y / sqrt(tau): d_x = sqrt(tau) (d_y - u (u . d_y)) / |x|, d_tau += d_y . u / (2 sqrt(tau)). d is d_y
+  // and becomes d_x.
+  void derive(ParameterStore<T>& store, const View<T>& y, const View<T>& lengths, const View<T>& d) const {
+    const View<T> tau = store.values(temperature_), d_tau = store.gradients(temperature_);
+    for (Index i = 0; i < y.rows; ++i) {
+      for (Index h = 0; h < options_.n_heads; ++h) {
+        const T root = std::sqrt(tau(0, h));
+        const auto row = detail::row_of(y.columns(h * d_, d_), i);
+        auto d_row = detail::row_of(d.columns(h * d_, d_), i);
+        const T along = (row * d_row).sum() / root;  // u . d_y
+        d_tau(0, h) += along / (T(2) * root);
+        d_row = (d_row - row * (along / root)) * (root / lengths(i, h));
+      }
+    }
+  }
+
+  AttentionLayerOptions options_;
+  Index d_ = 0;
+  Linear<T> q_, k_, v_, o_;
+  Slice temperature_;
+  detail::LayerMethod<T> method_;
+};
+
+}  // namespace heed
