@@ -1,0 +1,148 @@
+#include "model.hpp"
+
+#include <algorithm>
+#include <span>
+#include <string>
+
+#include <heed/core/flops.hpp>
+#include <heed/trees/tree_balance.hpp>
+
+namespace train_treeformer {
+namespace {
+
+using heed::detail::read_only;
+using Transformer = heed::Transformer<float>;
+
+std::vector<std::span<const std::int32_t>> lists_of(const Batch& batch) {
+  return {batch.tokens.begin(), batch.tokens.end()};
+}
+
+// Products of scores and values that exact attention makes for these sequences.
+double exact_products(const heed::TransformerOptions& options, const Batch& batch) {
+  const double n = static_cast<double>(batch.n), n_sequences = static_cast<double>(batch.tokens.front().size()) / n;
+  const double pairs = options.attention.causal ? n * (n + 1) / 2 : n * n;
+  return 4 * pairs * static_cast<double>(options.d_model * options.n_layers) * n_sequences;
+}
+
+}  // namespace
+
+struct Model::Parts {
+  explicit Parts(const heed::TransformerOptions& options) : transformer(store, options) {}
+  Parts(const Parts& other) : store(other.store), transformer(other.transformer), n_converted(other.n_converted) {}
+
+  // Trees of layer l in the last forward pass, its sequence whose first row is `first`: calls visit(tree, queries, keys).
+  template <class Visit>
+  void visit_trees(Index l, Index first, const Visit& visit) const {
+    const auto& attention = transformer.attention(l);
+    const heed::AttentionChoice& choice = attention.method().choice();
+    if (!attention.method().has_trees()) return;
+    const Index n_trees = choice.kind == heed::AttentionKind::tf ? choice.n_trees : 1;
+    const Index d = transformer.options().d_model / attention.options().n_heads;
+    const auto& rows = kept.blocks[static_cast<std::size_t>(l)].attention;
+    for (Index h = 0; h < attention.options().n_heads; ++h) {
+      const auto own = [&](const heed::View<float>& all) {
+        return heed::detail::map_of(all.rows_from(first, kept.n).columns(h * d, d));
+      };
+      for (Index t = 0; t < n_trees; ++t) visit(attention.method().tree(store, h * n_trees + t), own(rows.q), own(rows.k));
+    }
+  }
+
+  [[nodiscard]] double fullest_leaf() const {
+    double worst = 0;
+    for (Index l = 0; l < transformer.n_layers(); ++l) {
+      for (Index s = 0; s < kept.n_sequences; ++s) {
+        visit_trees(l, s * kept.n, [&](const auto& tree, const auto& q, const auto& k) {
+          const double mean = static_cast<double>(kept.n) / static_cast<double>(tree.n_leaves());
+          worst = std::max(worst, static_cast<double>(heed::tree_balance(tree, q, k).largest_leaf) / mean);
+        });
+      }
+    }
+    return worst;
+  }
+
+  void follow_medians(Index l, double share) {
+    const heed::View<float> keys = kept.blocks[static_cast<std::size_t>(l)].attention.k;
+    transformer.attention(l).method().follow_medians(store, read_only(keys.rows_from(0, kept.n)), share);
+  }
+
+  heed::ParameterStore<float> store;
+  Transformer transformer;
+  Index n_converted = 0;  // how often the methods were replaced: new parameters need new names
+  heed::Workspace workspace, kept_rows;
+  Transformer::Kept kept;
+};
+
+Model::Model(const heed::TransformerOptions& options) : parts_(std::make_unique<Parts>(options)) {}
+Model::Model(const Model& other) : parts_(std::make_unique<Parts>(*other.parts_)) {}
+Model::~Model() = default;
+
+const heed::TransformerOptions& Model::options() const { return parts_->transformer.options(); }
+Index Model::n_parameters() const { return parts_->store.size(); }
+
+StepReport Model::learn(const Batch& batch, Index optimiser_step, double rate, int threads) {
+  Parts& p = *parts_;
+  heed::Workspace::Frame frame(p.kept_rows);
+  const heed::Context context{.workspace = &p.workspace, .threads = threads};
+  const auto tokens = lists_of(batch);
+  const heed::View<float> logits = p.transformer.forward(p.store, tokens, batch.n, p.kept, frame, context);
+  const heed::View<float> d_logits = heed::detail::take_rows<float>(frame, logits.rows, logits.cols);
+  const heed::LossReport report = heed::cross_entropy<float>(read_only(logits), batch.targets, d_logits);
+  p.transformer.backward(p.store, tokens, read_only(d_logits), p.kept, context);
+  // Medians of one sequence a step; with this share the running mean forgets a sequence in some twenty steps.
+  for (Index l = 0; l < p.transformer.n_layers(); ++l) p.follow_medians(l, 0.05);
+  return {report.loss, report.accuracy(), heed::adamw_step(p.store, optimiser_step, rate)};
+}
+
+Evaluation Model::evaluate(const std::vector<Batch>& batches, heed::TreeBiases biases, int threads) {
+  Parts& p = *parts_;
+  const heed::TreeBiases before = p.transformer.attention(0).method().choice().biases;
+  const auto set_biases = [&](heed::TreeBiases rule) {
+    for (Index l = 0; l < p.transformer.n_layers(); ++l) p.transformer.attention(l).method().set_biases(rule);
+  };
+  set_biases(biases);
+  Evaluation all;
+  heed::FlopCounter flops;
+  double exact = 0, n_tokens = 0, n_right = 0;
+  for (const Batch& batch : batches) {
+    heed::Workspace::Frame frame(p.kept_rows);
+    const heed::Context context{.flops = &flops, .workspace = &p.workspace, .threads = threads};
+    const auto logits = p.transformer.forward(p.store, lists_of(batch), batch.n, p.kept, frame, context);
+    const auto report = heed::cross_entropy<float>(read_only(logits), batch.targets, heed::View<float>{});
+    all.loss += report.loss * static_cast<double>(report.n_answers);
+    all.n_answers += report.n_answers;
+    n_right += static_cast<double>(report.n_right);
+    n_tokens += static_cast<double>(batch.tokens.front().size());
+    exact += exact_products(options(), batch);
+    all.fullest_leaf = std::max(all.fullest_leaf, p.fullest_leaf());
+  }
+  set_biases(before);
+  const double n_answers = static_cast<double>(std::max<Index>(1, all.n_answers));
+  all.loss /= n_answers;
+  all.accuracy = n_right / n_answers;
+  all.flops_per_token = flops.products() / std::max(1.0, n_tokens);
+  all.fewer = flops.products() > 0 ? exact / flops.products() : 0;
+  return all;
+}
+
+void Model::settle_medians(const Batch& batch, int threads) {
+  Parts& p = *parts_;
+  for (Index l = 0; l < p.transformer.n_layers(); ++l) {  // what layer l sees depends on the trees before it
+    heed::Workspace::Frame frame(p.kept_rows);
+    const heed::Context context{.workspace = &p.workspace, .threads = threads};
+    p.transformer.forward(p.store, lists_of(batch), batch.n, p.kept, frame, context);
+    p.follow_medians(l, 1.0);
+  }
+}
+
+void Model::convert(const heed::AttentionChoice& choice, std::uint64_t seed) {
+  Parts& p = *parts_;
+  const std::string number = std::to_string(++p.n_converted);
+  for (Index l = 0; l < p.transformer.n_layers(); ++l) {
+    p.transformer.attention(l).choose(p.store, "method." + number + "." + std::to_string(l), choice, options().length,
+                                      seed * 1000 + static_cast<std::uint64_t>(l));
+  }
+  for (const auto moments : {p.store.first_moments(), p.store.second_moments()})
+    std::fill(moments.begin(), moments.end(), 0.0F);
+}
+
+}  // namespace train_treeformer
