@@ -109,7 +109,8 @@ class LayerMethod {
     }
   }
 
-  /// Adds the gradients of the methods, one a head, to those of the parameters.
+  /// Adds the gradients of the methods, one a head, to those of the parameters. Stored biases that medians stand in for
+  /// take no part in the result: their gradient stays 0.
   template <class Gradients>
   void add(ParameterStore<T>& store, const std::vector<Gradients>& of_heads) const {
     const Index n_nodes = biases_.cols;
@@ -117,7 +118,7 @@ class LayerMethod {
       const View<T> planes = store.gradients(planes_).rows_from(number * n_nodes, n_nodes);
       for (Index v = 0; v < n_nodes; ++v) {
         row_of(planes, v) += gradient.planes.row(v).array();
-        store.gradients(biases_)(number, v) += gradient.biases(v);
+        if (choice_.biases == TreeBiases::stored) store.gradients(biases_)(number, v) += gradient.biases(v);
       }
     };
     for (Index h = 0; h < static_cast<Index>(of_heads.size()); ++h) {

@@ -72,6 +72,12 @@ class AttentionLayer {
     method_ = detail::LayerMethod<T>(store, name, choice, options_.n_heads, d_, n_keys, seed);
   }
 
+  /// Medians of each sequence, or stored biases, for the trees of the layer.
+  void set_biases(TreeBiases biases) {
+    options_.choice.biases = biases;
+    method_.set_biases(biases);
+  }
+
   /// What forward leaves for backward.
   struct Kept {
     View<T> q, k, v, out;          // n x d_model; q and k as attention saw them

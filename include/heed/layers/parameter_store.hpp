@@ -74,6 +74,9 @@ class ParameterStore {
   void set_rate(const Slice& slice, double rate) {
     entries_[static_cast<std::size_t>(slice.number)].options.rate = rate;
   }
+  void set_options(const Slice& slice, const SliceOptions& options) {
+    entries_[static_cast<std::size_t>(slice.number)].options = options;
+  }
   /// Entries of all parameters.
   Index size() const { return static_cast<Index>(values_.size()); }
 

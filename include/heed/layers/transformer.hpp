@@ -75,7 +75,7 @@ class Transformer {
       const std::string name = "layer." + std::to_string(l);
       Block block;
       block.norm_of_attention = RmsNorm<T>(store, name + ".norm_1", d);
-      block.attention = AttentionLayer<T>(store, name + ".attention", d, options.length, options.attention, ++seed);
+      block.attention = AttentionLayer<T>(store, attention_name(l), d, options.length, options.attention, ++seed);
       if (options.d_hidden > 0) {
         block.norm_of_hidden = RmsNorm<T>(store, name + ".norm_2", d);
         block.hidden = FeedForward<T>(store, name + ".hidden", d, options.d_hidden, options.activation, ++seed);
@@ -88,6 +88,8 @@ class Transformer {
 
   const TransformerOptions& options() const { return options_; }
   Index n_layers() const { return options_.n_layers; }
+  /// What the parameters of a layer's attention begin with.
+  static std::string attention_name(Index layer) { return "layer." + std::to_string(layer) + ".attention"; }
   AttentionLayer<T>& attention(Index layer) { return blocks_[static_cast<std::size_t>(layer)].attention; }
   const AttentionLayer<T>& attention(Index layer) const { return blocks_[static_cast<std::size_t>(layer)].attention; }
 
