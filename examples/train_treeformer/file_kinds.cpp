@@ -51,7 +51,9 @@ std::string kind_by_first_bytes(const fs::path& path) {
   std::string line(64, '\0');
   stream.read(line.data(), static_cast<std::streamsize>(line.size()));
   line.resize(static_cast<std::size_t>(stream.gcount()));
-  if (line.starts_with("\x7f" "ELF")) return "ELF";
+  if (line.starts_with("\x7f"
+                       "ELF"))
+    return "ELF";
   if (!line.starts_with("#!")) return "";
   line.resize(std::min(line.size(), line.find('\n')));
   for (const auto& [word, kind] : {std::pair("python", "Python"), {"perl", "Perl"}, {"sh", "shell"}}) {

@@ -26,11 +26,11 @@ heed::AttentionChoice method_of(const Arguments& arguments, Index length, bool c
   // 4 d flops a pair: a balanced leaf has `pairs` keys, and routing 2 h d flops a token is worth h / 2 more.
   const Index pairs = std::max<Index>(2, (length >> arguments.height) + arguments.height / 2);
   choice.window = std::max<Index>(1, causal ? pairs - 1 : (pairs - 1) / 2);  // to either side, and the token itself
-  choice.rank = std::max<Index>(1, pairs / 2);          // projecting keys and values costs as much as attending to them
+  choice.rank = std::max<Index>(1, pairs / 2);  // projecting keys and values costs as much as attending to them
   choice.performer.n_features = std::max<Index>(1, pairs / 2);  // features of queries and keys, likewise
   choice.performer.seed = arguments.seed;
-  // Seven blocks a query block: three near, two at the start and end, two at random.
-  choice.bigbird.block_size = std::max<Index>(1, pairs / 7);
+  // As published: a query sees 3 blocks near it, 2 at the start and 3 at random; tokens of 2 blocks see all.
+  choice.bigbird.block = std::max<Index>(1, pairs / 10);
   choice.bigbird.seed = arguments.seed;
   return choice;
 }

@@ -43,7 +43,8 @@ struct Model::Parts {
       const auto own = [&](const heed::View<float>& all) {
         return heed::detail::map_of(all.rows_from(first, kept.n).columns(h * d, d));
       };
-      for (Index t = 0; t < n_trees; ++t) visit(attention.method().tree(store, h * n_trees + t), own(rows.q), own(rows.k));
+      for (Index t = 0; t < n_trees; ++t)
+        visit(attention.method().tree(store, h * n_trees + t), own(rows.q), own(rows.k));
     }
   }
 
@@ -84,13 +85,16 @@ StepReport Model::learn(const Batch& batch, Index optimiser_step, double rate, i
   heed::Workspace::Frame frame(p.kept_rows);
   const heed::Context context{.workspace = &p.workspace, .threads = threads};
   const auto tokens = lists_of(batch);
-  const heed::View<float> logits = p.transformer.forward(p.store, tokens, batch.n, p.kept, frame, context);
+  heed::FlopCounter flops;
+  const heed::Context counted{.flops = &flops, .workspace = &p.workspace, .threads = threads};
+  const heed::View<float> logits = p.transformer.forward(p.store, tokens, batch.n, p.kept, frame, counted);
   const heed::View<float> d_logits = heed::detail::take_rows<float>(frame, logits.rows, logits.cols);
   const heed::LossReport report = heed::cross_entropy<float>(read_only(logits), batch.targets, d_logits);
   p.transformer.backward(p.store, tokens, read_only(d_logits), p.kept, context);
   // Medians of one sequence a step; with this share the running mean forgets a sequence in some twenty steps.
   for (Index l = 0; l < p.transformer.n_layers(); ++l) p.follow_medians(l, 0.05);
-  return {report.loss, report.accuracy(), heed::adamw_step(p.store, optimiser_step, rate)};
+  const double n_tokens = static_cast<double>(batch.tokens.front().size());
+  return {report.loss, report.accuracy(), heed::adamw_step(p.store, optimiser_step, rate), flops.products() / n_tokens};
 }
 
 Evaluation Model::evaluate(const std::vector<Batch>& batches, heed::TreeBiases biases, int threads) {

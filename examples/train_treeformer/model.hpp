@@ -27,6 +27,7 @@ struct StepReport {
   double loss = 0;
   double accuracy = 0;
   double gradient_norm = 0;
+  double flops_per_token = 0;  ///< attention of all layers, forward
 };
 
 /// A transformer, its parameters and the state of its optimiser, which copies share nothing of. What is a template is

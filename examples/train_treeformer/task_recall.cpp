@@ -17,7 +17,9 @@ constexpr std::int32_t asked = n_values;  // the value of a token that asks
 class Recall final : public Task {
  public:
   explicit Recall(const Arguments& arguments)
-      : seed_(arguments.seed), n_names_(arguments.length.value_or(arguments.quick ? 512 : 2048)), recipe_(choose(arguments)) {}
+      : seed_(arguments.seed),
+        n_names_(arguments.length.value_or(arguments.quick ? 512 : 2048)),
+        recipe_(choose(arguments)) {}
 
   [[nodiscard]] Recipe recipe() const override { return recipe_; }
 
