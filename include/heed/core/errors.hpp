@@ -22,6 +22,11 @@ class FormatError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// A run of training cannot go on: its loss or gradient is no finite number. The message names the step.
+class TrainingError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 namespace detail {
 
 /// A piece of a message: text, or a number written plainly. Views its text.

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "heed/core/errors.hpp"
+#include "heed/core/floating.hpp"
 #include "heed/core/types.hpp"
 #include "heed/layers/parameter_store.hpp"
 
@@ -42,20 +43,27 @@ struct AdamWOptions {
   double clip = 1.0;    ///< largest norm of all gradients together; 0: no clipping
 };
 
-/// One step of AdamW over every parameter: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, x -= rate (m / (1 - b1^t) /
-/// (sqrt(v / (1 - b2^t)) + eps) + decay x). Gradients are first scaled down to the norm `clip`, then cleared.
-///
-/// Returns the norm of the gradients before clipping. `step`: 1, 2, ...
-/// Errors  OptionError for a step below 1.
-/// Source  Loshchilov and Hutter 2019, algorithm 2.
+namespace detail {
+
+/// The norm of all gradients of a store together.
+/// Errors  TrainingError, naming the step, where it is NaN or infinite.
 template <class T>
-double adamw_step(ParameterStore<T>& store, Index step, double rate, const AdamWOptions& options = {}) {
-  if (step < 1) throw OptionError(detail::message("step = ", step, " must be >= 1"));
+double gradient_norm(const ParameterStore<T>& store, Index step) {
+  double square = 0;
+  for (const T gradient : store.all_gradients())
+    square += static_cast<double>(gradient) * static_cast<double>(gradient);
+  const double norm = std::sqrt(square);
+  if (is_finite(norm)) return norm;
+  throw TrainingError(message("the norm of the gradients of step ", step, " is ", norm,
+                              " but must be finite; the parameters are those of the step before"));
+}
+
+/// See adamw_step; `norm`: of the gradients.
+template <class T>
+void adamw_update(ParameterStore<T>& store, Index step, double rate, double norm, const AdamWOptions& options) {
   const std::span<T> x = store.all_values(), g = store.all_gradients(), m = store.first_moments(),
                      v = store.second_moments();
-  double square = 0;
-  for (const T gradient : g) square += static_cast<double>(gradient) * static_cast<double>(gradient);
-  const double norm = std::sqrt(square), shrink = options.clip > 0 && norm > options.clip ? options.clip / norm : 1;
+  const double shrink = options.clip > 0 && norm > options.clip ? options.clip / norm : 1;
   const double t = static_cast<double>(step);
   const double first = 1 - std::pow(options.beta_1, t), second = 1 - std::pow(options.beta_2, t);
   const T b1 = static_cast<T>(options.beta_1), b2 = static_cast<T>(options.beta_2), by = static_cast<T>(shrink);
@@ -74,6 +82,21 @@ double adamw_step(ParameterStore<T>& store, Index step, double rate, const AdamW
     xs = keep * xs - reach * ms / (vs.sqrt() * root + eps);
     gs.setZero();
   }
+}
+
+}  // namespace detail
+
+/// One step of AdamW over every parameter: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, x -= rate (m / (1 - b1^t) /
+/// (sqrt(v / (1 - b2^t)) + eps) + decay x). Gradients are first scaled down to the norm `clip`, then cleared.
+///
+/// Returns the norm of the gradients before clipping. `step`: 1, 2, ...
+/// Errors  OptionError for a step below 1; TrainingError where the norm is NaN or infinite. Nothing is changed then.
+/// Source  Loshchilov and Hutter 2019, algorithm 2.
+template <class T>
+double adamw_step(ParameterStore<T>& store, Index step, double rate, const AdamWOptions& options = {}) {
+  if (step < 1) throw OptionError(detail::message("step = ", step, " must be >= 1"));
+  const double norm = detail::gradient_norm(store, step);
+  detail::adamw_update(store, step, rate, norm, options);
   return norm;
 }
 

@@ -1,0 +1,198 @@
+#pragma once
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+
+#include "heed/core/context.hpp"
+#include "heed/core/errors.hpp"
+#include "heed/core/floating.hpp"
+#include "heed/core/flops.hpp"
+#include "heed/core/types.hpp"
+#include "heed/layers/parameter_store.hpp"
+#include "heed/layers/rows.hpp"
+#include "heed/layers/transformer.hpp"
+#include "heed/train/adamw.hpp"
+#include "heed/train/batch.hpp"
+#include "heed/train/cross_entropy.hpp"
+#include "heed/train/model_pass.hpp"
+
+namespace heed {
+
+/// How a run of training goes.
+struct TrainingOptions {
+  std::optional<Index> n_steps{};  ///< the last step; not given: Schedule::n_steps, where the rate is lowest
+  Schedule schedule{};             ///< rate of each step
+  AdamWOptions adamw{};            ///< clips at 1: single batches of retrieval have gradients far above the usual
+  Index micro_batches = 1;         ///< batches a step: the gradient of all in the memory of one; >= 1
+  std::uint64_t seed = 1;          ///< handed to make_batch
+  Index save_every = 200;          ///< steps between checkpoints, >= 0; 0: at the end only
+  /// Trees with TreeBiases::key_medians: how far stored biases go towards the medians of a step's keys, 0 .. 1; 0: they
+  /// stay. A twentieth forgets within a few dozen steps how the planes lay before, and averages as many batches.
+  double median_share = 0.05;
+  /// Steps that moments kept from a phase before have seen, >= 0: AdamW corrects the bias of young moments only.
+  Index earlier_steps = 0;
+};
+
+/// What a step did.
+struct StepReport {
+  Index step = 0;            ///< 1, 2, ...
+  LossReport answers{};      ///< loss and accuracy over the answers of all its batches, before the step
+  double rate = 0;           ///< of learning
+  double gradient_norm = 0;  ///< before clipping
+  Index n_tokens = 0;        ///< of all its batches
+  /// Products of attention forward, routing among them, counted (Phase), a token: 4 n d_model a layer where exact.
+  double attention_flops_per_token = 0;
+  double seconds = 0;  ///< of the clock, batches among them
+};
+
+/// What a run asks its caller for. Only make_batch must be given.
+struct TrainingHooks {
+  /// Fills batch `number` = 0, 1, ...: step s has those from (s - 1) micro_batches on. It must depend on seed and number
+  /// alone: a resumed run asks again from where it stopped. The Batch comes as it was left, so that its memory serves.
+  std::function<void(Batch& batch, std::uint64_t seed, Index number)> make_batch{};
+  std::function<void(const StepReport& report)> report{};  ///< after each step
+  std::function<void(Index step)> save{};   ///< write a checkpoint of the store: it has done `step` steps
+  const std::atomic<bool>* stop = nullptr;  ///< true: save after the step under way, and return
+};
+
+struct TrainingResult {
+  Index steps_done = 0;
+  bool stopped = false;  ///< before the last step, because it was asked to
+  StepReport last{};
+};
+
+namespace detail {
+
+inline void check_training(const TrainingHooks& hooks, const TrainingOptions& options, Index steps_done) {
+  if (!hooks.make_batch) throw OptionError("heed: TrainingHooks::make_batch is empty but must be given");
+  const auto at_least = [](Index value, Index least, const char* name) {
+    if (value < least) throw OptionError(message(name, " = ", value, " must be >= ", least));
+  };
+  at_least(options.n_steps.value_or(options.schedule.n_steps), 0, "TrainingOptions::n_steps");
+  at_least(options.micro_batches, 1, "TrainingOptions::micro_batches");
+  at_least(options.save_every, 0, "TrainingOptions::save_every");
+  at_least(options.earlier_steps, 0, "TrainingOptions::earlier_steps");
+  at_least(options.schedule.warm_up, 0, "Schedule::warm_up");
+  at_least(steps_done, 0, "steps_done");
+  const auto within = [](double value, double low, double high, const char* name) {
+    if (!(value >= low && value <= high))
+      throw OptionError(message(name, " = ", value, " must be from ", low, " to ", high));
+  };
+  within(options.median_share, 0, 1, "TrainingOptions::median_share");
+  within(options.adamw.beta_1, 0, 1 - 1e-12, "AdamWOptions::beta_1");
+  within(options.adamw.beta_2, 0, 1 - 1e-12, "AdamWOptions::beta_2");
+  within(options.adamw.eps, 1e-30, 1, "AdamWOptions::eps");
+  within(options.adamw.clip, 0, 1e30, "AdamWOptions::clip");
+  within(options.schedule.rate, 0, 1e30, "Schedule::rate");
+}
+
+/// The steps of one run.
+template <class T>
+class TrainingSteps {
+ public:
+  TrainingSteps(const Transformer<T>& model, ParameterStore<T>& store, const TrainingHooks& hooks,
+                const TrainingOptions& options, const Context& context)
+      : model_(model), store_(store), hooks_(hooks), options_(options), context_(context) {
+    context_.flops = nullptr;
+    store_.clear_gradients();
+  }
+
+  StepReport step(Index step) {
+    const auto start = std::chrono::steady_clock::now();
+    StepReport report{.step = step, .rate = options_.schedule.at(step)};
+    Context forward = context_;
+    FlopCounter flops;
+    forward.flops = &flops;
+    double loss = 0;  // summed over answers
+    const Index n_parts = options_.micro_batches;
+    for (Index part = 0; part < n_parts; ++part) {
+      hooks_.make_batch(batch_, options_.seed, (step - 1) * n_parts + part);
+      pass_.run(
+          model_, store_, batch_, forward, true, [&](const auto& kept, const LossReport& own, const View<T>& d_logits) {
+            if (!is_finite(own.loss)) refuse_loss(step, own.loss);
+            loss += own.loss * static_cast<double>(own.n_answers);
+            report.answers.n_answers += own.n_answers;
+            report.answers.n_right += own.n_right;
+            report.n_tokens += kept.n * kept.n_sequences;
+            // Means of batches count as many times as they have answers: the gradient is that of one batch of all.
+            const double weight = n_parts == 1 ? 1.0 : static_cast<double>(own.n_answers);
+            pass_.backward(model_, store_, kept, d_logits, weight, context_);
+            if (part + 1 < n_parts) return;
+            if (n_parts > 1 && report.answers.n_answers > 0) shrink(report.answers.n_answers);
+            report.gradient_norm = gradient_norm(store_, step);
+            adamw_update(store_, options_.earlier_steps + step, report.rate, report.gradient_norm, options_.adamw);
+            follow_medians(kept);
+          });
+    }
+    if (report.answers.n_answers > 0) report.answers.loss = loss / static_cast<double>(report.answers.n_answers);
+    report.attention_flops_per_token = flops.products() / static_cast<double>(report.n_tokens);
+    report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return report;
+  }
+
+ private:
+  [[noreturn]] void refuse_loss(Index step, double loss) const {
+    throw TrainingError(message("the loss of step ", step, " is ", loss,
+                                " but must be finite; the parameters are those of the step before"));
+  }
+
+  void shrink(Index n_answers) {
+    const T share = static_cast<T>(1.0 / static_cast<double>(n_answers));
+    for (T& gradient : store_.all_gradients()) gradient *= share;
+  }
+
+  // The keys of all sequences are taken together: stored biases serve all of them.
+  void follow_medians(const typename Transformer<T>::Kept& kept) {
+    for (Index l = 0; l < model_.n_layers() && options_.median_share > 0; ++l) {
+      const auto& method = model_.attention(l).method();
+      if (!method.has_trees() || method.choice().biases != TreeBiases::key_medians) continue;
+      method.follow_medians(store_, read_only(kept.blocks[static_cast<std::size_t>(l)].attention.k),
+                            options_.median_share);
+    }
+  }
+
+  const Transformer<T>& model_;
+  ParameterStore<T>& store_;
+  const TrainingHooks& hooks_;
+  const TrainingOptions& options_;
+  Context context_;
+  ModelPass<T> pass_;
+  Batch batch_;
+};
+
+}  // namespace detail
+
+/// Trains a model by AdamW from step steps_done + 1 to the last: for each step the batches, forward, loss, backward,
+/// clipping, the optimiser, the report, and where it is due the checkpoint.
+///
+/// A run that is resumed with the store of a checkpoint (values, moments, SliceOptions), its step, and the same model,
+/// options and hooks goes on bit for bit, for any context.threads on one instruction set.
+///
+/// Memory  a step allocates nothing after the first with exact attention; trees, and other methods that are made of
+///         parameters, allocate when they are made, each step anew.
+/// Errors  OptionError for options out of range, before anything is done. TrainingError, naming the step, where the
+///         loss or the norm of the gradients is NaN or infinite: the parameters are then those of the step before, and
+///         the last checkpoint stays the last. What hooks throw.
+/// Threads one run a store.
+template <class T>
+TrainingResult train(const Transformer<T>& model, ParameterStore<T>& store, const TrainingHooks& hooks,
+                     const TrainingOptions& options = {}, Index steps_done = 0, const Context& context = {}) {
+  detail::check_training(hooks, options, steps_done);
+  detail::TrainingSteps<T> steps(model, store, hooks, options, context);
+  const Index last = options.n_steps.value_or(options.schedule.n_steps);
+  TrainingResult result{.steps_done = steps_done};
+  while (result.steps_done < last && !result.stopped) {
+    result.last = steps.step(result.steps_done + 1);
+    const Index done = ++result.steps_done;
+    if (hooks.report) hooks.report(result.last);
+    result.stopped = done < last && hooks.stop != nullptr && hooks.stop->load();
+    const bool due = done == last || result.stopped || (options.save_every > 0 && done % options.save_every == 0);
+    if (due && hooks.save) hooks.save(done);
+  }
+  return result;
+}
+
+}  // namespace heed

@@ -1,0 +1,302 @@
+#include "heed/train/training_run.hpp"
+
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "heed/core/random.hpp"
+#include "heed/io/parameter_file.hpp"
+#include "io/files.hpp"
+#include "support/allocations.hpp"
+#include "support/matrices.hpp"
+
+#if __has_include(<sys/wait.h>) && __has_include(<unistd.h>)
+#include <csignal>
+#include <unistd.h>
+#include <sys/wait.h>
+#define HEED_TEST_FORKS
+#endif
+
+namespace heed::test {
+namespace {
+
+/// A model of two layers and a task: say the sum of two tokens. Batch `number` has sequences of 12 tokens.
+struct SmallRun {
+  explicit SmallRun(const AttentionChoice& choice = {}) : model(store, model_options(choice)) {}
+
+  static TransformerOptions model_options(const AttentionChoice& choice) {
+    TransformerOptions options{
+        .vocabularies = {7, 5}, .n_out = 6, .d_model = 8, .d_hidden = 12, .n_layers = 2, .length = 12};
+    options.attention.n_heads = 2;
+    options.attention.choice = choice;
+    return options;
+  }
+  static void make_batch(Batch& batch, std::uint64_t seed, Index number, Index rows = 24) {
+    CounterRng numbers(seed, static_cast<std::uint64_t>(number));
+    batch.n = 12;
+    batch.tokens.resize(2);
+    for (auto& list : batch.tokens) list.resize(static_cast<std::size_t>(rows));
+    batch.targets.resize(static_cast<std::size_t>(rows));
+    for (std::size_t i = 0; i < batch.targets.size(); ++i) {
+      batch.tokens[0][i] = static_cast<std::int32_t>(numbers.below(7));
+      batch.tokens[1][i] = static_cast<std::int32_t>(numbers.below(5));
+      batch.targets[i] = i % 5 == 0 ? no_target : (batch.tokens[0][i] + batch.tokens[1][i]) % 6;
+    }
+  }
+  static TrainingHooks hooks() {
+    return {.make_batch = [](Batch& batch, std::uint64_t seed, Index number) { make_batch(batch, seed, number); }};
+  }
+  static TrainingOptions options(Index n_steps) {
+    TrainingOptions options{.n_steps = n_steps, .schedule = {.rate = 1e-2, .warm_up = 3, .n_steps = 12}};
+    options.seed = 9;
+    return options;
+  }
+
+  ParameterStore<float> store;
+  Transformer<float> model;
+};
+
+bool same_floats(std::span<const float> a, std::span<const float> b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+}
+::testing::AssertionResult same_bits_of_stores(const ParameterStore<float>& a, const ParameterStore<float>& b) {
+  if (!same_floats(a.all_values(), b.all_values())) return ::testing::AssertionFailure() << "values differ";
+  if (!same_floats(a.first_moments(), b.first_moments())) return ::testing::AssertionFailure() << "moments differ";
+  if (!same_floats(a.second_moments(), b.second_moments())) return ::testing::AssertionFailure() << "moments differ";
+  return ::testing::AssertionSuccess();
+}
+
+TEST(TrainingRun, IsResumedBitForBit) {
+  const heed_test::TemporaryFolder folder;
+  const std::string path = folder.path("run.safetensors");
+  for (const AttentionKind kind : {AttentionKind::exact, AttentionKind::tf, AttentionKind::tc}) {
+    SCOPED_TRACE(static_cast<int>(kind));
+    const AttentionChoice choice{.kind = kind, .height = 2};
+    SmallRun whole(choice), first(choice), second(choice);
+    TrainingOptions options = SmallRun::options(12);
+    options.micro_batches = kind == AttentionKind::exact ? 1 : 2;
+    train(whole.model, whole.store, SmallRun::hooks(), options, 0, {.threads = 2});
+    options.n_steps = 5;
+    TrainingHooks hooks = SmallRun::hooks();
+    hooks.save = [&](Index step) {
+      save_parameters(path, first.store, {{"step", std::to_string(step)}}, ParameterParts::training);
+    };
+    train(first.model, first.store, hooks, options, 0, {.threads = 1});
+    options.n_steps = 12;
+    second.store.fill(second.store.slice(0), 3.0f);  // whatever it was
+    const Index done = std::stoll(load_parameters(path, second.store, ParameterParts::training).at("step"));
+    EXPECT_EQ(done, 5);
+    const auto result = train(second.model, second.store, SmallRun::hooks(), options, done);
+    EXPECT_EQ(result.steps_done, 12);
+    EXPECT_TRUE(same_bits_of_stores(second.store, whole.store));
+    EXPECT_FALSE(same_floats(first.store.all_values(), whole.store.all_values()));
+  }
+}
+
+TEST(TrainingRun, MicroBatchesHaveTheGradientOfTheirUnion) {
+  SmallRun once, parts;
+  // One batch of six sequences of which the second third has no answers, and the same in three parts.
+  const auto thirds = [](Batch& batch, Index part) {
+    SmallRun::make_batch(batch, 4, part);
+    if (part == 1) batch.targets.assign(batch.targets.size(), no_target);
+  };
+  TrainingHooks hooks;
+  StepReport report_of_one, report_of_parts;
+  TrainingOptions options = SmallRun::options(1);
+  hooks.make_batch = [&](Batch& batch, std::uint64_t, Index) {
+    Batch third;
+    batch = {};
+    batch.n = 12;
+    batch.tokens.resize(2);
+    for (Index part = 0; part < 3; ++part) {
+      thirds(third, part);
+      for (std::size_t t = 0; t < 2; ++t)
+        batch.tokens[t].insert(batch.tokens[t].end(), third.tokens[t].begin(), third.tokens[t].end());
+      batch.targets.insert(batch.targets.end(), third.targets.begin(), third.targets.end());
+    }
+  };
+  hooks.report = [&](const StepReport& report) { report_of_one = report; };
+  train(once.model, once.store, hooks, options);
+  options.micro_batches = 3;
+  hooks.make_batch = [&](Batch& batch, std::uint64_t, Index number) { thirds(batch, number); };
+  hooks.report = [&](const StepReport& report) { report_of_parts = report; };
+  train(parts.model, parts.store, hooks, options);
+  EXPECT_NEAR(report_of_one.answers.loss, report_of_parts.answers.loss, 1e-6);
+  EXPECT_NEAR(report_of_one.gradient_norm, report_of_parts.gradient_norm, 1e-5 * report_of_one.gradient_norm);
+  EXPECT_EQ(report_of_one.answers.n_answers, report_of_parts.answers.n_answers);
+  EXPECT_EQ(report_of_one.answers.n_right, report_of_parts.answers.n_right);
+  EXPECT_EQ(report_of_parts.n_tokens, 72);
+  // The first moment is a tenth of the clipped gradient.
+  for (std::size_t e = 0; e < once.store.all_values().size(); ++e)
+    ASSERT_NEAR(once.store.first_moments()[e], parts.store.first_moments()[e], 1e-7) << e;
+}
+
+TEST(TrainingRun, ReportsWhatAttentionCost) {
+  SmallRun run;
+  TrainingHooks hooks = SmallRun::hooks();
+  Index reports = 0;
+  hooks.report = [&](const StepReport& report) {
+    EXPECT_EQ(report.step, ++reports);
+    EXPECT_EQ(report.attention_flops_per_token, 2 * 4.0 * 12 * 8);  // layers, 4 n d_model
+    EXPECT_EQ(report.n_tokens, 24);
+    EXPECT_GT(report.gradient_norm, 0);
+    EXPECT_GE(report.seconds, 0);
+    EXPECT_EQ(report.rate, SmallRun::options(4).schedule.at(report.step));
+  };
+  FlopCounter untouched;
+  train(run.model, run.store, hooks, SmallRun::options(4), 0, {.flops = &untouched});
+  EXPECT_EQ(reports, 4);
+}
+
+TEST(TrainingRun, StopsAtALossThatIsNoNumberAndKeepsTheStepBefore) {
+  for (const float bad : {nan_in_memory<float>, infinity_in_memory<float>}) {
+    SmallRun run;
+    ParameterStore<float> saved;
+    TrainingHooks hooks = SmallRun::hooks();
+    hooks.save = [&](Index) { saved = run.store; };
+    hooks.report = [&](const StepReport& report) {
+      if (report.step == 3) run.store.values(run.store.find("head.b"))(0, 0) = bad;
+    };
+    TrainingOptions options = SmallRun::options(12);
+    options.save_every = 2;
+    const std::string message =
+        heed_test::error_of<TrainingError>([&] { train(run.model, run.store, hooks, options); });
+    EXPECT_NE(message.find("the loss of step 4 is "), std::string::npos) << message;
+    run.store.values(run.store.find("head.b"))(0, 0) = 0;
+    EXPECT_TRUE(std::isfinite(run.store.all_values().back()));
+    EXPECT_GT(saved.size(), 0);
+    const auto again = train(run.model, saved, SmallRun::hooks(), SmallRun::options(12), 2);
+    EXPECT_EQ(again.steps_done, 12);
+  }
+  SmallRun run;  // a gradient beyond float
+  run.store.all_gradients()[0] = infinity_in_memory<float>;
+  const auto before = run.store;
+  EXPECT_THROW(adamw_step(run.store, 1, 0.1), TrainingError);
+  EXPECT_TRUE(same_bits_of_stores(run.store, before));
+}
+
+TEST(TrainingRun, StopsWhenAskedAndGoesOn) {
+  SmallRun whole, run;
+  train(whole.model, whole.store, SmallRun::hooks(), SmallRun::options(12));
+  std::atomic<bool> stop = false;
+  TrainingHooks hooks = SmallRun::hooks();
+  std::vector<Index> saved;
+  hooks.stop = &stop;
+  hooks.save = [&](Index step) { saved.push_back(step); };
+  hooks.report = [&](const StepReport& report) { stop = report.step == 7; };
+  TrainingOptions options = SmallRun::options(12);
+  options.save_every = 5;
+  const auto result = train(run.model, run.store, hooks, options);
+  EXPECT_TRUE(result.stopped);
+  EXPECT_EQ(result.steps_done, 7);
+  EXPECT_EQ(train(run.model, run.store, hooks, options, 7).steps_done, 12);
+  EXPECT_EQ(saved, (std::vector<Index>{5, 7, 10, 12}));
+  EXPECT_TRUE(same_bits_of_stores(run.store, whole.store));
+  EXPECT_EQ(train(run.model, run.store, hooks, options, 12).steps_done, 12);  // nothing left to do
+}
+
+TEST(TrainingRun, AllocatesNothingAfterItsFirstStepWithExactAttention) {
+  if (!counts_allocations()) GTEST_SKIP() << "allocations are not counted here";
+  SmallRun run;
+  TrainingHooks hooks = SmallRun::hooks();
+  std::uint64_t before = 0;
+  std::vector<std::uint64_t> made;
+  made.reserve(20);
+  hooks.report = [&](const StepReport&) {
+    made.push_back(allocations() - before);
+    before = allocations();
+  };
+  train(run.model, run.store, hooks, SmallRun::options(8), 0, {.threads = 1});
+  for (std::size_t step = 2; step < made.size(); ++step) EXPECT_EQ(made[step], 0U) << "step " << step + 1;
+}
+
+TEST(TrainingRun, RefusesOptionsOutOfRange) {
+  SmallRun run;
+  const auto refused = [&](const auto& change) {
+    TrainingOptions options = SmallRun::options(1);
+    change(options);
+    EXPECT_THROW(train(run.model, run.store, SmallRun::hooks(), options), OptionError);
+  };
+  refused([](auto& options) { options.micro_batches = 0; });
+  refused([](auto& options) { options.save_every = -1; });
+  refused([](auto& options) { options.n_steps = -1; });
+  refused([](auto& options) { options.median_share = 1.5; });
+  refused([](auto& options) { options.adamw.beta_2 = 1; });
+  refused([](auto& options) { options.schedule.rate = std::numeric_limits<double>::quiet_NaN(); });
+  EXPECT_THROW(train(run.model, run.store, {}), OptionError);
+  TrainingHooks hooks{.make_batch = [](Batch&, std::uint64_t, Index) {}};
+  EXPECT_THROW(train(run.model, run.store, hooks), ShapeError);
+}
+
+#ifdef HEED_TEST_FORKS
+/// Goes on from the checkpoint at `path`, if there is one, to step `last`; a byte goes to `pulse` at each step.
+void go_on(const std::string& path, Index last, int pulse) {
+  SmallRun run;
+  Index done = 0;
+  if (std::filesystem::exists(path))
+    done = std::stoll(load_parameters(path, run.store, ParameterParts::training).at("step"));
+  TrainingHooks hooks = SmallRun::hooks();
+  hooks.report = [&](const StepReport&) {
+    if (pulse >= 0 && write(pulse, ".", 1) != 1) _exit(1);
+  };
+  hooks.save = [&](Index step) {
+    save_parameters(path, run.store, {{"step", std::to_string(step)}}, ParameterParts::training);
+  };
+  TrainingOptions options = SmallRun::options(last);
+  options.save_every = 2;
+  train(run.model, run.store, hooks, options, done, {.threads = 1});
+}
+
+TEST(TrainingRun, KilledAtAnyMomentItEndsWithTheBitsOfAnUndisturbedRun) {
+  if (!counts_allocations()) GTEST_SKIP() << "a sanitizer watches this process";
+  const heed_test::TemporaryFolder folder;
+  const std::string path = folder.path("run.safetensors"), undisturbed = folder.path("undisturbed.safetensors");
+  constexpr Index last = 90;
+  CounterRng moments(5, 0);
+  Index killed = 0;
+  for (Index attempt = 0; attempt < 20; ++attempt) {
+    int ends[2];
+    ASSERT_EQ(pipe(ends), 0);
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      close(ends[0]);
+      int status = 0;
+      try {
+        go_on(path, last, ends[1]);
+      } catch (...) {
+        status = 1;
+      }
+      _exit(status);
+    }
+    close(ends[1]);
+    // After 0 .. 7 steps, and then at a random moment of a step or of its checkpoint.
+    char beat = 0;
+    for (Index steps = moments.below(8); steps > 0 && read(ends[0], &beat, 1) == 1; --steps) continue;
+    usleep(static_cast<useconds_t>(moments.below(1500)));
+    kill(child, SIGKILL);
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    close(ends[0]);
+    killed += WIFSIGNALED(status) ? 1 : 0;
+    ASSERT_TRUE(WIFSIGNALED(status) || WEXITSTATUS(status) == 0) << "a resumed run failed";
+  }
+  EXPECT_EQ(killed, 20) << "the run ended before it was killed often enough";
+  go_on(path, last, -1);
+  go_on(undisturbed, last, -1);
+  SmallRun a, b;
+  EXPECT_EQ(load_parameters(path, a.store, ParameterParts::training).at("step"), std::to_string(last));
+  load_parameters(undisturbed, b.store, ParameterParts::training);
+  EXPECT_TRUE(same_bits_of_stores(a.store, b.store));
+  EXPECT_EQ(heed_test::bytes_of_file(path), heed_test::bytes_of_file(undisturbed));
+}
+#endif
+
+}  // namespace
+}  // namespace heed::test
