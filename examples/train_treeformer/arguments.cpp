@@ -43,6 +43,9 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   app.add_option("--file", a.file, "text of text-lm; default: heed's own headers")->type_name("FILE");
   app.add_option("--csv", a.csv, "every step, default train_treeformer.csv; empty: none")->type_name("FILE");
   app.add_option("--svg", a.svg, "picture of the curve, default train_treeformer.svg; empty: none")->type_name("FILE");
+  app.add_option("--checkpoint", a.checkpoint, "parameters and moments, written every 200 steps and at ends of phases")
+      ->type_name("FILE");
+  app.add_flag("--resume", a.resume, "go on from --checkpoint, of a run with the same options");
   app.add_option("--table", a.table, "a named set of runs over several seeds: mean, min, max; \"list\" names them")
       ->type_name("NAME");
   app.add_option("--seeds", a.seeds, "of each run of a table, --seed, --seed + 1, ...; default 3")
@@ -56,6 +59,9 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     throw std::invalid_argument(error.what());
   }
+  if (a.resume && a.checkpoint.empty()) throw std::invalid_argument("--resume needs --checkpoint FILE to go on from");
+  if (!a.checkpoint.empty() && !a.table.empty())
+    throw std::invalid_argument("--checkpoint is of one run, not of a --table");
   if (a.length.value_or(8) % 2 != 0 && a.task == "recall")
     throw std::invalid_argument("--length must be even for recall: half of the tokens ask for the other half's values");
   return a;

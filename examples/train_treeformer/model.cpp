@@ -1,10 +1,11 @@
 #include "model.hpp"
 
 #include <algorithm>
-#include <span>
 #include <string>
 
 #include <heed/core/flops.hpp>
+#include <heed/io/parameter_file.hpp>
+#include <heed/train/model_pass.hpp>
 #include <heed/trees/tree_balance.hpp>
 
 namespace train_treeformer {
@@ -12,10 +13,6 @@ namespace {
 
 using heed::detail::read_only;
 using Transformer = heed::Transformer<float>;
-
-std::vector<std::span<const std::int32_t>> lists_of(const Batch& batch) {
-  return {batch.tokens.begin(), batch.tokens.end()};
-}
 
 // Products of scores and values that exact attention makes for these sequences.
 double exact_products(const heed::TransformerOptions& options, const Batch& batch) {
@@ -30,9 +27,9 @@ struct Model::Parts {
   explicit Parts(const heed::TransformerOptions& options) : transformer(store, options) {}
   Parts(const Parts& other) : store(other.store), transformer(other.transformer), n_converted(other.n_converted) {}
 
-  // Trees of layer l in the last forward pass, its sequence whose first row is `first`: calls visit(tree, queries, keys).
+  // Trees of layer l, in the sequence whose first row is `first`: calls visit(tree, queries, keys).
   template <class Visit>
-  void visit_trees(Index l, Index first, const Visit& visit) const {
+  void visit_trees(const Transformer::Kept& kept, Index l, Index first, const Visit& visit) const {
     const auto& attention = transformer.attention(l);
     const heed::AttentionChoice& choice = attention.method().choice();
     if (!attention.method().has_trees()) return;
@@ -48,11 +45,11 @@ struct Model::Parts {
     }
   }
 
-  [[nodiscard]] double fullest_leaf() const {
+  [[nodiscard]] double fullest_leaf(const Transformer::Kept& kept) const {
     double worst = 0;
     for (Index l = 0; l < transformer.n_layers(); ++l) {
       for (Index s = 0; s < kept.n_sequences; ++s) {
-        visit_trees(l, s * kept.n, [&](const auto& tree, const auto& q, const auto& k) {
+        visit_trees(kept, l, s * kept.n, [&](const auto& tree, const auto& q, const auto& k) {
           const double mean = static_cast<double>(kept.n) / static_cast<double>(tree.n_leaves());
           worst = std::max(worst, static_cast<double>(heed::tree_balance(tree, q, k).largest_leaf) / mean);
         });
@@ -61,16 +58,10 @@ struct Model::Parts {
     return worst;
   }
 
-  void follow_medians(Index l, double share) {
-    const heed::View<float> keys = kept.blocks[static_cast<std::size_t>(l)].attention.k;
-    transformer.attention(l).method().follow_medians(store, read_only(keys.rows_from(0, kept.n)), share);
-  }
-
   heed::ParameterStore<float> store;
   Transformer transformer;
   Index n_converted = 0;  // how often the methods were replaced: new parameters need new names
-  heed::Workspace workspace, kept_rows;
-  Transformer::Kept kept;
+  heed::ModelPass<float> pass;
 };
 
 Model::Model(const heed::TransformerOptions& options) : parts_(std::make_unique<Parts>(options)) {}
@@ -80,21 +71,9 @@ Model::~Model() = default;
 const heed::TransformerOptions& Model::options() const { return parts_->transformer.options(); }
 Index Model::n_parameters() const { return parts_->store.size(); }
 
-StepReport Model::learn(const Batch& batch, Index optimiser_step, double rate, int threads) {
-  Parts& p = *parts_;
-  heed::Workspace::Frame frame(p.kept_rows);
-  const heed::Context context{.workspace = &p.workspace, .threads = threads};
-  const auto tokens = lists_of(batch);
-  heed::FlopCounter flops;
-  const heed::Context counted{.flops = &flops, .workspace = &p.workspace, .threads = threads};
-  const heed::View<float> logits = p.transformer.forward(p.store, tokens, batch.n, p.kept, frame, counted);
-  const heed::View<float> d_logits = heed::detail::take_rows<float>(frame, logits.rows, logits.cols);
-  const heed::LossReport report = heed::cross_entropy<float>(read_only(logits), batch.targets, d_logits);
-  p.transformer.backward(p.store, tokens, read_only(d_logits), p.kept, context);
-  // Medians of one sequence a step; with this share the running mean forgets a sequence in some twenty steps.
-  for (Index l = 0; l < p.transformer.n_layers(); ++l) p.follow_medians(l, 0.05);
-  const double n_tokens = static_cast<double>(batch.tokens.front().size());
-  return {report.loss, report.accuracy(), heed::adamw_step(p.store, optimiser_step, rate), flops.products() / n_tokens};
+heed::TrainingResult Model::learn(const heed::TrainingHooks& hooks, const heed::TrainingOptions& options,
+                                  Index steps_done, int threads) {
+  return heed::train(parts_->transformer, parts_->store, hooks, options, steps_done, {.threads = threads});
 }
 
 Evaluation Model::evaluate(const std::vector<Batch>& batches, heed::TreeBiases biases, int threads) {
@@ -108,16 +87,16 @@ Evaluation Model::evaluate(const std::vector<Batch>& batches, heed::TreeBiases b
   heed::FlopCounter flops;
   double exact = 0, n_tokens = 0, n_right = 0;
   for (const Batch& batch : batches) {
-    heed::Workspace::Frame frame(p.kept_rows);
-    const heed::Context context{.flops = &flops, .workspace = &p.workspace, .threads = threads};
-    const auto logits = p.transformer.forward(p.store, lists_of(batch), batch.n, p.kept, frame, context);
-    const auto report = heed::cross_entropy<float>(read_only(logits), batch.targets, heed::View<float>{});
+    const auto look = [&](const Transformer::Kept& kept, const heed::LossReport&, const heed::View<float>&) {
+      all.fullest_leaf = std::max(all.fullest_leaf, p.fullest_leaf(kept));
+    };
+    const heed::Context context{.flops = &flops, .threads = threads};
+    const heed::LossReport report = p.pass.run(p.transformer, p.store, batch, context, false, look);
     all.loss += report.loss * static_cast<double>(report.n_answers);
     all.n_answers += report.n_answers;
     n_right += static_cast<double>(report.n_right);
     n_tokens += static_cast<double>(batch.tokens.front().size());
     exact += exact_products(options(), batch);
-    all.fullest_leaf = std::max(all.fullest_leaf, p.fullest_leaf());
   }
   set_biases(before);
   const double n_answers = static_cast<double>(std::max<Index>(1, all.n_answers));
@@ -128,13 +107,21 @@ Evaluation Model::evaluate(const std::vector<Batch>& batches, heed::TreeBiases b
   return all;
 }
 
+void Model::save(const std::string& path, const heed::TextMap& description) const {
+  heed::save_parameters(path, parts_->store, description, heed::ParameterParts::training);
+}
+void Model::load(const std::string& path) {
+  heed::load_parameters(path, parts_->store, heed::ParameterParts::training);
+}
+
 void Model::settle_medians(const Batch& batch, int threads) {
   Parts& p = *parts_;
   for (Index l = 0; l < p.transformer.n_layers(); ++l) {  // what layer l sees depends on the trees before it
-    heed::Workspace::Frame frame(p.kept_rows);
-    const heed::Context context{.workspace = &p.workspace, .threads = threads};
-    p.transformer.forward(p.store, lists_of(batch), batch.n, p.kept, frame, context);
-    p.follow_medians(l, 1.0);
+    const auto follow = [&](const Transformer::Kept& kept, const heed::LossReport&, const heed::View<float>&) {
+      const heed::View<float> keys = kept.blocks[static_cast<std::size_t>(l)].attention.k;
+      p.transformer.attention(l).method().follow_medians(p.store, read_only(keys), 1.0);
+    };
+    p.pass.run(p.transformer, p.store, batch, {.threads = threads}, false, follow);
   }
 }
 

@@ -1,16 +1,18 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
-#include <heed/core/workspace.hpp>
+#include <heed/io/safetensors.hpp>
 #include <heed/layers/transformer.hpp>
-#include <heed/train/adamw.hpp>
-#include <heed/train/cross_entropy.hpp>
-
-#include "batch.hpp"
+#include <heed/train/batch.hpp>
+#include <heed/train/training_run.hpp>
 
 namespace train_treeformer {
+
+using heed::Batch;
+using heed::Index;
 
 /// What a model was worth, and what its attention cost.
 struct Evaluation {
@@ -22,14 +24,6 @@ struct Evaluation {
   double fullest_leaf = 0;     ///< largest leaf over mean leaf, the worst of all trees and sequences; 0: no trees
 };
 
-/// What one step of training was worth.
-struct StepReport {
-  double loss = 0;
-  double accuracy = 0;
-  double gradient_norm = 0;
-  double flops_per_token = 0;  ///< attention of all layers, forward
-};
-
 /// A transformer, its parameters and the state of its optimiser, which copies share nothing of. What is a template is
 /// called in model.cpp alone: methods of attention take a minute to compile.
 class Model {
@@ -39,9 +33,9 @@ class Model {
   Model& operator=(const Model&) = delete;
   ~Model();
 
-  /// Forward, backward and AdamW. `optimiser_step` counts from 1 since the moments were cleared. Stored biases of trees
-  /// follow the medians of the sequences seen.
-  StepReport learn(const Batch& batch, Index optimiser_step, double rate, int threads);
+  /// Goes on from `steps_done` to the last step of the schedule.
+  heed::TrainingResult learn(const heed::TrainingHooks& hooks, const heed::TrainingOptions& options, Index steps_done,
+                             int threads);
 
   /// `biases`: medians of each sequence, or the stored ones; matters for trees alone.
   Evaluation evaluate(const std::vector<Batch>& batches, heed::TreeBiases biases, int threads);
@@ -51,6 +45,11 @@ class Model {
 
   /// Stored biases of trees become the medians of the first sequence of `batch`; nothing without trees.
   void settle_medians(const Batch& batch, int threads);
+
+  /// A checkpoint: parameters, moments, and a description of the run.
+  void save(const std::string& path, const heed::TextMap& description) const;
+  /// Reads one into a model that has the same methods.
+  void load(const std::string& path);
 
   [[nodiscard]] const heed::TransformerOptions& options() const;
   [[nodiscard]] Index n_parameters() const;

@@ -53,7 +53,7 @@ std::string curve_of(const Run& run, double across) {
   int n = 0, n_phases = 0;
   for (std::size_t i = 0; i < run.curve.size(); ++i) {
     const CurvePoint& point = run.curve[i];
-    sum += point.report.accuracy;
+    sum += point.report.answers.accuracy();
     ++n;
     const bool last =
         i + 1 == run.curve.size() || run.curve[i + 1].phase != point.phase || run.curve[i + 1].n != point.n;
@@ -87,8 +87,8 @@ std::string progress_text(const CurvePoint& point, Index n_steps, double seconds
   const double steps_left = static_cast<double>(n_steps - point.step);
   return format("step %ld / %ld, %s, n %ld: loss %.4f, accuracy %.4f, attention %.1f kFLOP a token, ",
                 static_cast<long>(point.step), static_cast<long>(n_steps), point.phase.c_str(),
-                static_cast<long>(point.n), point.report.loss, point.report.accuracy,
-                point.report.flops_per_token * 1e-3) +
+                static_cast<long>(point.n), point.report.answers.loss, point.report.answers.accuracy(),
+                point.report.attention_flops_per_token * 1e-3) +
          format("%.2f steps/s, ", seconds_left > 0 ? steps_left / seconds_left : 0.0) + clock_text(seconds_left) +
          " left";
 }
@@ -113,8 +113,9 @@ std::string csv_text(const Run& run) {
   std::string text = "step,phase,n,rate,loss,accuracy,gradient_norm,attention_flops_per_token,seconds\n";
   for (const CurvePoint& point : run.curve) {
     text += format("%ld,%s,%ld,%.6g,%.6g,%.6g,%.6g,%.6g,%.2f\n", static_cast<long>(point.step), point.phase.c_str(),
-                   static_cast<long>(point.n), point.rate, point.report.loss, point.report.accuracy,
-                   point.report.gradient_norm, point.report.flops_per_token, point.seconds);
+                   static_cast<long>(point.n), point.report.rate, point.report.answers.loss,
+                   point.report.answers.accuracy(), point.report.gradient_norm, point.report.attention_flops_per_token,
+                   point.seconds);
   }
   return text;
 }

@@ -5,11 +5,13 @@
 #include <vector>
 
 #include <heed/layers/transformer.hpp>
+#include <heed/train/batch.hpp>
 
 #include "arguments.hpp"
-#include "batch.hpp"
 
 namespace train_treeformer {
+
+using heed::Batch;
 
 /// How a task is best learned, where the command line does not say otherwise.
 struct Recipe {

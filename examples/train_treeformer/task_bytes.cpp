@@ -58,7 +58,7 @@ class Bytes final : public Task {
 
  private:
   [[nodiscard]] Batch batch(Purpose purpose, Index step, Index n, Index n_sequences) const {
-    Batch made{n, {{}}, {}};
+    Batch made{.tokens = {{}}, .n = n};
     for (Index s = 0; s < n_sequences; ++s) {
       heed::CounterRng numbers(seed_, stream_of(purpose, step, s));
       const auto any_of = [&](const auto& all) -> const auto& {

@@ -149,7 +149,7 @@ class ListOps final : public Task {
     heed::CounterRng numbers(seed_, stream_of(purpose, step, 0));
     const Index first = (expression(numbers, least_tokens_, most).length() - least_tokens_) / range * range;
     const Index least = least_tokens_ + first, longest = std::min(most, least + range - 1);
-    Batch made{one_length_ ? n : longest + 1, {{}}, {}};
+    Batch made{.tokens = {{}}, .n = one_length_ ? n : longest + 1};
     for (Index s = 0; s < std::max<Index>(1, tokens / made.n); ++s) {
       heed::CounterRng own(seed_, stream_of(purpose, step, s + 1));
       const Expression drawn = expression(own, least, longest);

@@ -50,7 +50,7 @@ class Recall final : public Task {
   }
 
   [[nodiscard]] Batch batch(Purpose purpose, Index step, Index n, Index n_sequences) const {
-    Batch made{n, {{}, {}}, {}};
+    Batch made{.tokens = {{}, {}}, .n = n};
     for (Index s = 0; s < n_sequences; ++s) add_sequence(stream_of(purpose, step, s), n, made);
     return made;
   }

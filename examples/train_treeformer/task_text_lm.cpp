@@ -73,7 +73,7 @@ class TextLm final : public Task {
   }
 
   [[nodiscard]] Batch training(Index step, Index n, Index tokens) const override {
-    Batch batch{n, {{}}, {}};
+    Batch batch{.tokens = {{}}, .n = n};
     for (Index s = 0; s < std::max<Index>(1, tokens / n); ++s)
       add(heed::CounterRng(seed_, stream_of(Purpose::training, step, s)).below(n_training_ - n), batch);
     return batch;
@@ -84,7 +84,7 @@ class TextLm final : public Task {
     const Index n_sequences = std::min<Index>(n_left / n, std::max<Index>(2, 16384 / n));
     std::vector<Batch> batches;
     for (Index s = 0; s < n_sequences; ++s) {  // evenly over what was kept
-      batches.push_back({n, {{}}, {}});
+      batches.push_back({.tokens = {{}}, .n = n});
       add(n_training_ + s * (n_left - n) / std::max<Index>(1, n_sequences - 1), batches.back());
     }
     return batches;

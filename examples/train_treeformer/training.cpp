@@ -2,6 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <stdexcept>
+#include <utility>
+
+#include <heed/io/parameter_file.hpp>
 
 #include "method.hpp"
 
@@ -60,41 +64,80 @@ class Training {
     const bool one_length = !converts_ && method_.kind == AttentionKind::linformer;
     const Index n_short = one_length || recipe_.short_length >= recipe_.length ? 0 : recipe_.short_steps;
     const std::string name = converts_ ? "exact" : arguments.attention;
-    first_ = {{name, recipe_.short_length, n_short}, {name, recipe_.length, recipe_.long_steps}};
-    if (n_short == 0) first_[1].n_steps += recipe_.short_steps;
-    if (converts_) second_ = {{arguments.attention, recipe_.length, recipe_.converted_steps}};
-    for (const auto* phases : {&first_, &second_})
-      for (const Phase& phase : *phases) n_steps_ += phase.n_steps;
+    first_ = {{{name, recipe_.short_length, n_short}, {name, recipe_.length, recipe_.long_steps}}, recipe_.rate, 50, 0};
+    if (n_short == 0) first_.phases[1].n_steps += recipe_.short_steps;
+    n_steps_ = first_.n_steps();
+    if (converts_) {
+      second_ = {
+          {{arguments.attention, recipe_.length, recipe_.converted_steps}}, recipe_.converted_rate, 20, n_steps_};
+      n_steps_ += second_.n_steps();
+    }
     evaluation_ = task.evaluation(recipe_.length);
   }
 
   Run run(Trained& trained) {
     start_ = Clock::now();
-    auto& known = trained[name_of_first()];
-    if (known.first == nullptr) {
-      known.first = std::make_unique<Model>(options_);
-      known.first->settle_medians(evaluation_.front(), arguments_.threads);
-      learn(*known.first, first_, recipe_.rate, 50);
-      evaluate(*known.first, converts_ ? "exact" : arguments_.attention);
-      known.second = run_;
-      known.second.seconds = seconds_since(start_);
+    Checkpoint from;
+    if (arguments_.resume) from = read_checkpoint();
+    auto& [exact, run_of_exact] = trained[name_of_first()];
+    if (from.converted) {
+      exact = std::make_unique<Model>(options_);
+    } else if (exact == nullptr) {
+      exact = std::make_unique<Model>(options_);
+      exact->settle_medians(task_.training(1, recipe_.length, recipe_.tokens), arguments_.threads);
+      if (arguments_.resume) exact->load(arguments_.checkpoint);
+      learn(*exact, first_, from.steps_done);
+      evaluate(*exact, converts_ ? "exact" : arguments_.attention, n_steps_ - second_.n_steps());
+      run_of_exact = run_;
+      run_of_exact.seconds = spent();
     } else {
-      run_ = known.second;
+      run_ = run_of_exact;
       spent_before_ = run_.seconds;
     }
     if (converts_) {
-      Model model(*known.first);
+      Model model(*exact);
       model.convert(method_, arguments_.seed + 49);
-      model.settle_medians(task_.training(1, recipe_.length, recipe_.tokens), arguments_.threads);
-      evaluate(model, arguments_.attention + ", converted");
-      learn(model, second_, recipe_.converted_rate, 20);
-      evaluate(model, arguments_.attention);
+      if (from.converted) {
+        model.load(arguments_.checkpoint);
+      } else {
+        model.settle_medians(task_.training(1, recipe_.length, recipe_.tokens), arguments_.threads);
+        evaluate(model, arguments_.attention + ", converted", second_.before);
+      }
+      learn(model, second_, from.converted ? from.steps_done : 0);
+      evaluate(model, arguments_.attention, n_steps_);
     }
     run_.seconds = spent();
     return run_;
   }
 
  private:
+  // Phases that one schedule of rates spans.
+  struct Stage {
+    std::vector<Phase> phases;
+    double rate = 0;
+    Index warm_up = 0;
+    Index before = 0;  // steps of the run before it
+
+    [[nodiscard]] Index n_steps() const {
+      Index sum = 0;
+      for (const Phase& phase : phases) sum += phase.n_steps;
+      return sum;
+    }
+    // The phase that step 1, 2, ... of the stage belongs to.
+    [[nodiscard]] const Phase& phase_of(Index step) const {
+      for (const Phase& phase : phases) {
+        if (step <= phase.n_steps) return phase;
+        step -= phase.n_steps;
+      }
+      return phases.back();
+    }
+  };
+
+  struct Checkpoint {
+    bool converted = false;
+    Index steps_done = 0;  // of its stage
+  };
+
   // Runs with the same name here have the same first model.
   [[nodiscard]] std::string name_of_first() const {
     std::string name = arguments_.task + " " + std::to_string(arguments_.seed) + " " + std::to_string(recipe_.n_heads) +
@@ -105,32 +148,64 @@ class Training {
     } else {
       name += " exact";
     }
-    for (const Phase& phase : first_) name += " " + std::to_string(phase.n) + ":" + std::to_string(phase.n_steps);
+    for (const Phase& phase : first_.phases)
+      name += " " + std::to_string(phase.n) + ":" + std::to_string(phase.n_steps);
     return name;
   }
 
-  void learn(Model& model, const std::vector<Phase>& phases, double rate, Index warm_up) {
-    heed::Schedule schedule{.rate = rate, .warm_up = warm_up, .n_steps = 0};
-    for (const Phase& phase : phases) schedule.n_steps += phase.n_steps;
-    schedule.warm_up = std::min(warm_up, schedule.n_steps / 4);
-    Index optimiser_step = 0;
-    for (const Phase& phase : phases) {
-      const auto begun = Clock::now();
-      for (Index s = 1; s <= phase.n_steps; ++s) {
-        const Batch batch = task_.training(++step_, phase.n, recipe_.tokens);
-        const double now = schedule.at(++optimiser_step);
-        const StepReport report = model.learn(batch, optimiser_step, now, arguments_.threads);
-        run_.curve.push_back({step_, phase.name, phase.n, now, spent(), report});
-        // Later phases are taken to be as fast as this one.
-        const double left = static_cast<double>(n_steps_ - step_) * seconds_since(begun) / static_cast<double>(s);
-        listener_(run_.curve.back(), n_steps_, left);
-      }
+  // What must agree for a run to be resumed.
+  [[nodiscard]] std::string settings() const {
+    std::string text = name_of_first();
+    if (converts_) {
+      text += ", " + arguments_.attention + " " + std::to_string(arguments_.height) + " " +
+              std::to_string(arguments_.trees) + " " + arguments_.routing + " " + std::to_string(second_.n_steps());
     }
+    return text;
   }
 
-  void evaluate(Model& model, const std::string& name) {
+  Checkpoint read_checkpoint() const {
+    const heed::TextMap said = heed::read_description(arguments_.checkpoint);
+    const auto entry = [&](const char* key) {
+      const auto found = said.find(key);
+      return found == said.end() ? std::string() : found->second;
+    };
+    if (entry("settings") != settings()) {
+      throw std::runtime_error(arguments_.checkpoint + " is of the run \"" + entry("settings") +
+                               "\" but must be of \"" + settings() + "\"");
+    }
+    return {entry("stage") == "converted", std::stol(entry("steps_done"))};
+  }
+
+  void learn(Model& model, const Stage& stage, Index steps_done) {
+    heed::TrainingOptions options{.schedule = {.rate = stage.rate, .n_steps = stage.n_steps()},
+                                  .seed = arguments_.seed};
+    options.schedule.warm_up = std::min(stage.warm_up, stage.n_steps() / 4);
+    if (arguments_.checkpoint.empty()) options.save_every = 0;
+    double usual = 0;  // seconds of a step; later phases are taken to be as fast as this one
+    heed::TrainingHooks hooks;
+    hooks.make_batch = [&](Batch& batch, std::uint64_t, Index number) {
+      batch = task_.training(stage.before + number + 1, stage.phase_of(number + 1).n, recipe_.tokens);
+    };
+    hooks.report = [&](const heed::StepReport& report) {
+      const Phase& phase = stage.phase_of(report.step);
+      const Index step = stage.before + report.step;
+      const bool first = run_.curve.empty() || run_.curve.back().phase != phase.name || run_.curve.back().n != phase.n;
+      usual = first ? report.seconds : 0.9 * usual + 0.1 * report.seconds;
+      run_.curve.push_back({step, phase.name, phase.n, spent(), report});
+      listener_(run_.curve.back(), n_steps_, static_cast<double>(n_steps_ - step) * usual);
+    };
+    hooks.save = [&](Index done) {
+      if (arguments_.checkpoint.empty()) return;
+      model.save(arguments_.checkpoint, {{"settings", settings()},
+                                         {"stage", stage.before > 0 ? "converted" : "first"},
+                                         {"steps_done", std::to_string(done)}});
+    };
+    model.learn(hooks, options, steps_done, arguments_.threads);
+  }
+
+  void evaluate(Model& model, const std::string& name, Index step) {
     const auto add = [&](const std::string& called, heed::TreeBiases biases) {
-      run_.milestones.push_back({step_, called, model.evaluate(evaluation_, biases, arguments_.threads)});
+      run_.milestones.push_back({step, called, model.evaluate(evaluation_, biases, arguments_.threads)});
       milestone_(run_.milestones.back());
     };
     const bool trees = name.starts_with("tf") || name.starts_with("tc");
@@ -148,9 +223,9 @@ class Training {
   heed::TransformerOptions options_;
   heed::AttentionChoice method_;
   bool converts_;
-  std::vector<Phase> first_, second_;
+  Stage first_, second_;
   std::vector<Batch> evaluation_;
-  Index n_steps_ = 0, step_ = 0;
+  Index n_steps_ = 0;
   Run run_;
   double spent_before_ = 0;
   Clock::time_point start_;

@@ -16,9 +16,8 @@ struct CurvePoint {
   Index step = 0;  ///< counted over all phases
   std::string phase;
   Index n = 0;
-  double rate = 0;
   double seconds = 0;  ///< since the run began
-  StepReport report;
+  heed::StepReport report;
 };
 
 /// What a model was worth after a step.
