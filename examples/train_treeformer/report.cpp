@@ -47,9 +47,9 @@ std::string frame(double n_steps, double across) {
 }
 
 // Means over ten steps of one phase at a time.
-std::string curve_of(const Run& run, double across) {
+std::string curve_of(const Run& run, double across, LabelPlaces& places) {
   std::string svg, path;
-  double sum = 0;
+  double sum = 0, before_x = 0, before_y = 0;
   int n = 0, n_phases = 0;
   for (std::size_t i = 0; i < run.curve.size(); ++i) {
     const CurvePoint& point = run.curve[i];
@@ -58,8 +58,13 @@ std::string curve_of(const Run& run, double across) {
     const bool last =
         i + 1 == run.curve.size() || run.curve[i + 1].phase != point.phase || run.curve[i + 1].n != point.n;
     if (n == 10 || last) {
-      path += format("%s%.1f %.1f", path.empty() ? "M" : "L", left + across * static_cast<double>(point.step),
-                     y_of(sum / n));
+      const double x = left + across * static_cast<double>(point.step), y = y_of(sum / n);
+      for (int part = 0; part <= 8 && !path.empty(); ++part) {  // labels stay off the line from the point before
+        const double on_x = before_x + (x - before_x) * part / 8, on_y = before_y + (y - before_y) * part / 8;
+        places.keep_clear({on_x - 3, on_y - 3, on_x + 3, on_y + 3});
+      }
+      path += format("%s%.1f %.1f", path.empty() ? "M" : "L", x, y);
+      before_x = x, before_y = y;
       sum = 0, n = 0;
     }
     if (!last) continue;
@@ -134,8 +139,14 @@ std::string svg_text(const Run& run, const std::vector<Guess>& guesses, const st
                    "guessing " + guess.name + format(": %.3f", guess.accuracy));
     places.keep_clear({right - 300, y_of(guess.accuracy) - 18, right, y_of(guess.accuracy)});
   }
-  svg += curve_of(run, across);
-  for (const Milestone& milestone : run.milestones) {
+  svg += curve_of(run, across, places);
+  std::vector<Milestone> shown = run.milestones;
+  std::erase_if(shown, [](const Milestone& milestone) { return milestone.name.ends_with("running medians"); });
+  for (const Milestone& milestone : shown) {
+    const double x = left + across * static_cast<double>(milestone.step), y = y_of(milestone.evaluation.accuracy);
+    places.keep_clear({x - 6, y - 6, x + 6, y + 6});
+  }
+  for (const Milestone& milestone : shown) {
     const double x = left + across * static_cast<double>(milestone.step), y = y_of(milestone.evaluation.accuracy);
     const std::string label =
         milestone.name + format(": %.4f", milestone.evaluation.accuracy) +
