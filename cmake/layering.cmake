@@ -115,10 +115,11 @@ foreach(header IN LISTS headers)
   endif()
 endforeach()
 
-# heed.hpp names io/ in comments only: file streams would cost everybody parse time.
+# heed.hpp names io/ and train/ in comments only: file streams, clocks and function objects would cost everybody parse
+# time.
 file(READ "${house}/heed.hpp" map_text)
 foreach(public IN LISTS public_headers)
-  if(public MATCHES "^io/" AND map_text MATCHES "#include \"heed/${public}\"")
+  if(public MATCHES "^(io|train)/" AND map_text MATCHES "#include \"heed/${public}\"")
     continue()
   endif()
   if(NOT public MATCHES "/detail/|^distributed/|^heed.hpp$" AND NOT public IN_LIST map)

@@ -74,8 +74,31 @@
 #include "heed/approx/tf_attention.hpp"
 #include "heed/approx/window_attention.hpp"
 
-// io/ (floor 7): .npy and .safetensors; include by name, so that who reads no files does not parse file streams
+// layers/ (floor 6): building blocks of a model, and a transformer of them
+#include "heed/layers/attention_choice.hpp"
+#include "heed/layers/attention_layer.hpp"
+#include "heed/layers/embedding.hpp"
+#include "heed/layers/feed_forward.hpp"
+#include "heed/layers/linear.hpp"
+#include "heed/layers/norms.hpp"
+#include "heed/layers/parameter_store.hpp"
+#include "heed/layers/transformer.hpp"
+
+// train/ (floor 7): losses, the optimiser, runs, from exact attention to trees; include by name, so that who trains
+// nothing does not parse clocks and function objects
+//   #include "heed/train/adamw.hpp"
+//   #include "heed/train/batch.hpp"
+//   #include "heed/train/bootstrap.hpp"
+//   #include "heed/train/choose_attention.hpp"
+//   #include "heed/train/cross_entropy.hpp"
+//   #include "heed/train/grow_trees.hpp"
+//   #include "heed/train/model_pass.hpp"
+//   #include "heed/train/training_run.hpp"
+
+// io/ (floor 7): .npy and .safetensors, checkpoints; include by name, so that who reads no files does not parse file
+// streams
 //   #include "heed/io/npy.hpp"
+//   #include "heed/io/parameter_file.hpp"
 //   #include "heed/io/safetensors.hpp"
 //   #include "heed/io/tensor.hpp"
 //   #include "heed/io/tensor_dtype.hpp"

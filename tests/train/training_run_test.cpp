@@ -101,10 +101,10 @@ TEST(TrainingRun, IsResumedBitForBit) {
 
 TEST(TrainingRun, MicroBatchesHaveTheGradientOfTheirUnion) {
   SmallRun once, parts;
-  // One batch of six sequences of which the second third has no answers, and the same in three parts.
+  // One batch of six sequences of which the second third has few answers, and the same in three parts.
   const auto thirds = [](Batch& batch, Index part) {
     SmallRun::make_batch(batch, 4, part);
-    if (part == 1) batch.targets.assign(batch.targets.size(), no_target);
+    for (std::size_t i = 4; part == 1 && i < batch.targets.size(); ++i) batch.targets[i] = no_target;
   };
   TrainingHooks hooks;
   StepReport report_of_one, report_of_parts;

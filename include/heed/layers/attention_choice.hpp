@@ -68,6 +68,9 @@ class LayerMethod {
 
   const AttentionChoice& choice() const { return choice_; }
   bool has_trees() const { return choice_.kind == AttentionKind::tf || choice_.kind == AttentionKind::tc; }
+  /// Of trees: n_heads n_trees (2^height - 1) x d planes, tree after tree, and n_heads n_trees x (2^height - 1) biases.
+  const Slice& planes() const { return planes_; }
+  const Slice& biases() const { return biases_; }
   bool has_softmax() const {
     return choice_.kind != AttentionKind::tc && choice_.kind != AttentionKind::performer &&
            choice_.kind != AttentionKind::linear;

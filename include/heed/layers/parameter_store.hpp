@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include <Eigen/Core>
+
 #include "heed/core/errors.hpp"
 #include "heed/core/random.hpp"
 #include "heed/core/sizes.hpp"
@@ -54,7 +56,7 @@ class ParameterStore {
       throw OptionError(detail::message("SliceOptions::rate = ", options.rate, " must be >= 0"));
     const Slice slice{static_cast<Index>(entries_.size()), size(), rows, cols};
     const auto n = static_cast<std::size_t>(slice.first + detail::checked_product("rows * cols", {rows, cols}));
-    for (std::vector<T>* all : {&values_, &gradients_, &first_moments_, &second_moments_}) all->resize(n, T(0));
+    for (Numbers* all : {&values_, &gradients_, &first_moments_, &second_moments_}) all->resize(n, T(0));
     entries_.push_back({std::move(name), slice, options});
     return slice;
   }
@@ -113,18 +115,21 @@ class ParameterStore {
   void fill(const Slice& slice, T value) { std::fill_n(values_.data() + slice.first, slice.size(), value); }
 
  private:
+  // Aligned to whole vectors: where Eigen's loops begin with single numbers, and so the bits of a step, must not depend
+  // on the addresses of one process.
+  using Numbers = std::vector<T, Eigen::aligned_allocator<T>>;
   struct Entry {
     std::string name;
     Slice slice;
     SliceOptions options;
   };
   const Entry& entry(Index number) const { return entries_[static_cast<std::size_t>(number)]; }
-  static View<T> view(std::vector<T>& all, const Slice& slice) {
+  static View<T> view(Numbers& all, const Slice& slice) {
     return {all.data() + slice.first, slice.rows, slice.cols, slice.cols, 1};
   }
 
   std::vector<Entry> entries_;
-  std::vector<T> values_, gradients_, first_moments_, second_moments_;
+  Numbers values_, gradients_, first_moments_, second_moments_;
 };
 
 }  // namespace heed

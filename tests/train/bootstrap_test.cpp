@@ -1,0 +1,294 @@
+#include "heed/train/bootstrap.hpp"
+
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include <Eigen/Eigenvalues>
+#include <gtest/gtest.h>
+
+#include "heed/core/random.hpp"
+#include "heed/io/parameter_file.hpp"
+#include "heed/train/training_run.hpp"
+#include "io/files.hpp"
+#include "support/matrices.hpp"
+
+namespace heed::test {
+namespace {
+
+/// Two layers of two heads of width 4, and batches of 40 tokens a sequence.
+struct GrowingModel {
+  explicit GrowingModel(bool cosine = false) : model(store, model_options(cosine)) {}
+  static TransformerOptions model_options(bool cosine) {
+    TransformerOptions options{.vocabularies = {50}, .n_out = 5, .d_model = 8, .d_hidden = 12, .n_layers = 2};
+    options.attention.n_heads = 2;
+    options.attention.cosine = cosine;
+    options.deviations = {1.0};
+    return options;
+  }
+  static Batch batch(Index number, Index n_sequences = 3) {
+    CounterRng numbers(3, static_cast<std::uint64_t>(number));
+    Batch batch{.tokens = {{}}, .targets = {}, .n = 40};
+    for (Index i = 0; i < 40 * n_sequences; ++i) {
+      batch.tokens[0].push_back(static_cast<std::int32_t>(numbers.below(50)));
+      batch.targets.push_back(batch.tokens[0].back() % 5);
+    }
+    return batch;
+  }
+  static TrainingHooks hooks(Index n_sequences = 3) {
+    return {
+        .make_batch = [n_sequences](Batch& into, std::uint64_t, Index number) { into = batch(number, n_sequences); }};
+  }
+  double loss(const Batch& on) { return ModelPass<float>().loss(model, store, on).loss; }
+  /// Parameters `name` of a layer as a matrix.
+  Eigen::Map<Matrix<float>> part(Index layer, const std::string& name) {
+    const View<float> values = store.values(store.find(model.attention_name(layer) + name));
+    return {values.data, values.rows, values.cols};
+  }
+
+  ParameterStore<float> store;
+  Transformer<float> model;
+};
+
+std::vector<std::string> names_of(const ParameterStore<float>& store) {
+  std::vector<std::string> names;
+  for (Index s = 0; s < store.n_slices(); ++s) names.push_back(store.name(s));
+  return names;
+}
+
+TEST(ChooseAttention, ATreeOfHeightZeroIsTheExactModel) {
+  GrowingModel of;
+  train(of.model, of.store, GrowingModel::hooks(), {.n_steps = 3, .schedule = {.warm_up = 0}});
+  const Batch batch = GrowingModel::batch(77);
+  const double before = of.loss(batch);
+  const auto moments = of.store.second_moments()[5];
+  const AttentionChoice leaf{.kind = AttentionKind::tf, .height = 0};
+  choose_attention(of.model, of.store, {leaf, {}}, {.reset_moments = false});
+  EXPECT_EQ(of.loss(batch), before);
+  EXPECT_EQ(of.store.second_moments()[5], moments);
+  choose_attention(of.model, of.store, {leaf, leaf});
+  EXPECT_EQ(of.loss(batch), before);
+  EXPECT_EQ(of.store.second_moments()[5], 0.0f);
+  EXPECT_EQ(attention_choices(of.model)[1].kind, AttentionKind::tf);
+  EXPECT_THROW(choose_attention(of.model, of.store, {leaf}), ShapeError);
+  EXPECT_THROW(grow_trees(of.model, of.store, batch, {2}), OptionError);
+  EXPECT_EQ(of.loss(batch), before);
+}
+
+TEST(GrowTrees, TcComputesWhatItDidUntilItsNewLevelIsRaised) {
+  for (const bool by_query : {false, true}) {
+    for (const TreeBiases biases : {TreeBiases::key_medians, TreeBiases::stored}) {
+      GrowingModel of;
+      const AttentionChoice choice{.kind = AttentionKind::tc, .height = 2, .biases = biases, .by_query = by_query};
+      choose_attention(of.model, of.store, {choice, choice});
+      const TrainingOptions options{.n_steps = 3, .schedule = {.rate = 1e-2, .warm_up = 0, .decay = Decay::none}};
+      train(of.model, of.store, GrowingModel::hooks(), options);
+      const Batch batch = GrowingModel::batch(77), others = GrowingModel::batch(78);
+      const double before = of.loss(batch), before_others = of.loss(others);
+      grow_trees(of.model, of.store, batch);
+      grow_trees(of.model, of.store, batch, {1});
+      EXPECT_EQ(attention_choices(of.model)[0].height, 3);
+      EXPECT_EQ(attention_choices(of.model)[1].height, 4);
+      EXPECT_NEAR(of.loss(batch), before, 1e-6);
+      EXPECT_NEAR(of.loss(others), before_others, 1e-6);
+      EXPECT_EQ(of.part(1, ".levels")(0, 4), minus_infinity_in_memory<float>);
+
+      train(of.model, of.store, GrowingModel::hooks(), options);  // off, a level learns nothing
+      EXPECT_EQ(of.part(0, ".levels")(1, 3), minus_infinity_in_memory<float>);
+      const double off = of.loss(batch);
+      raise_levels(of.model, of.store, 3);
+      EXPECT_NE(of.loss(batch), off);
+      const Matrix<float> raised = of.part(1, ".levels");
+      for (Index h = 0; h < 2; ++h) {
+        EXPECT_EQ(raised(h, 3), raised.row(h).head(3).maxCoeff() - 3.0f);
+        EXPECT_EQ(raised(h, 4), raised(h, 3));
+      }
+      train(of.model, of.store, GrowingModel::hooks(), options);
+      EXPECT_NE(of.part(1, ".levels")(0, 4), raised(0, 4));
+    }
+  }
+}
+
+TEST(GrowTrees, NodesKeepTheirPlacesAndLeavesAreHalvedAlongTheirPrincipalDirection) {
+  for (const TreeBiases biases : {TreeBiases::key_medians, TreeBiases::stored}) {
+    GrowingModel of(true);
+    const AttentionChoice choice{.kind = AttentionKind::tf, .height = 1, .n_trees = 2, .biases = biases};
+    choose_attention(of.model, of.store, {{}, choice});
+    of.store.set_rate(of.store.find("layer.1.attention.planes"), 0.25);
+    const Matrix<float> old_planes = of.part(1, ".planes"), old_biases = of.part(1, ".biases");
+    const GrowingModel before = of;
+    const Batch batch = GrowingModel::batch(5);
+    grow_trees(of.model, of.store, batch);
+    EXPECT_EQ(of.store.options(of.store.find("layer.1.attention.planes").number).rate, 0.25);
+    const Matrix<float> planes = of.part(1, ".planes"), new_biases = of.part(1, ".biases");
+    ModelPass<float>().run(
+        before.model, before.store, batch, {}, false, [&](const auto& kept, const auto&, const auto&) {
+          const auto& k = kept.blocks[1].attention.k;
+          for (Index tree = 0; tree < 4; ++tree) {  // two a head
+            EXPECT_SAME_BITS(planes.row(3 * tree).eval(), old_planes.row(tree).eval());
+            EXPECT_EQ(new_biases(tree, 0), old_biases(tree, 0));
+            const Index head = tree / 2;
+            // Plain routing through the old node, each sequence by its own median where the rule says so.
+            std::vector<std::vector<Eigen::VectorXd>> leaves(2);
+            for (Index s = 0; s < 3; ++s) {
+              std::vector<float> z;
+              for (Index j = 0; j < 40; ++j) {
+                float sum = 0;
+                for (Index c = 0; c < 4; ++c) sum += old_planes(tree, c) * k(s * 40 + j, head * 4 + c);
+                z.push_back(sum);
+              }
+              std::vector<float> sorted = z;
+              std::sort(sorted.begin(), sorted.end());
+              const float bias = biases == TreeBiases::stored ? old_biases(tree, 0) : -sorted[20];
+              for (Index j = 0; j < 40; ++j) {
+                Eigen::VectorXd row(4);
+                for (Index c = 0; c < 4; ++c) row(c) = k(s * 40 + j, head * 4 + c);
+                leaves[z[static_cast<std::size_t>(j)] + bias >= 0 ? 1 : 0].push_back(row);
+              }
+            }
+            for (std::size_t leaf = 0; leaf < 2; ++leaf) {
+              const auto& rows = leaves[leaf];
+              ASSERT_GT(rows.size(), 8U);
+              const Index node = 1 + static_cast<Index>(leaf);
+              const Eigen::VectorXd w = planes.row(3 * tree + node).transpose().cast<double>();
+              EXPECT_NEAR(w.norm(), 1, 1e-5);
+              Eigen::VectorXd mean = Eigen::VectorXd::Zero(4);
+              for (const auto& row : rows) mean += row / static_cast<double>(rows.size());
+              Eigen::MatrixXd covariance = Eigen::MatrixXd::Zero(4, 4);
+              double second = 0;
+              for (const auto& row : rows) {
+                covariance += (row - mean) * (row - mean).transpose();
+                second += row.dot(w) + static_cast<double>(new_biases(tree, node)) >= 0 ? 1 : 0;
+              }
+              const double most = Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>(covariance).eigenvalues()(3);
+              EXPECT_GT(w.dot(covariance * w), 0.95 * most);
+              // Tokens are drawn from 50, so that rows repeat: a tie goes to one side as a whole.
+              EXPECT_NEAR(second / static_cast<double>(rows.size()), 0.5, 0.1);
+            }
+          }
+        });
+  }
+}
+
+TEST(GrowTrees, MomentsStayAtTheirNodesWhereTheyAreKept) {
+  GrowingModel of;
+  const AttentionChoice choice{.kind = AttentionKind::tc, .height = 1};
+  choose_attention(of.model, of.store, {choice, choice});
+  train(of.model, of.store, GrowingModel::hooks(), {.n_steps = 3, .schedule = {.warm_up = 0}});
+  const ParameterStore<float> old = of.store;
+  GrowthOptions options{.planes = NewPlanes::random, .conversion = {.reset_moments = false}};
+  grow_trees(of.model, of.store, GrowingModel::batch(5), {}, options);
+  for (const char* part : {".planes", ".levels"}) {
+    const Slice from = old.find("layer.1.attention" + std::string(part));
+    const Slice to = of.store.find("layer.1.attention" + std::string(part));
+    const Index width = from.size() / 2, new_width = to.size() / 2;  // of a head
+    for (Index head = 0; head < 2; ++head) {
+      for (Index e = 0; e < new_width; ++e) {
+        const float got = of.store.second_moments()[static_cast<std::size_t>(to.first + head * new_width + e)];
+        const float want =
+            e < width ? old.second_moments()[static_cast<std::size_t>(from.first + head * width + e)] : 0.0f;
+        EXPECT_EQ(got, want) << part << e;
+        EXPECT_TRUE(e >= width || got > 0) << part << e;
+      }
+    }
+  }
+  grow_trees(of.model, of.store, GrowingModel::batch(5));
+  EXPECT_EQ(of.store.second_moments()[3], 0.0f);
+}
+
+TEST(RunningMedians, StandForThoseOfTheSequence) {
+  GrowingModel of;
+  const AttentionChoice choice{.kind = AttentionKind::tf, .height = 3};
+  choose_attention(of.model, of.store, {choice, choice});
+  // At rate 0 and share 1 stored biases become the medians of the one sequence.
+  const TrainingOptions options{.n_steps = 1, .schedule = {.rate = 0}, .median_share = 1};
+  train(of.model, of.store, GrowingModel::hooks(1), options);
+  const Batch batch = GrowingModel::batch(0, 1);
+  const double medians = of.loss(batch);
+  use_biases(of.model, TreeBiases::stored);
+  EXPECT_EQ(of.loss(batch), medians);
+  EXPECT_EQ(attention_choices(of.model)[1].biases, TreeBiases::stored);
+  EXPECT_EQ(of.model.attention(1).options().choice.biases, TreeBiases::stored);
+  const Matrix<float> biases = of.part(0, ".biases");
+  EXPECT_GT(biases.norm(), 0);
+
+  GrowingModel slow;
+  choose_attention(slow.model, slow.store, {choice, choice});
+  TrainingOptions half = options;
+  half.median_share = 0.5;
+  TrainingHooks hooks = GrowingModel::hooks(1);
+  hooks.make_batch = [&](Batch& into, std::uint64_t, Index) { into = batch; };
+  half.n_steps = 2;
+  train(slow.model, slow.store, hooks, half);
+  EXPECT_MATRIX_NEAR(slow.part(0, ".biases").eval(), (0.75f * biases).eval(), 1e-6f);
+
+  use_biases(slow.model, TreeBiases::stored);  // those that are used are learned
+  half.schedule = {.rate = 1e-2, .warm_up = 0};
+  const Matrix<float> before = slow.part(0, ".biases");
+  train(slow.model, slow.store, hooks, half);
+  EXPECT_GT((slow.part(0, ".biases") - before).norm(), 0);
+}
+
+TEST(Bootstrap, StagesGoThroughLayersAndHeights) {
+  const std::vector<AttentionChoice> exact(3);
+  const auto said = [&](const BootstrapOptions& options) {
+    std::string text;
+    for (const BootstrapStage& stage : bootstrap_stages(exact, options)) {
+      for (const AttentionChoice& choice : stage)
+        text += choice.kind == AttentionKind::exact ? "-" : std::to_string(choice.height);
+      text += " ";
+    }
+    return text;
+  };
+  BootstrapOptions options{.choice = {.kind = AttentionKind::tc, .height = 4}};
+  EXPECT_EQ(said(options), "444 ");
+  options.first_height = 2;
+  EXPECT_EQ(said(options), "222 333 444 ");
+  options.one_by_one = true;
+  options.layers = {2, 0};
+  EXPECT_EQ(said(options), "--2 2-2 3-3 4-4 ");
+  options.grow_before_next = true;
+  EXPECT_EQ(said(options), "--2 --3 --4 2-4 3-4 4-4 ");
+  for (const auto& layers : {std::vector<Index>{3}, {-1}, {1, 1}}) {
+    options.layers = layers;
+    EXPECT_THROW(bootstrap_stages(exact, options), OptionError);
+  }
+  EXPECT_THROW(bootstrap_stages(exact, {.choice = {}}), OptionError);
+  EXPECT_THROW(bootstrap_stages(exact, {.first_height = 6}), OptionError);
+}
+
+TEST(Bootstrap, EndsInTheModelThatIsBuiltAnewForItsCheckpoint) {
+  const heed_test::TemporaryFolder folder;
+  const std::string path = folder.path("model.safetensors");
+  const Batch batch = GrowingModel::batch(5);
+  for (const AttentionKind kind : {AttentionKind::tf, AttentionKind::tc}) {
+    GrowingModel of;
+    const TrainingOptions options{.n_steps = 4, .schedule = {.rate = 1e-2, .warm_up = 0}};
+    train(of.model, of.store, GrowingModel::hooks(), options);
+    BootstrapOptions plan{.choice = {.kind = kind, .height = 3}, .layers = {1, 0}, .one_by_one = true};
+    plan.first_height = 1;
+    const auto stages = bootstrap_stages(attention_choices(of.model), plan);
+    ASSERT_EQ(stages.size(), 4U);
+    double last_loss = 0;
+    for (const BootstrapStage& stage : stages) {
+      enter_stage(of.model, of.store, stage, batch);
+      const double before = of.loss(batch);
+      train(of.model, of.store, GrowingModel::hooks(), options);
+      last_loss = of.loss(batch);
+      EXPECT_LT(last_loss, before);
+    }
+    save_parameters(path, of.store, {}, ParameterParts::training);
+    GrowingModel anew;
+    choose_attention(anew.model, anew.store, stages.back());
+    EXPECT_EQ(names_of(anew.store), names_of(of.store));
+    load_parameters(path, anew.store, ParameterParts::training);
+    EXPECT_EQ(anew.loss(batch), last_loss);
+    train(anew.model, anew.store, GrowingModel::hooks(), options);
+    train(of.model, of.store, GrowingModel::hooks(), options);
+    EXPECT_EQ(anew.loss(batch), of.loss(batch));
+  }
+}
+
+}  // namespace
+}  // namespace heed::test
