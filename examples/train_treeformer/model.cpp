@@ -1,10 +1,10 @@
 #include "model.hpp"
 
 #include <algorithm>
-#include <string>
 
 #include <heed/core/flops.hpp>
 #include <heed/io/parameter_file.hpp>
+#include <heed/train/choose_attention.hpp>
 #include <heed/train/model_pass.hpp>
 #include <heed/trees/tree_balance.hpp>
 
@@ -25,7 +25,7 @@ double exact_products(const heed::TransformerOptions& options, const Batch& batc
 
 struct Model::Parts {
   explicit Parts(const heed::TransformerOptions& options) : transformer(store, options) {}
-  Parts(const Parts& other) : store(other.store), transformer(other.transformer), n_converted(other.n_converted) {}
+  Parts(const Parts& other) : store(other.store), transformer(other.transformer) {}
 
   // Trees of layer l, in the sequence whose first row is `first`: calls visit(tree, queries, keys).
   template <class Visit>
@@ -60,7 +60,6 @@ struct Model::Parts {
 
   heed::ParameterStore<float> store;
   Transformer transformer;
-  Index n_converted = 0;  // how often the methods were replaced: new parameters need new names
   heed::ModelPass<float> pass;
 };
 
@@ -79,10 +78,7 @@ heed::TrainingResult Model::learn(const heed::TrainingHooks& hooks, const heed::
 Evaluation Model::evaluate(const std::vector<Batch>& batches, heed::TreeBiases biases, int threads) {
   Parts& p = *parts_;
   const heed::TreeBiases before = p.transformer.attention(0).method().choice().biases;
-  const auto set_biases = [&](heed::TreeBiases rule) {
-    for (Index l = 0; l < p.transformer.n_layers(); ++l) p.transformer.attention(l).method().set_biases(rule);
-  };
-  set_biases(biases);
+  heed::use_biases(p.transformer, biases);
   Evaluation all;
   heed::FlopCounter flops;
   double exact = 0, n_tokens = 0, n_right = 0;
@@ -98,7 +94,7 @@ Evaluation Model::evaluate(const std::vector<Batch>& batches, heed::TreeBiases b
     n_tokens += static_cast<double>(batch.tokens.front().size());
     exact += exact_products(options(), batch);
   }
-  set_biases(before);
+  heed::use_biases(p.transformer, before);
   const double n_answers = static_cast<double>(std::max<Index>(1, all.n_answers));
   all.loss /= n_answers;
   all.accuracy = n_right / n_answers;
@@ -127,13 +123,8 @@ void Model::settle_medians(const Batch& batch, int threads) {
 
 void Model::convert(const heed::AttentionChoice& choice, std::uint64_t seed) {
   Parts& p = *parts_;
-  const std::string number = std::to_string(++p.n_converted);
-  for (Index l = 0; l < p.transformer.n_layers(); ++l) {
-    p.transformer.attention(l).choose(p.store, "method." + number + "." + std::to_string(l), choice, options().length,
-                                      seed * 1000 + static_cast<std::uint64_t>(l));
-  }
-  for (const auto moments : {p.store.first_moments(), p.store.second_moments()})
-    std::fill(moments.begin(), moments.end(), 0.0F);
+  const std::vector<heed::AttentionChoice> choices(static_cast<std::size_t>(p.transformer.n_layers()), choice);
+  heed::choose_attention(p.transformer, p.store, choices, {.seed = seed});
 }
 
 }  // namespace train_treeformer

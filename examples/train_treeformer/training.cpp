@@ -96,7 +96,7 @@ class Training {
     }
     if (converts_) {
       Model model(*exact);
-      model.convert(method_, arguments_.seed + 49);
+      model.convert(method_, arguments_.seed * 1000);
       if (from.converted) {
         model.load(arguments_.checkpoint);
       } else {
