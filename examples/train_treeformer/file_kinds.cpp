@@ -103,7 +103,7 @@ std::vector<FileKind> file_kinds(heed::Index n_bytes) {
   }
   std::vector<FileKind> kinds;
   for (auto& [name, packages] : found) {
-    if (packages.size() < 4) continue;
+    if (packages.size() < 8) continue;
     kinds.push_back({name, {}, {}});
     std::size_t number = 0;
     for (auto& [package, paths] : packages) {

@@ -13,7 +13,7 @@ struct FileKind {
 };
 
 /// Files under /usr of at least `n_bytes` bytes, by kind, from the lists of packages of a Debian machine. A quarter of
-/// the packages of a kind, by a hash of their names, is kept for evaluation; kinds of fewer than 4 packages are left
+/// the packages of a kind, by a hash of their names, is kept for evaluation; kinds of fewer than 8 packages are left
 /// out. A function of the machine alone.
 /// Errors  std::runtime_error where there are no lists, or fewer than two kinds.
 std::vector<FileKind> file_kinds(heed::Index n_bytes);

@@ -108,7 +108,12 @@ class ListOps final : public Task {
 
   [[nodiscard]] std::vector<Batch> evaluation(Index n) const override {
     std::vector<Batch> batches;
-    for (Index b = 0; b < 25; ++b) batches.push_back(batch(Purpose::evaluation, b, n, 4096));
+    std::size_t n_sequences = 0;
+    while (n_sequences < 640) {
+      batches.push_back(
+          batch(Purpose::evaluation, static_cast<Index>(batches.size()), n, std::max<Index>(4096, 8 * n)));
+      n_sequences += batches.back().targets.size();
+    }
     return batches;
   }
 

@@ -209,8 +209,9 @@ class Training {
       milestone_(run_.milestones.back());
     };
     const bool trees = name.starts_with("tf") || name.starts_with("tc");
-    if (trees) add(name + ", running medians", heed::TreeBiases::stored);
-    if (!trees || !options_.attention.causal) add(name, heed::TreeBiases::key_medians);
+    const bool medians = trees && !options_.attention.causal;
+    if (medians) add(name + ", running medians", heed::TreeBiases::stored);
+    add(name, medians ? heed::TreeBiases::key_medians : heed::TreeBiases::stored);
   }
 
   [[nodiscard]] double spent() const { return spent_before_ + seconds_since(start_); }
