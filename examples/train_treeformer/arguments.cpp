@@ -41,10 +41,9 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   app.add_option("--threads", a.threads, "default 1; 0: as many as OpenMP gives")->check(CLI::Range(0, 1024));
   app.add_flag("--quick", a.quick, "a small setting that shows learning within minutes");
   app.add_option("--file", a.file, "text of text-lm; default: heed's own headers")->type_name("FILE");
-  app.add_option("--csv", a.csv, "every step, default train_treeformer.csv; empty: none")->type_name("FILE");
-  app.add_option("--svg", a.svg, "picture of the curve, default train_treeformer.svg; empty: none")->type_name("FILE");
-  app.add_option("--checkpoint", a.checkpoint, "parameters and moments, written every 200 steps and at ends of phases")
-      ->type_name("FILE");
+  app.add_option("--csv", a.csv, "every step, default train_treeformer.csv; or none")->type_name("FILE");
+  app.add_option("--svg", a.svg, "picture of the curve, default train_treeformer.svg; or none")->type_name("FILE");
+  app.add_option("--checkpoint", a.checkpoint, "parameters and moments, written every 50 steps")->type_name("FILE");
   app.add_flag("--resume", a.resume, "go on from --checkpoint, of a run with the same options");
   app.add_option("--table", a.table, "a named set of runs over several seeds: mean, min, max; \"list\" names them")
       ->type_name("NAME");
@@ -59,6 +58,8 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     throw std::invalid_argument(error.what());
   }
+  for (std::string* path : {&a.csv, &a.svg})
+    if (*path == "none") path->clear();
   if (a.resume && a.checkpoint.empty()) throw std::invalid_argument("--resume needs --checkpoint FILE to go on from");
   if (!a.checkpoint.empty() && !a.table.empty())
     throw std::invalid_argument("--checkpoint is of one run, not of a --table");

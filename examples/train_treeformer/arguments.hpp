@@ -26,8 +26,8 @@ struct Arguments {
   std::string routing = "flip";
   int threads = 1;  ///< 0: as many as OpenMP gives
   bool quick = false;
-  std::string file;  ///< text of text-lm
-  std::string csv = "train_treeformer.csv", svg = "train_treeformer.svg";
+  std::string file;                                                        ///< text of text-lm
+  std::string csv = "train_treeformer.csv", svg = "train_treeformer.svg";  ///< empty: none
   std::string checkpoint;  ///< written while training, and read by `resume`
   bool resume = false;
   std::string table;                 ///< a named set of runs; empty: one run

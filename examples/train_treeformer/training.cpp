@@ -180,7 +180,7 @@ class Training {
     heed::TrainingOptions options{.schedule = {.rate = stage.rate, .n_steps = stage.n_steps()},
                                   .seed = arguments_.seed};
     options.schedule.warm_up = std::min(stage.warm_up, stage.n_steps() / 4);
-    if (arguments_.checkpoint.empty()) options.save_every = 0;
+    options.save_every = arguments_.checkpoint.empty() ? 0 : 50;
     double usual = 0;  // seconds of a step; later phases are taken to be as fast as this one
     heed::TrainingHooks hooks;
     hooks.make_batch = [&](Batch& batch, std::uint64_t, Index number) {
