@@ -87,10 +87,12 @@
 // train/ (floor 7): losses, the optimiser, runs, from exact attention to trees; include by name, so that who trains
 // nothing does not parse clocks and function objects
 //   #include "heed/train/adamw.hpp"
+//   #include "heed/train/balance_loss.hpp"
 //   #include "heed/train/batch.hpp"
 //   #include "heed/train/bootstrap.hpp"
 //   #include "heed/train/choose_attention.hpp"
 //   #include "heed/train/cross_entropy.hpp"
+//   #include "heed/train/distillation.hpp"
 //   #include "heed/train/grow_trees.hpp"
 //   #include "heed/train/model_pass.hpp"
 //   #include "heed/train/training_run.hpp"

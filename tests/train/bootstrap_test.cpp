@@ -1,5 +1,6 @@
 #include "heed/train/bootstrap.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -40,18 +41,21 @@ struct GrowingModel {
     return {
         .make_batch = [n_sequences](Batch& into, std::uint64_t, Index number) { into = batch(number, n_sequences); }};
   }
-  double loss(const Batch& on) { return ModelPass<float>().loss(model, store, on).loss; }
+  void go_on(const TrainingOptions& options, const TrainingHooks& by = hooks()) {
+    train(model, store, by, options, 0, {.threads = 1});
+  }
+  double loss(const Batch& on) { return ModelPass<double>().loss(model, store, on, {.threads = 1}).loss; }
   /// Parameters `name` of a layer as a matrix.
-  Eigen::Map<Matrix<float>> part(Index layer, const std::string& name) {
-    const View<float> values = store.values(store.find(model.attention_name(layer) + name));
+  Eigen::Map<Matrix<double>> part(Index layer, const std::string& name) {
+    const View<double> values = store.values(store.find(model.attention_name(layer) + name));
     return {values.data, values.rows, values.cols};
   }
 
-  ParameterStore<float> store;
-  Transformer<float> model;
+  ParameterStore<double> store;
+  Transformer<double> model;
 };
 
-std::vector<std::string> names_of(const ParameterStore<float>& store) {
+std::vector<std::string> names_of(const ParameterStore<double>& store) {
   std::vector<std::string> names;
   for (Index s = 0; s < store.n_slices(); ++s) names.push_back(store.name(s));
   return names;
@@ -59,7 +63,7 @@ std::vector<std::string> names_of(const ParameterStore<float>& store) {
 
 TEST(ChooseAttention, ATreeOfHeightZeroIsTheExactModel) {
   GrowingModel of;
-  train(of.model, of.store, GrowingModel::hooks(), {.n_steps = 3, .schedule = {.warm_up = 0}});
+  of.go_on({.n_steps = 3, .schedule = {.warm_up = 0}});
   const Batch batch = GrowingModel::batch(77);
   const double before = of.loss(batch);
   const auto moments = of.store.second_moments()[5];
@@ -69,7 +73,7 @@ TEST(ChooseAttention, ATreeOfHeightZeroIsTheExactModel) {
   EXPECT_EQ(of.store.second_moments()[5], moments);
   choose_attention(of.model, of.store, {leaf, leaf});
   EXPECT_EQ(of.loss(batch), before);
-  EXPECT_EQ(of.store.second_moments()[5], 0.0f);
+  EXPECT_EQ(of.store.second_moments()[5], 0.0);
   EXPECT_EQ(attention_choices(of.model)[1].kind, AttentionKind::tf);
   EXPECT_THROW(choose_attention(of.model, of.store, {leaf}), ShapeError);
   EXPECT_THROW(grow_trees(of.model, of.store, batch, {2}), OptionError);
@@ -83,28 +87,28 @@ TEST(GrowTrees, TcComputesWhatItDidUntilItsNewLevelIsRaised) {
       const AttentionChoice choice{.kind = AttentionKind::tc, .height = 2, .biases = biases, .by_query = by_query};
       choose_attention(of.model, of.store, {choice, choice});
       const TrainingOptions options{.n_steps = 3, .schedule = {.rate = 1e-2, .warm_up = 0, .decay = Decay::none}};
-      train(of.model, of.store, GrowingModel::hooks(), options);
+      of.go_on(options);
       const Batch batch = GrowingModel::batch(77), others = GrowingModel::batch(78);
       const double before = of.loss(batch), before_others = of.loss(others);
       grow_trees(of.model, of.store, batch);
       grow_trees(of.model, of.store, batch, {1});
       EXPECT_EQ(attention_choices(of.model)[0].height, 3);
       EXPECT_EQ(attention_choices(of.model)[1].height, 4);
-      EXPECT_NEAR(of.loss(batch), before, 1e-6);
-      EXPECT_NEAR(of.loss(others), before_others, 1e-6);
-      EXPECT_EQ(of.part(1, ".levels")(0, 4), minus_infinity_in_memory<float>);
+      EXPECT_NEAR(of.loss(batch), before, 1e-13);
+      EXPECT_NEAR(of.loss(others), before_others, 1e-13);
+      EXPECT_EQ(of.part(1, ".levels")(0, 4), minus_infinity_in_memory<double>);
 
-      train(of.model, of.store, GrowingModel::hooks(), options);  // off, a level learns nothing
-      EXPECT_EQ(of.part(0, ".levels")(1, 3), minus_infinity_in_memory<float>);
+      of.go_on(options);  // off, a level learns nothing
+      EXPECT_EQ(of.part(0, ".levels")(1, 3), minus_infinity_in_memory<double>);
       const double off = of.loss(batch);
       raise_levels(of.model, of.store, 3);
       EXPECT_NE(of.loss(batch), off);
-      const Matrix<float> raised = of.part(1, ".levels");
+      const Matrix<double> raised = of.part(1, ".levels");
       for (Index h = 0; h < 2; ++h) {
-        EXPECT_EQ(raised(h, 3), raised.row(h).head(3).maxCoeff() - 3.0f);
+        EXPECT_EQ(raised(h, 3), raised.row(h).head(3).maxCoeff() - 3.0);
         EXPECT_EQ(raised(h, 4), raised(h, 3));
       }
-      train(of.model, of.store, GrowingModel::hooks(), options);
+      of.go_on(options);
       EXPECT_NE(of.part(1, ".levels")(0, 4), raised(0, 4));
     }
   }
@@ -116,13 +120,13 @@ TEST(GrowTrees, NodesKeepTheirPlacesAndLeavesAreHalvedAlongTheirPrincipalDirecti
     const AttentionChoice choice{.kind = AttentionKind::tf, .height = 1, .n_trees = 2, .biases = biases};
     choose_attention(of.model, of.store, {{}, choice});
     of.store.set_rate(of.store.find("layer.1.attention.planes"), 0.25);
-    const Matrix<float> old_planes = of.part(1, ".planes"), old_biases = of.part(1, ".biases");
+    const Matrix<double> old_planes = of.part(1, ".planes"), old_biases = of.part(1, ".biases");
     const GrowingModel before = of;
     const Batch batch = GrowingModel::batch(5);
     grow_trees(of.model, of.store, batch);
     EXPECT_EQ(of.store.options(of.store.find("layer.1.attention.planes").number).rate, 0.25);
-    const Matrix<float> planes = of.part(1, ".planes"), new_biases = of.part(1, ".biases");
-    ModelPass<float>().run(
+    const Matrix<double> planes = of.part(1, ".planes"), new_biases = of.part(1, ".biases");
+    ModelPass<double>().run(
         before.model, before.store, batch, {}, false, [&](const auto& kept, const auto&, const auto&) {
           const auto& k = kept.blocks[1].attention.k;
           for (Index tree = 0; tree < 4; ++tree) {  // two a head
@@ -132,15 +136,15 @@ TEST(GrowTrees, NodesKeepTheirPlacesAndLeavesAreHalvedAlongTheirPrincipalDirecti
             // Plain routing through the old node, each sequence by its own median where the rule says so.
             std::vector<std::vector<Eigen::VectorXd>> leaves(2);
             for (Index s = 0; s < 3; ++s) {
-              std::vector<float> z;
+              std::vector<double> z;
               for (Index j = 0; j < 40; ++j) {
-                float sum = 0;
+                double sum = 0;
                 for (Index c = 0; c < 4; ++c) sum += old_planes(tree, c) * k(s * 40 + j, head * 4 + c);
                 z.push_back(sum);
               }
-              std::vector<float> sorted = z;
+              std::vector<double> sorted = z;
               std::sort(sorted.begin(), sorted.end());
-              const float bias = biases == TreeBiases::stored ? old_biases(tree, 0) : -sorted[20];
+              const double bias = biases == TreeBiases::stored ? old_biases(tree, 0) : -sorted[20];
               for (Index j = 0; j < 40; ++j) {
                 Eigen::VectorXd row(4);
                 for (Index c = 0; c < 4; ++c) row(c) = k(s * 40 + j, head * 4 + c);
@@ -152,7 +156,7 @@ TEST(GrowTrees, NodesKeepTheirPlacesAndLeavesAreHalvedAlongTheirPrincipalDirecti
               ASSERT_GT(rows.size(), 8U);
               const Index node = 1 + static_cast<Index>(leaf);
               const Eigen::VectorXd w = planes.row(3 * tree + node).transpose().cast<double>();
-              EXPECT_NEAR(w.norm(), 1, 1e-5);
+              EXPECT_NEAR(w.norm(), 1, 1e-14);
               Eigen::VectorXd mean = Eigen::VectorXd::Zero(4);
               for (const auto& row : rows) mean += row / static_cast<double>(rows.size());
               Eigen::MatrixXd covariance = Eigen::MatrixXd::Zero(4, 4);
@@ -175,8 +179,8 @@ TEST(GrowTrees, MomentsStayAtTheirNodesWhereTheyAreKept) {
   GrowingModel of;
   const AttentionChoice choice{.kind = AttentionKind::tc, .height = 1};
   choose_attention(of.model, of.store, {choice, choice});
-  train(of.model, of.store, GrowingModel::hooks(), {.n_steps = 3, .schedule = {.warm_up = 0}});
-  const ParameterStore<float> old = of.store;
+  of.go_on({.n_steps = 3, .schedule = {.warm_up = 0}});
+  const ParameterStore<double> old = of.store;
   GrowthOptions options{.planes = NewPlanes::random, .conversion = {.reset_moments = false}};
   grow_trees(of.model, of.store, GrowingModel::batch(5), {}, options);
   for (const char* part : {".planes", ".levels"}) {
@@ -185,16 +189,16 @@ TEST(GrowTrees, MomentsStayAtTheirNodesWhereTheyAreKept) {
     const Index width = from.size() / 2, new_width = to.size() / 2;  // of a head
     for (Index head = 0; head < 2; ++head) {
       for (Index e = 0; e < new_width; ++e) {
-        const float got = of.store.second_moments()[static_cast<std::size_t>(to.first + head * new_width + e)];
-        const float want =
-            e < width ? old.second_moments()[static_cast<std::size_t>(from.first + head * width + e)] : 0.0f;
+        const double got = of.store.second_moments()[static_cast<std::size_t>(to.first + head * new_width + e)];
+        const double want =
+            e < width ? old.second_moments()[static_cast<std::size_t>(from.first + head * width + e)] : 0.0;
         EXPECT_EQ(got, want) << part << e;
         EXPECT_TRUE(e >= width || got > 0) << part << e;
       }
     }
   }
   grow_trees(of.model, of.store, GrowingModel::batch(5));
-  EXPECT_EQ(of.store.second_moments()[3], 0.0f);
+  EXPECT_EQ(of.store.second_moments()[3], 0.0);
 }
 
 TEST(RunningMedians, StandForThoseOfTheSequence) {
@@ -203,14 +207,14 @@ TEST(RunningMedians, StandForThoseOfTheSequence) {
   choose_attention(of.model, of.store, {choice, choice});
   // At rate 0 and share 1 stored biases become the medians of the one sequence.
   const TrainingOptions options{.n_steps = 1, .schedule = {.rate = 0}, .median_share = 1};
-  train(of.model, of.store, GrowingModel::hooks(1), options);
+  of.go_on(options, GrowingModel::hooks(1));
   const Batch batch = GrowingModel::batch(0, 1);
   const double medians = of.loss(batch);
   use_biases(of.model, TreeBiases::stored);
   EXPECT_EQ(of.loss(batch), medians);
   EXPECT_EQ(attention_choices(of.model)[1].biases, TreeBiases::stored);
   EXPECT_EQ(of.model.attention(1).options().choice.biases, TreeBiases::stored);
-  const Matrix<float> biases = of.part(0, ".biases");
+  const Matrix<double> biases = of.part(0, ".biases");
   EXPECT_GT(biases.norm(), 0);
 
   GrowingModel slow;
@@ -220,13 +224,13 @@ TEST(RunningMedians, StandForThoseOfTheSequence) {
   TrainingHooks hooks = GrowingModel::hooks(1);
   hooks.make_batch = [&](Batch& into, std::uint64_t, Index) { into = batch; };
   half.n_steps = 2;
-  train(slow.model, slow.store, hooks, half);
-  EXPECT_MATRIX_NEAR(slow.part(0, ".biases").eval(), (0.75f * biases).eval(), 1e-6f);
+  slow.go_on(half, hooks);
+  EXPECT_MATRIX_NEAR(slow.part(0, ".biases").eval(), (0.75 * biases).eval(), 1e-13);
 
   use_biases(slow.model, TreeBiases::stored);  // those that are used are learned
   half.schedule = {.rate = 1e-2, .warm_up = 0};
-  const Matrix<float> before = slow.part(0, ".biases");
-  train(slow.model, slow.store, hooks, half);
+  const Matrix<double> before = slow.part(0, ".biases");
+  slow.go_on(half, hooks);
   EXPECT_GT((slow.part(0, ".biases") - before).norm(), 0);
 }
 
@@ -265,7 +269,7 @@ TEST(Bootstrap, EndsInTheModelThatIsBuiltAnewForItsCheckpoint) {
   for (const AttentionKind kind : {AttentionKind::tf, AttentionKind::tc}) {
     GrowingModel of;
     const TrainingOptions options{.n_steps = 4, .schedule = {.rate = 1e-2, .warm_up = 0}};
-    train(of.model, of.store, GrowingModel::hooks(), options);
+    of.go_on(options);
     BootstrapOptions plan{.choice = {.kind = kind, .height = 3}, .layers = {1, 0}, .one_by_one = true};
     plan.first_height = 1;
     const auto stages = bootstrap_stages(attention_choices(of.model), plan);
@@ -274,7 +278,7 @@ TEST(Bootstrap, EndsInTheModelThatIsBuiltAnewForItsCheckpoint) {
     for (const BootstrapStage& stage : stages) {
       enter_stage(of.model, of.store, stage, batch);
       const double before = of.loss(batch);
-      train(of.model, of.store, GrowingModel::hooks(), options);
+      of.go_on(options);
       last_loss = of.loss(batch);
       EXPECT_LT(last_loss, before);
     }
@@ -284,8 +288,8 @@ TEST(Bootstrap, EndsInTheModelThatIsBuiltAnewForItsCheckpoint) {
     EXPECT_EQ(names_of(anew.store), names_of(of.store));
     load_parameters(path, anew.store, ParameterParts::training);
     EXPECT_EQ(anew.loss(batch), last_loss);
-    train(anew.model, anew.store, GrowingModel::hooks(), options);
-    train(of.model, of.store, GrowingModel::hooks(), options);
+    anew.go_on(options);
+    of.go_on(options);
     EXPECT_EQ(anew.loss(batch), of.loss(batch));
   }
 }

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 #include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -58,17 +59,17 @@ struct SmallRun {
     return options;
   }
 
-  ParameterStore<float> store;
-  Transformer<float> model;
+  ParameterStore<double> store;
+  Transformer<double> model;
 };
 
-bool same_floats(std::span<const float> a, std::span<const float> b) {
+bool same_numbers(std::span<const double> a, std::span<const double> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
-::testing::AssertionResult same_bits_of_stores(const ParameterStore<float>& a, const ParameterStore<float>& b) {
-  if (!same_floats(a.all_values(), b.all_values())) return ::testing::AssertionFailure() << "values differ";
-  if (!same_floats(a.first_moments(), b.first_moments())) return ::testing::AssertionFailure() << "moments differ";
-  if (!same_floats(a.second_moments(), b.second_moments())) return ::testing::AssertionFailure() << "moments differ";
+::testing::AssertionResult same_bits_of_stores(const ParameterStore<double>& a, const ParameterStore<double>& b) {
+  if (!same_numbers(a.all_values(), b.all_values())) return ::testing::AssertionFailure() << "values differ";
+  if (!same_numbers(a.first_moments(), b.first_moments())) return ::testing::AssertionFailure() << "moments differ";
+  if (!same_numbers(a.second_moments(), b.second_moments())) return ::testing::AssertionFailure() << "moments differ";
   return ::testing::AssertionSuccess();
 }
 
@@ -89,13 +90,13 @@ TEST(TrainingRun, IsResumedBitForBit) {
     };
     train(first.model, first.store, hooks, options, 0, {.threads = 1});
     options.n_steps = 12;
-    second.store.fill(second.store.slice(0), 3.0f);  // whatever it was
+    second.store.fill(second.store.slice(0), 3.0);  // whatever it was
     const Index done = std::stoll(load_parameters(path, second.store, ParameterParts::training).at("step"));
     EXPECT_EQ(done, 5);
     const auto result = train(second.model, second.store, SmallRun::hooks(), options, done);
     EXPECT_EQ(result.steps_done, 12);
     EXPECT_TRUE(same_bits_of_stores(second.store, whole.store));
-    EXPECT_FALSE(same_floats(first.store.all_values(), whole.store.all_values()));
+    EXPECT_FALSE(same_numbers(first.store.all_values(), whole.store.all_values()));
   }
 }
 
@@ -127,14 +128,14 @@ TEST(TrainingRun, MicroBatchesHaveTheGradientOfTheirUnion) {
   hooks.make_batch = [&](Batch& batch, std::uint64_t, Index number) { thirds(batch, number); };
   hooks.report = [&](const StepReport& report) { report_of_parts = report; };
   train(parts.model, parts.store, hooks, options);
-  EXPECT_NEAR(report_of_one.answers.loss, report_of_parts.answers.loss, 1e-6);
-  EXPECT_NEAR(report_of_one.gradient_norm, report_of_parts.gradient_norm, 1e-5 * report_of_one.gradient_norm);
+  EXPECT_NEAR(report_of_one.answers.loss, report_of_parts.answers.loss, 1e-14);
+  EXPECT_NEAR(report_of_one.gradient_norm, report_of_parts.gradient_norm, 1e-13 * report_of_one.gradient_norm);
   EXPECT_EQ(report_of_one.answers.n_answers, report_of_parts.answers.n_answers);
   EXPECT_EQ(report_of_one.answers.n_right, report_of_parts.answers.n_right);
   EXPECT_EQ(report_of_parts.n_tokens, 72);
   // The first moment is a tenth of the clipped gradient.
   for (std::size_t e = 0; e < once.store.all_values().size(); ++e)
-    ASSERT_NEAR(once.store.first_moments()[e], parts.store.first_moments()[e], 1e-7) << e;
+    ASSERT_NEAR(once.store.first_moments()[e], parts.store.first_moments()[e], 1e-15) << e;
 }
 
 TEST(TrainingRun, ReportsWhatAttentionCost) {
@@ -155,9 +156,9 @@ TEST(TrainingRun, ReportsWhatAttentionCost) {
 }
 
 TEST(TrainingRun, StopsAtALossThatIsNoNumberAndKeepsTheStepBefore) {
-  for (const float bad : {nan_in_memory<float>, infinity_in_memory<float>}) {
+  for (const double bad : {nan_in_memory<double>, infinity_in_memory<double>}) {
     SmallRun run;
-    ParameterStore<float> saved;
+    ParameterStore<double> saved;
     TrainingHooks hooks = SmallRun::hooks();
     hooks.save = [&](Index) { saved = run.store; };
     hooks.report = [&](const StepReport& report) {
@@ -174,8 +175,8 @@ TEST(TrainingRun, StopsAtALossThatIsNoNumberAndKeepsTheStepBefore) {
     const auto again = train(run.model, saved, SmallRun::hooks(), SmallRun::options(12), 2);
     EXPECT_EQ(again.steps_done, 12);
   }
-  SmallRun run;  // a gradient beyond float
-  run.store.all_gradients()[0] = infinity_in_memory<float>;
+  SmallRun run;  // a gradient that is no number
+  run.store.all_gradients()[0] = infinity_in_memory<double>;
   const auto before = run.store;
   EXPECT_THROW(adamw_step(run.store, 1, 0.1), TrainingError);
   EXPECT_TRUE(same_bits_of_stores(run.store, before));
@@ -192,7 +193,7 @@ TEST(TrainingRun, StopsWhenAskedAndGoesOn) {
   hooks.report = [&](const StepReport& report) { stop = report.step == 7; };
   TrainingOptions options = SmallRun::options(12);
   options.save_every = 5;
-  const auto result = train(run.model, run.store, hooks, options);
+  const auto result = train(run.model, run.store, hooks, options, 0, {.threads = 1});
   EXPECT_TRUE(result.stopped);
   EXPECT_EQ(result.steps_done, 7);
   EXPECT_EQ(train(run.model, run.store, hooks, options, 7).steps_done, 12);

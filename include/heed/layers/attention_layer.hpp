@@ -83,6 +83,7 @@ class AttentionLayer {
     View<T> q, k, v, out;          // n x d_model; q and k as attention saw them
     View<T> lengths_q, lengths_k;  // n x n_heads, before they became those of `cosine`
     View<T> lse;                   // n x n_heads
+    ConstView<T> more_d_out{};     // n x d_model: a gradient by `out` of another loss, for backward to add; or no data
   };
   Kept take(Workspace::Frame& frame, Index n) const {
     const Index width = d_ * options_.n_heads, heads = options_.n_heads, c = options_.cosine ? heads : 0;
@@ -102,16 +103,15 @@ class AttentionLayer {
       normalise(store, kept.q, kept.lengths_q);
       normalise(store, kept.k, kept.lengths_k);
     }
-    method_.visit(store, options_.causal, [&](const auto& method) {
-      using One = detail::MethodOfHead<std::remove_cvref_t<decltype(method)>>;
-      for (Index first = 0; first < x.rows; first += n) {
-        const auto part = [&](const View<T>& rows) { return detail::map_of(rows.rows_from(first, n)); };
-        multi_head_attend_into(part(kept.out), One::has_softmax ? part(kept.lse) : detail::map_of(View<T>{}),
-                               part(kept.q), part(kept.k), part(kept.v), {.n_heads = options_.n_heads},
-                               attention_options(), method, context);
-      }
-    });
+    method_.visit(store, options_.causal,
+                  [&](const auto& method) { attend(method, kept, n, kept.out, kept.lse, context); });
     o_.forward(store, detail::read_only(kept.out), y, context);
+  }
+
+  /// What exact attention makes of the queries, keys and values that forward left: n x d_model, before W_o.
+  void exact_out(Index n, const Kept& kept, const View<T>& out, const Context& context) const {
+    Workspace::Frame frame(*context.workspace);
+    attend(ExactAttention<>{}, kept, n, out, detail::take_rows<T>(frame, out.rows, options_.n_heads), context);
   }
 
   /// d_x is written.
@@ -122,6 +122,8 @@ class AttentionLayer {
     const auto rows = [&] { return detail::take_rows<T>(frame, x.rows, width); };
     const View<T> d_out = rows(), d_q = rows(), d_k = rows(), d_v = rows(), more = rows();
     o_.backward(store, detail::read_only(kept.out), d_y, d_out, context);
+    for (Index i = 0; kept.more_d_out.data != nullptr && i < x.rows; ++i)
+      detail::row_of(d_out, i) += detail::row_of(kept.more_d_out, i);
     method_.visit(store, options_.causal, [&](const auto& method) {
       using Methods = std::remove_cvref_t<decltype(method)>;
       using One = detail::MethodOfHead<Methods>;
@@ -158,6 +160,17 @@ class AttentionLayer {
   struct Gradients : OfMethod {
     View<T> d_q, d_k, d_v;
   };
+
+  template <class Method>
+  void attend(const Method& method, const Kept& kept, Index n, const View<T>& out, const View<T>& lse,
+              const Context& context) const {
+    for (Index first = 0; first < out.rows; first += n) {
+      const auto part = [&](const View<T>& rows) { return detail::map_of(rows.rows_from(first, n)); };
+      multi_head_attend_into(
+          part(out), detail::MethodOfHead<Method>::has_softmax ? part(lse) : detail::map_of(View<T>{}), part(kept.q),
+          part(kept.k), part(kept.v), {.n_heads = options_.n_heads}, attention_options(), method, context);
+    }
+  }
 
   AttentionOptions attention_options() const {
     AttentionOptions options;

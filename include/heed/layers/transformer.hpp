@@ -95,6 +95,7 @@ class Transformer {
 
   /// What forward leaves for backward, in a frame that the caller keeps open.
   struct Kept {
+    /// Of one block.
     struct OfBlock {
       View<T> x, normed, middle, normed_middle;  // n x d_model
       T *inverse, *inverse_middle;               // n

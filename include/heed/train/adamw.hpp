@@ -18,6 +18,7 @@ enum class Decay {
   none,
 };
 
+/// The learning rate of each step.
 struct Schedule {
   double rate = 1e-3;        ///< the highest
   Index warm_up = 50;        ///< steps; >= 0
@@ -36,6 +37,7 @@ struct Schedule {
   }
 };
 
+/// How AdamW steps.
 struct AdamWOptions {
   double beta_1 = 0.9, beta_2 = 0.98;
   double eps = 1e-9;

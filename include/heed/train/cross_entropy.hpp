@@ -10,6 +10,9 @@
 
 namespace heed {
 
+/// The target of a row that is not asked.
+inline constexpr std::int32_t no_target = -1;
+
 /// What a batch was worth.
 struct LossReport {
   double loss = 0;      ///< mean over the answers asked for, in nats
@@ -24,8 +27,6 @@ struct LossReport {
 /// Shapes  logits, d_logits: n x n_out (d_logits without data: not wanted), targets: n numbers in [0, n_out), or
 ///         `no_target` for rows that are not asked.
 /// Errors  ShapeError for another number of targets, OptionError for a target outside.
-inline constexpr std::int32_t no_target = -1;
-
 template <class T>
 LossReport cross_entropy(const ConstView<T>& logits, std::span<const std::int32_t> targets, const View<T>& d_logits) {
   if (static_cast<Index>(targets.size()) != logits.rows)

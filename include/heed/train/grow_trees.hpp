@@ -34,6 +34,7 @@ enum class NewPlanes {
   random,               ///< N(0, 1 / d), as planes of a fresh tree
 };
 
+/// How trees grow.
 struct GrowthOptions {
   NewPlanes planes = NewPlanes::principal_direction;  ///< random was as good where it was measured, and needs no keys
   ConversionOptions conversion{};

@@ -31,11 +31,11 @@ class ModelPass {
   /// The loss of a batch.
   LossReport loss(const Transformer<T>& model, const ParameterStore<T>& store, const Batch& batch,
                   const Context& context = {}) {
-    return run(model, store, batch, context, false, [](const Kept&, const LossReport&, const View<T>&) {});
+    return run(model, store, batch, context, false, [](Kept&, const LossReport&, const View<T>&) {});
   }
 
   /// Forward, then use(kept, report, d_logits) while what forward kept stands. d_logits, the gradient of the loss by the
-  /// logits, has no data unless asked for.
+  /// logits, has no data unless asked for. `use` may give attention layers more_d_out.
   template <class Use>
   LossReport run(const Transformer<T>& model, const ParameterStore<T>& store, const Batch& batch,
                  const Context& context, bool wants_gradient, const Use& use) {

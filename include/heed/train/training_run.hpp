@@ -11,12 +11,16 @@
 #include "heed/core/floating.hpp"
 #include "heed/core/flops.hpp"
 #include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
+#include "heed/core/workspace.hpp"
 #include "heed/layers/parameter_store.hpp"
 #include "heed/layers/rows.hpp"
 #include "heed/layers/transformer.hpp"
 #include "heed/train/adamw.hpp"
+#include "heed/train/balance_loss.hpp"
 #include "heed/train/batch.hpp"
 #include "heed/train/cross_entropy.hpp"
+#include "heed/train/distillation.hpp"
 #include "heed/train/model_pass.hpp"
 
 namespace heed {
@@ -34,6 +38,8 @@ struct TrainingOptions {
   double median_share = 0.05;
   /// Steps that moments kept from a phase before have seen, >= 0: AdamW corrects the bias of young moments only.
   Index earlier_steps = 0;
+  double balance = 0;       ///< weight of add_balance_loss over each layer with trees of stored biases; 0: off; >= 0
+  double distillation = 0;  ///< weight of distil_attention; 0: off; >= 0
 };
 
 /// What a step did.
@@ -45,7 +51,9 @@ struct StepReport {
   Index n_tokens = 0;        ///< of all its batches
   /// Products of attention forward, routing among them, counted (Phase), a token: 4 n d_model a layer where exact.
   double attention_flops_per_token = 0;
-  double seconds = 0;  ///< of the clock, batches among them
+  double seconds = 0;       ///< of the clock, batches among them
+  double balance = 0;       ///< where TrainingOptions::balance is on: B of the last batch, summed over layers
+  double distillation = 0;  ///< where TrainingOptions::distillation is on: D summed over layers, the mean of batches
 };
 
 /// What a run asks its caller for. Only make_batch must be given.
@@ -58,6 +66,7 @@ struct TrainingHooks {
   const std::atomic<bool>* stop = nullptr;  ///< true: save after the step under way, and return
 };
 
+/// How far a run came.
 struct TrainingResult {
   Index steps_done = 0;
   bool stopped = false;  ///< before the last step, because it was asked to
@@ -82,6 +91,8 @@ inline void check_training(const TrainingHooks& hooks, const TrainingOptions& op
       throw OptionError(message(name, " = ", value, " must be from ", low, " to ", high));
   };
   within(options.median_share, 0, 1, "TrainingOptions::median_share");
+  within(options.balance, 0, 1e30, "TrainingOptions::balance");
+  within(options.distillation, 0, 1e30, "TrainingOptions::distillation");
   within(options.adamw.beta_1, 0, 1 - 1e-12, "AdamWOptions::beta_1");
   within(options.adamw.beta_2, 0, 1 - 1e-12, "AdamWOptions::beta_2");
   within(options.adamw.eps, 1e-30, 1, "AdamWOptions::eps");
@@ -93,10 +104,13 @@ inline void check_training(const TrainingHooks& hooks, const TrainingOptions& op
 template <class T>
 class TrainingSteps {
  public:
+  using Kept = typename Transformer<T>::Kept;
+
   TrainingSteps(const Transformer<T>& model, ParameterStore<T>& store, const TrainingHooks& hooks,
                 const TrainingOptions& options, const Context& context)
       : model_(model), store_(store), hooks_(hooks), options_(options), context_(context) {
     context_.flops = nullptr;
+    if (context_.workspace == nullptr) context_.workspace = &scratch_;
     store_.clear_gradients();
   }
 
@@ -110,22 +124,15 @@ class TrainingSteps {
     const Index n_parts = options_.micro_batches;
     for (Index part = 0; part < n_parts; ++part) {
       hooks_.make_batch(batch_, options_.seed, (step - 1) * n_parts + part);
-      pass_.run(
-          model_, store_, batch_, forward, true, [&](const auto& kept, const LossReport& own, const View<T>& d_logits) {
-            if (!is_finite(own.loss)) refuse_loss(step, own.loss);
-            loss += own.loss * static_cast<double>(own.n_answers);
-            report.answers.n_answers += own.n_answers;
-            report.answers.n_right += own.n_right;
-            report.n_tokens += kept.n * kept.n_sequences;
-            // Means of batches count as many times as they have answers: the gradient is that of one batch of all.
-            const double weight = n_parts == 1 ? 1.0 : static_cast<double>(own.n_answers);
-            pass_.backward(model_, store_, kept, d_logits, weight, context_);
-            if (part + 1 < n_parts) return;
-            if (n_parts > 1 && report.answers.n_answers > 0) shrink(report.answers.n_answers);
-            report.gradient_norm = gradient_norm(store_, step);
-            adamw_update(store_, options_.earlier_steps + step, report.rate, report.gradient_norm, options_.adamw);
-            follow_medians(kept);
-          });
+      pass_.run(model_, store_, batch_, forward, true, [&](Kept& kept, const LossReport& own, const View<T>& d_logits) {
+        if (!is_finite(own.loss)) refuse_loss(step, own.loss);
+        loss += own.loss * static_cast<double>(own.n_answers);
+        report.answers.n_answers += own.n_answers;
+        report.answers.n_right += own.n_right;
+        report.n_tokens += kept.n * kept.n_sequences;
+        add_gradients(kept, own, d_logits, report);
+        if (part + 1 == n_parts) finish(kept, report);
+      });
     }
     if (report.answers.n_answers > 0) report.answers.loss = loss / static_cast<double>(report.answers.n_answers);
     report.attention_flops_per_token = flops.products() / static_cast<double>(report.n_tokens);
@@ -139,18 +146,41 @@ class TrainingSteps {
                                 " but must be finite; the parameters are those of the step before"));
   }
 
-  void shrink(Index n_answers) {
-    const T share = static_cast<T>(1.0 / static_cast<double>(n_answers));
-    for (T& gradient : store_.all_gradients()) gradient *= share;
+  // Means of batches count as many times as they have answers: the gradient is that of one batch of all.
+  void add_gradients(Kept& kept, const LossReport& own, const View<T>& d_logits, StepReport& report) {
+    const double n_parts = static_cast<double>(options_.micro_batches);
+    const double weight = options_.micro_batches == 1 ? 1.0 : static_cast<double>(own.n_answers);
+    Workspace::Frame frame(distilled_in_);
+    if (options_.distillation > 0)
+      report.distillation += distil_attention(model_, kept, options_.distillation * weight, frame, context_) / n_parts;
+    pass_.backward(model_, store_, kept, d_logits, weight, context_);
+  }
+
+  void finish(const Kept& kept, StepReport& report) {
+    if (options_.micro_batches > 1 && report.answers.n_answers > 0) {
+      const T share = static_cast<T>(1.0 / static_cast<double>(report.answers.n_answers));
+      for (T& gradient : store_.all_gradients()) gradient *= share;
+    }
+    for (Index l = 0; l < model_.n_layers() && options_.balance > 0; ++l) {
+      const auto& method = model_.attention(l).method();
+      if (method.has_trees() && method.choice().biases == TreeBiases::stored)
+        report.balance += add_balance_loss(method, store_, keys_of(kept, l), options_.balance);
+    }
+    report.gradient_norm = gradient_norm(store_, report.step);
+    adamw_update(store_, options_.earlier_steps + report.step, report.rate, report.gradient_norm, options_.adamw);
+    follow_medians(kept);
+  }
+
+  static ConstView<T> keys_of(const Kept& kept, Index layer) {
+    return read_only(kept.blocks[static_cast<std::size_t>(layer)].attention.k);
   }
 
   // The keys of all sequences are taken together: stored biases serve all of them.
-  void follow_medians(const typename Transformer<T>::Kept& kept) {
+  void follow_medians(const Kept& kept) {
     for (Index l = 0; l < model_.n_layers() && options_.median_share > 0; ++l) {
       const auto& method = model_.attention(l).method();
       if (!method.has_trees() || method.choice().biases != TreeBiases::key_medians) continue;
-      method.follow_medians(store_, read_only(kept.blocks[static_cast<std::size_t>(l)].attention.k),
-                            options_.median_share);
+      method.follow_medians(store_, keys_of(kept, l), options_.median_share);
     }
   }
 
@@ -160,6 +190,7 @@ class TrainingSteps {
   const TrainingOptions& options_;
   Context context_;
   ModelPass<T> pass_;
+  Workspace scratch_, distilled_in_;
   Batch batch_;
 };
 
