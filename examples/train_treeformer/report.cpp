@@ -127,7 +127,7 @@ std::string csv_text(const Run& run) {
 
 std::string svg_text(const Run& run, const std::vector<Guess>& guesses, const std::string& title,
                      const std::string& subtitle) {
-  const double n_steps = run.curve.empty() ? 1 : static_cast<double>(run.curve.back().step);
+  const double n_steps = std::max(1.0, static_cast<double>(run.milestones.back().step));
   const double across = (right - left) / n_steps;
   std::string svg = svg_start(width, height) + text_at(left, 30, "class=\"title\"", title) +
                     text_at(left, 52, "class=\"sub\"", subtitle) + frame(n_steps, across);

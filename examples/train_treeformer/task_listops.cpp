@@ -85,7 +85,7 @@ class ListOps final : public Task {
     recipe.length = most_tokens_ + 1;
     recipe.short_length = recipe.length;
     recipe.short_steps = 0;
-    recipe.long_steps = quick_ ? 500 : 1500;
+    recipe.long_steps = quick_ ? 400 : 1500;
     recipe.converted_steps = quick_ ? 100 : 500;
     recipe.n_heads = quick_ ? 2 : 4;
     recipe.tied = false;
