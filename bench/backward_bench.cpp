@@ -5,6 +5,7 @@
 #include <benchmark/benchmark.h>
 #include <heed/heed.hpp>
 
+#include "support/attention_case.hpp"
 #include "support/gradient_oracle.hpp"
 #include "support/heads.hpp"
 #include "support/limits.hpp"
@@ -15,14 +16,6 @@ namespace heed_bench {
 namespace {
 
 using heed::Index;
-
-struct Case {
-  Index n = 0;
-  Index d = 64;
-  Index n_heads = 12;
-  int threads = 1;
-  MaskKind mask = MaskKind::none;
-};
 
 /// Operands, what forward made of them, and gradients.
 template <class S>
@@ -65,11 +58,6 @@ class Calls {
   heed::Workspace workspace_;
 };
 
-template <class S>
-constexpr Arithmetic arithmetic_of() {
-  return std::is_same_v<S, double> ? Arithmetic::f64 : Arithmetic::f32;
-}
-
 /// Products of backward are 10 n_q n_k d a head, scores computed again among them; of forward 4. `of_forward`: the
 /// share of the peak that backward reaches over the share that forward reaches.
 template <class S>
@@ -110,16 +98,6 @@ void against_one_thread(benchmark::State& state, const Case& one) {
       state, [&] { calls.backward(one.threads); }, [&] { calls.backward(1); });
   state.counters["times_one"] = timing.baseline_median / timing.median;
   state.counters["error"] = calls.error(mask);
-}
-
-template <class Body>
-void add(const std::string& group, const Case& one, const Body& body) {
-  const std::string name = group + "/" + name_of(one.mask) + "/n:" + std::to_string(one.n) +
-                           "/d:" + std::to_string(one.d) + "/heads:" + std::to_string(one.n_heads) +
-                           "/threads:" + std::to_string(one.threads);
-  benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) { body(state, one); })
-      ->UseManualTime()
-      ->Unit(benchmark::kMillisecond);
 }
 
 const bool registered = [] {

@@ -4,6 +4,7 @@
 #include <benchmark/benchmark.h>
 #include <heed/heed.hpp>
 
+#include "support/attention_case.hpp"
 #include "support/driver.hpp"
 #include "support/heads.hpp"
 #include "support/limits.hpp"
@@ -14,22 +15,6 @@ namespace heed_bench {
 namespace {
 
 using heed::Index;
-
-struct Case {
-  Index n = 0;
-  Index d = 64;
-  Index n_heads = 12;
-  int threads = 1;
-  MaskKind mask = MaskKind::none;
-};
-
-template <class S>
-const char* scalar_name() {
-  if constexpr (std::is_same_v<S, double>) return "double";
-  if constexpr (std::is_same_v<S, Eigen::half>) return "half";
-  if constexpr (std::is_same_v<S, Eigen::bfloat16>) return "bfloat16";
-  return "float";
-}
 
 /// One call after another on the same operands and workspace.
 template <class S>
@@ -59,11 +44,6 @@ void report(benchmark::State& state, const Case& one, const PackedHeads<S>& head
   state.counters["peak"] = peak * 1e-9;
   state.counters["allocs"] = timing.allocations;
   state.counters["error"] = heads.error([&](auto i, auto j, auto h, double s) { return mask.score(i, j, h, s); });
-}
-
-template <class S>
-constexpr Arithmetic arithmetic_of() {
-  return std::is_same_v<S, double> ? Arithmetic::f64 : Arithmetic::f32;
 }
 
 /// The plain figure: time, share of peak, allocations, error.
@@ -110,16 +90,6 @@ void against_one_thread(benchmark::State& state, const Case& one) {
       time_against(state, Call<float>(heads, mask.options, one.threads), Call<float>(alone, mask.options, 1));
   report(state, one, heads, mask, timing, around);
   state.counters["times_one"] = timing.baseline_median / timing.median;
-}
-
-template <class Body>
-void add(const std::string& group, const Case& one, const Body& body) {
-  const std::string name = group + "/" + name_of(one.mask) + "/n:" + std::to_string(one.n) +
-                           "/d:" + std::to_string(one.d) + "/heads:" + std::to_string(one.n_heads) +
-                           "/threads:" + std::to_string(one.threads);
-  benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) { body(state, one); })
-      ->UseManualTime()
-      ->Unit(benchmark::kMillisecond);
 }
 
 template <class S>

@@ -57,10 +57,14 @@ function(heed_own_program target)
   endif()
 endfunction()
 
-# heed_kernels: the kernels of every instruction set, compiled once. Programs that link it see only their tables
-# declared (HEED_COMPILED), so that not every file compiles the kernels it calls: one attend at -O2 takes half the
-# time. For our own tests; consumers, examples and the tests under -ffast-math stay header-only, as users are.
-add_library(heed_kernels STATIC EXCLUDE_FROM_ALL "${CMAKE_CURRENT_LIST_DIR}/compiled/kernels_float.cpp"
-                                                 "${CMAKE_CURRENT_LIST_DIR}/compiled/kernels_double.cpp")
-heed_own_program(heed_kernels)
-target_compile_definitions(heed_kernels INTERFACE HEED_COMPILED)
+# heed_compiled: the kernels of every instruction set, and the engine for the operands in use, forward and backward,
+# compiled once. Files that link it see both only declared (HEED_COMPILED), and so does its engine see the kernels: one
+# attend at -O2 takes half the time. For our own tests; consumers, examples and the tests under -ffast-math stay
+# header-only, as users are.
+file(GLOB heed_compiled_files CONFIGURE_DEPENDS "${CMAKE_CURRENT_LIST_DIR}/compiled/*.cpp")
+add_library(heed_compiled STATIC EXCLUDE_FROM_ALL ${heed_compiled_files})
+heed_own_program(heed_compiled)
+target_compile_definitions(heed_compiled PUBLIC HEED_COMPILED PRIVATE _GLIBCXX_ASSERTIONS)
+if(CMAKE_BUILD_TYPE STREQUAL "Release")
+  target_compile_options(heed_compiled PRIVATE -O2)  # no slower to compile than -O1
+endif()

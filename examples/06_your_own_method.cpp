@@ -2,8 +2,7 @@
 // a new choice of pairs is a pattern (04_your_own_pattern), a new way to make values is a value source
 // (07_your_own_values), and what is neither, as here, is a method.
 //
-// This one is linear attention: a product of feature maps takes the place of the softmax, so that keys and values are
-// summed up once.
+// This one weighs pairs by the square of positive scores, where softmax attention takes their exponential.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -16,17 +15,17 @@
 
 using heed::Index;
 
-/// out_i = phi(q_i) S_i / phi(q_i) . z_i with S_i = sum_j phi(k_j)^T v_j and z_i = sum_j phi(k_j) over the keys that
-/// query i sees, phi(x) = x + 1 where x > 0, e^x elsewhere. There is no softmax: lse is empty, and the scale has no
-/// effect.
+/// out_i = sum_j w_ij v_j / sum_j w_ij, w_ij = max(0, scale q_i . k_j)^2, over the keys that query i sees. There is no
+/// softmax: lse is empty.
 ///
 /// Shapes  as attend.
-/// Empty   a query that sees no key gets out = 0.
-/// Errors  as attend; OptionError for any mask but padding and Causal, and for options that change scores.
-/// Cost    2 d (d_v + 1) flops a real key and a query, d exponentials each; memory d (d_v + 1) numbers.
+/// Empty   a query that sees no key with a positive score gets out = 0.
+/// Errors  as attend; OptionError for any mask but padding and Causal, and for softcap and sinks.
+/// Cost    2 (d + d_v) flops a pair that is seen, backward 2 (3 d + 2 d_v); memory a row of weights.
 /// Threads const and re-entrant; runs on the caller's thread.
-/// Source  Katharopoulos, Vyas, Pappas, Fleuret 2020, section 3.
-class LinearAttention {
+/// Source  the weights of Hua, Dai, Liu, Le 2022, "Transformer quality in linear time", section 2.2, made to add up to
+///         1.
+class SquaredReluAttention {
  public:
   static constexpr bool has_softmax = false;
 
@@ -35,16 +34,15 @@ class LinearAttention {
   void check_heads(const heed::CallShape& heads, const heed::AttentionOptions& options) const {
     const Index n = heads.n_q + heads.n_k;
     const heed::Mask& mask = options.mask;
-    const auto refuse = [](const std::string& name, const char* what) {
-      throw heed::OptionError("heed: " + name + " must not be given to LinearAttention: " + what);
+    const auto refuse = [](bool given, const std::string& name) {
+      if (given) throw heed::OptionError("heed: " + name + " must not be given to SquaredReluAttention");
     };
-    if (mask.allowed.given()) refuse("Mask::allowed", "it never sees a pair");
-    if (mask.bias.given()) refuse("Mask::bias", "it never sees a pair");
-    if (mask.alibi_slope.given()) refuse("Mask::alibi_slope", "it has no scores");
-    if (mask.window_left < n || mask.window_right < n)
-      refuse("Mask::window_left or window_right", "keys are summed and not taken back");
-    if (!mask.sequence_offsets.empty()) refuse("Mask::sequence_offsets", "call it for each sequence");
-    if (options.softcap || options.sinks.given()) refuse("AttentionOptions::softcap or sinks", "it has no scores");
+    refuse(mask.allowed.given(), "Mask::allowed");
+    refuse(mask.bias.given(), "Mask::bias");
+    refuse(mask.alibi_slope.given(), "Mask::alibi_slope");
+    refuse(mask.window_left < n || mask.window_right < n, "Mask::window_left or window_right");
+    refuse(!mask.sequence_offsets.empty(), "Mask::sequence_offsets");
+    refuse(options.softcap.has_value() || options.sinks.given(), "AttentionOptions::softcap or sinks");
   }
 
   /// The one function of every method. Shapes, masks and outputs have been checked, and each `heads_per_kv` calls in a
@@ -52,104 +50,129 @@ class LinearAttention {
   template <class Call>
   void attend_heads(std::span<const Call> calls, Index /*heads_per_kv*/, const heed::AttentionOptions& options,
                     const heed::Context& context) const {
-    if (calls.empty()) return;
-    for (const Call& call : calls) attend_head(call, options.mask);
-    if (context.flops == nullptr) return;
-    const double heads = static_cast<double>(calls.size()), n_q = static_cast<double>(calls.front().q.rows),
-                 n_k = static_cast<double>(calls.front().k.rows),
-                 n_real = static_cast<double>(real_keys(calls.front(), options.mask)),
-                 d = static_cast<double>(calls.front().k.cols), d_v = static_cast<double>(calls.front().v.cols);
-    context.flops->add_products(heed::Phase::values, 2 * heads * (n_q + n_real) * d * d_v);
-    context.flops->add_products(heed::Phase::scores, 2 * heads * (n_q + n_real) * d);  // z
-    context.flops->add_exponentials(heads * (n_q + n_real) * d);
-    context.flops->add_tokens(heads * n_real, heads * n_k);
+    using T = typename Call::Sum;
+    heed::Vector<T> sum;
+    for (const Call& call : calls) {
+      for_each_query(call, options, [&](Index i, const heed::Vector<T>& s, T total) {
+        sum.setZero(call.v.cols);
+        for (Index j = 0; j < s.size(); ++j)
+          for (Index c = 0; c < sum.size(); ++c) sum(c) += s(j) * s(j) * static_cast<T>(call.v(j, c));
+        for (Index c = 0; c < sum.size(); ++c)
+          call.out(i, c) = static_cast<typename Call::Out>(total > 0 ? sum(c) / total : T(0));
+      });
+    }
+    count(calls, options, context, heed::Phase::scores, 2, heed::Phase::values, 2);
+  }
+
+  /// Its gradient, which makes it one to train with: d_w_ij = (d_out_i . v_j - d_out_i . out_i) / sum_j w_ij, through
+  /// the square and the scale to d_q and d_k. It adds to sums that heads with the same keys share.
+  template <class Call, class Gradients>
+  void attend_heads_backward(std::span<const Call> calls, Index /*heads_per_kv*/, const heed::AttentionOptions& options,
+                             const heed::BackwardOptions&, Gradients&, const heed::Context& context) const {
+    using T = typename Call::Sum;
+    for (const Call& call : calls) {
+      for_each_query(call, options, [&](Index i, const heed::Vector<T>& s, T total) {
+        for (Index j = 0; total > 0 && j < s.size(); ++j) {
+          T d_weight = -call.mean[i];  // d_out_i . out_i
+          for (Index c = 0; c < call.v.cols; ++c) {
+            d_weight += static_cast<T>(call.d_out(i, c)) * static_cast<T>(call.v(j, c));
+            call.d_v(j, c) += s(j) * s(j) / total * static_cast<T>(call.d_out(i, c));
+          }
+          const T d_product = d_weight / total * 2 * s(j) * scale_of(call, options);
+          for (Index c = 0; c < call.k.cols; ++c) {
+            call.d_q(i, c) += d_product * static_cast<T>(call.k(j, c));
+            call.d_k(j, c) += d_product * static_cast<T>(call.q(i, c));
+          }
+        }
+      });
+    }
+    count(calls, options, context, heed::Phase::backward_scores, 6, heed::Phase::backward_values, 4);
   }
 
  private:
   template <class Call>
-  static Index real_keys(const Call& call, const heed::Mask& mask) {
-    return std::min(call.k.rows, mask.n_real_keys);
+  static Index keys_seen(const Call& call, const heed::Mask& mask, Index i) {
+    const Index n_real = std::min(call.k.rows, mask.n_real_keys);
+    const Index shift = mask.causal == heed::Causal::bottom_right ? call.k.rows - call.q.rows : 0;
+    return mask.causal == heed::Causal::none ? n_real : std::clamp<Index>(i + shift + 1, 0, n_real);
+  }
+  template <class Call>
+  static auto scale_of(const Call& call, const heed::AttentionOptions& options) {
+    return static_cast<typename Call::Sum>(options.scale.value_or(1 / std::sqrt(static_cast<double>(call.k.cols))));
   }
 
-  // phi of row i of a view.
-  template <class View, class Vector>
-  static void map_row(const View& rows, Index i, Vector& phi) {
-    using T = typename Vector::Scalar;
-    for (Index c = 0; c < rows.cols; ++c) {
-      const T x = static_cast<T>(rows(i, c));
-      phi(c) = x > 0 ? x + 1 : std::exp(x);
+  // Calls visit(i, positive part of the scores of the keys it sees, sum of their squares).
+  template <class Call, class Visit>
+  static void for_each_query(const Call& call, const heed::AttentionOptions& options, const Visit& visit) {
+    using T = typename Call::Sum;
+    heed::Vector<T> s;
+    for (Index i = 0; i < call.q.rows; ++i) {
+      s.setZero(keys_seen(call, options.mask, i));
+      for (Index j = 0; j < s.size(); ++j) {
+        for (Index c = 0; c < call.k.cols; ++c) s(j) += static_cast<T>(call.q(i, c)) * static_cast<T>(call.k(j, c));
+        s(j) = std::max(s(j) * scale_of(call, options), T(0));
+      }
+      visit(i, s, s.squaredNorm());
     }
   }
 
+  // `a` flops an entry of a key and `b` an entry of a value, for each pair that is seen.
   template <class Call>
-  static void attend_head(const Call& call, const heed::Mask& mask) {
-    using T = typename Call::Sum;
-    const Index n_q = call.q.rows, n_k = call.k.rows, d = call.k.cols, d_v = call.v.cols;
-    const Index shift = mask.causal == heed::Causal::bottom_right ? n_k - n_q : 0, n_real = real_keys(call, mask);
-    heed::Matrix<T> sums = heed::Matrix<T>::Zero(d, d_v + 1);  // S and z side by side
-    heed::Vector<T> phi(d), value(d_v + 1), answer(d_v + 1);
-    value(d_v) = 1;
-    Index seen = 0;
-    for (Index i = 0; i < n_q; ++i) {
-      const Index end = mask.causal == heed::Causal::none ? n_real : std::min(n_real, i + shift + 1);
-      for (; seen < end; ++seen) {
-        map_row(call.k, seen, phi);
-        for (Index c = 0; c < d_v; ++c) value(c) = static_cast<T>(call.v(seen, c));
-        sums.noalias() += phi * value.transpose();
-      }
-      map_row(call.q, i, phi);
-      answer.setZero();
-      for (Index c = 0; c < d; ++c) answer += phi(c) * sums.row(c).transpose();
-      for (Index c = 0; c < d_v; ++c)
-        call.out(i, c) = static_cast<typename Call::Out>(seen > 0 ? answer(c) / answer(d_v) : T(0));
+  static void count(std::span<const Call> calls, const heed::AttentionOptions& options, const heed::Context& context,
+                    heed::Phase of_keys, double a, heed::Phase of_values, double b) {
+    for (const Call& call : calls) {
+      if (context.flops == nullptr) return;
+      double pairs = 0;
+      for (Index i = 0; i < call.q.rows; ++i) pairs += static_cast<double>(keys_seen(call, options.mask, i));
+      context.flops->add_products(of_keys, a * pairs * static_cast<double>(call.k.cols));
+      context.flops->add_products(of_values, b * pairs * static_cast<double>(call.v.cols));
+      context.flops->add_tokens(static_cast<double>(std::min(call.k.rows, options.mask.n_real_keys)),
+                                static_cast<double>(call.k.rows));
     }
   }
 };
 
-/// The formula in plain loops over pairs: what a test of the method compares it with.
-Eigen::MatrixXf by_pairs(const Eigen::MatrixXf& q, const Eigen::MatrixXf& k, const Eigen::MatrixXf& v, Index n_real) {
-  const auto phi = [](float x) { return x > 0 ? double(x) + 1 : std::exp(double(x)); };
-  Eigen::MatrixXf out = Eigen::MatrixXf::Zero(q.rows(), v.cols());
-  for (Index i = 0; i < q.rows(); ++i) {
-    Eigen::VectorXd sum = Eigen::VectorXd::Zero(v.cols());
-    double total = 0;
-    for (Index j = 0; j <= i && j < n_real; ++j) {
-      double weight = 0;
-      for (Index c = 0; c < q.cols(); ++c) weight += phi(q(i, c)) * phi(k(j, c));
-      sum += weight * v.row(j).transpose().cast<double>();
-      total += weight;
-    }
-    out.row(i) = (sum / total).transpose().cast<float>();
-  }
-  return out;
-}
-
 int main() {
-  const Index n = 300, d = 32, n_heads = 4, n_real = 280;
-  const Eigen::MatrixXf q = Eigen::MatrixXf::Random(n, n_heads * d), k = Eigen::MatrixXf::Random(n, n_heads * d),
-                        v = Eigen::MatrixXf::Random(n, n_heads * d);
-  const heed::AttentionOptions options{.mask = {.causal = heed::Causal::square, .n_real_keys = n_real}};
+  const Index n = 100, d = 16, n_heads = 4, n_kv_heads = 2;
+  Eigen::MatrixXd q = Eigen::MatrixXd::Random(n, n_heads * d), k = Eigen::MatrixXd::Random(n, n_kv_heads * d),
+                  v = Eigen::MatrixXd::Random(n, n_kv_heads * d);
+  const heed::HeadOptions heads{.n_heads = n_heads, .n_kv_heads = n_kv_heads};
+  const heed::AttentionOptions options{.mask = {.causal = heed::Causal::square, .n_real_keys = 90}};
+  const SquaredReluAttention method;
 
-  // It goes wherever a method goes.
-  heed::FlopCounter flops, exact_flops;
-  const auto all =
-      heed::multi_head_attend(q, k, v, {.n_heads = n_heads}, options, LinearAttention{}, {.flops = &flops});
-  heed::multi_head_attend(q, k, v, {.n_heads = n_heads}, options, heed::ExactAttention{}, {.flops = &exact_flops});
-  float difference = 0;
-  for (Index h = 0; h < n_heads; ++h) {
-    const Eigen::MatrixXf want =
-        by_pairs(q.middleCols(h * d, d), k.middleCols(h * d, d), v.middleCols(h * d, d), n_real);
-    difference = std::max(difference, (all.out.middleCols(h * d, d) - want).cwiseAbs().maxCoeff());
-  }
-  std::printf("linear attention: difference from its formula %.1e, %.1f times fewer products than exact attention\n",
-              static_cast<double>(difference), exact_flops.products() / flops.products());
+  // It goes wherever a method goes, forward and backward.
+  const auto r = heed::multi_head_attend(q, k, v, heads, options, method);
+  const Eigen::MatrixXd d_out = Eigen::MatrixXd::Random(n, n_heads * d);
+  const auto grads = heed::multi_head_attend_backward(d_out, q, k, v, r, heads, options, method);
+
+  // Each gradient is what a small step of its entry does to the loss.
+  const auto loss = [&] {
+    return heed::multi_head_attend(q, k, v, heads, options, method).out.cwiseProduct(d_out).sum();
+  };
+  double worst = 0;
+  const auto compare = [&](Eigen::MatrixXd& x, const heed::Matrix<double>& gradient) {
+    for (Index t = 0; t < 20; ++t) {
+      double& entry = x(t * 7 % n, t * 5 % x.cols());
+      const double before = entry, step = 1e-6;
+      entry = before + step;
+      const double up = loss();
+      entry = before - step;
+      const double down = loss();
+      entry = before;
+      worst = std::max(worst, std::abs((up - down) / (2 * step) - gradient(t * 7 % n, t * 5 % x.cols())));
+    }
+  };
+  compare(q, grads.d_q);
+  compare(k, grads.d_k);
+  compare(v, grads.d_v);
+  std::printf("squared ReLU attention: gradients are off by %.1e from finite differences\n", worst);
 
   // It refuses what it cannot do, and says why.
   try {
-    heed::attend(q, k, v, {.mask = {.window_left = 8}}, LinearAttention{});
+    heed::multi_head_attend(q, k, v, heads, {.mask = {.window_left = 8}}, method);
     return 1;
   } catch (const heed::OptionError& error) {
     std::printf("%s\n", error.what());
   }
-  return difference < 1e-4f ? 0 : 1;
+  return worst < 1e-6 ? 0 : 1;
 }

@@ -67,6 +67,7 @@
 #include "heed/approx/monte_carlo_values.hpp"
 #include "heed/approx/pattern_attention.hpp"
 #include "heed/approx/performer_attention.hpp"
+#include "heed/approx/projected_gradients.hpp"
 #include "heed/approx/projected_values.hpp"
 #include "heed/approx/sample_plan.hpp"
 #include "heed/approx/tc_attention.hpp"

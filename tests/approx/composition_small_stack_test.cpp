@@ -10,7 +10,7 @@
 #include "heed/heed.hpp"
 #include "support/inputs.hpp"
 
-namespace heed::test {
+namespace heed::test::composition_small_stack {
 namespace {
 
 // What a call may need: its own frames (at most 32 KiB), those of this test, and what the C library keeps on a stack.
@@ -164,4 +164,4 @@ TEST_F(SmallStack, ValuesMadeInTheCall) {
 }
 
 }  // namespace
-}  // namespace heed::test
+}  // namespace heed::test::composition_small_stack

@@ -252,6 +252,22 @@ TEST(FeatureAttention, WithoutTokensThereIsNothingToGoBackThrough) {
   });
 }
 
+/// Every key weighs the same, or, where features are entries, there are none.
+TEST(FeatureAttention, TokensWithoutEntriesAreAllAlike) {
+  const auto in = random_inputs<double>({.n_q = 5, .n_k = 50, .d = 0, .d_v = 3});
+  const AttentionOptions options{.scale = 1.0};
+  const Mat d_out = random_matrix<double>(5, 3, 5);
+  for_both([&](const auto& method, const auto&) {
+    constexpr bool random = !std::is_same_v<std::remove_cvref_t<decltype(method)>, LinearAttention>;
+    const auto r = attend(in.q, in.k, in.v, options, method);
+    const Mat mean = Vector<double>::Constant(5, random ? 1.0 : 0.0) * in.v.colwise().mean();
+    EXPECT_MATRIX_NEAR(r.out, mean, 1e-15);
+    const auto got = attend_backward(d_out, in.q, in.k, in.v, r, options, method);
+    const Mat share = Vector<double>::Constant(50, random ? 1.0 / 50 : 0.0) * d_out.colwise().sum();
+    EXPECT_MATRIX_NEAR(got.d_v, share, 1e-15);
+  });
+}
+
 TEST(FeatureAttention, CountsTheWorkOfTheWayBackAndAllocatesNothingTheSecondTime) {
   constexpr double n_q = 65, n_k = 113, d = 9, d_v = 7, heads = 2;
   const auto q = random_matrix<double>(65, 18, 1), k = random_matrix<double>(113, 9, 2),
@@ -393,8 +409,8 @@ TEST(PerformerAttention, FeaturesAreNormalAndOrthogonalInBlocks) {
   }
 }
 
-/// The mean over seeds of phi(q) . phi(k) is e^(scale q . k); its variance falls as 1 / features, and orthogonal features
-/// have the smaller one.
+/// The mean over seeds of phi(q) . phi(k) is e^(scale q . k); its variance falls as 1 / features, and orthogonal
+/// features have the smaller one.
 TEST(PerformerAttention, TheKernelIsEstimatedWithoutBias) {
   constexpr Index d = 8;
   constexpr int n_seeds = 2000;

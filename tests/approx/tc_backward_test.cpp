@@ -363,10 +363,10 @@ TEST(TcBackward, WritesWhatTheCallerHasRoomForAndAllocatesNothing) {
         if (counts_allocations()) {
           EXPECT_EQ(allocations(), before);
         }
-        EXPECT_LT(off_by(q.map(), want.d_q), 1e-13);
-        EXPECT_LT(off_by(k.map(), want.d_k), 1e-13);
-        EXPECT_LT(off_by(v.map(), want.d_v), 1e-13);
-        EXPECT_LT(off_by(planes.map(), want.d_tree.planes), 1e-13);
+        EXPECT_SAME_BITS(q.map(), want.d_q);
+        EXPECT_SAME_BITS(k.map(), want.d_k);
+        EXPECT_SAME_BITS(v.map(), want.d_v);
+        EXPECT_SAME_BITS(planes.map(), want.d_tree.planes);
         for (const auto* one : {&q, &k, &v, &planes}) EXPECT_TRUE(one->surroundings_untouched());
       }
     }

@@ -19,7 +19,7 @@
 #include "support/tf_formula.hpp"
 #include "support/trees.hpp"
 
-namespace heed::test {
+namespace heed::test::tf_attention {
 namespace {
 
 constexpr Index height = 3;
@@ -416,4 +416,4 @@ TEST(TfAttention, CapsChangeNoBitWithThreadsAndAllocateNothingTwice) {
 }
 
 }  // namespace
-}  // namespace heed::test
+}  // namespace heed::test::tf_attention

@@ -20,7 +20,7 @@
 #include "support/tf_routing.hpp"
 #include "support/trees.hpp"
 
-namespace heed::test {
+namespace heed::test::tf_backward {
 namespace {
 
 class TfBackward : public testing::Test {
@@ -352,7 +352,7 @@ TEST_F(TfBackward, CountsThePairsAndNodesItLooksAt) {
         for (Index j = 0; j < 90; ++j) seen += call.seen(i, j) ? 1 : 0;
       }
       const double routes = 2.0 * 7 * (3 + 2) * (65 + 80);
-      EXPECT_EQ(flops.products(Phase::route), 2 * routes + 2 * 7 * want.token_nodes);
+      EXPECT_EQ(flops.products(Phase::route), 2 * routes + 2 * 7 * (want.token_nodes + want.rerouted));
       EXPECT_EQ(flops.products(Phase::backward_scores), 6 * 7 * seen + 2 * 7 * want.pairs + 4 * 7 * want.token_nodes);
       EXPECT_EQ(flops.products(Phase::backward_values), 4 * 4 * seen + 2 * 4 * want.pairs);
       EXPECT_EQ(flops.exponentials(), seen + want.pairs);
@@ -455,7 +455,20 @@ TEST_F(TfBackward, RefusesWhatItCannotMeanAndTouchesNothing) {
   } operands;
   attend_backward_into(operands, d_out, in.q, in.k, in.v, r.out, r.lse, {}, two);
   EXPECT_SAME_BITS(operands.d_q, untouched) << "complete also where gradients of trees are not wanted";
+  const auto whole = attend_backward(d_out, in.q, in.k, in.v, attend(in.q, in.k, in.v, {}, one), {}, one);
+  Matrix<double> planes(3, 6);
+  Vector<double> biases(3);
+  struct Mapped : OperandsOnly {
+    struct {
+      Eigen::Map<Matrix<double>> planes;
+      Eigen::Map<Vector<double>> biases;
+    } d_tree;
+  } mapped{{}, {{planes.data(), 3, 6}, {biases.data(), 3}}};
+  const auto alone = attend(in.q, in.k, in.v, {}, one);
+  attend_backward_into(mapped, d_out, in.q, in.k, in.v, alone.out, alone.lse, {}, one);
+  EXPECT_SAME_BITS(planes, whole.d_tree.planes);
+  EXPECT_SAME_BITS(biases, whole.d_tree.biases);
 }
 
 }  // namespace
-}  // namespace heed::test
+}  // namespace heed::test::tf_backward

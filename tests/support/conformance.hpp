@@ -90,7 +90,7 @@ AttentionResult<S> call(const AnyMethod<S>& method, const Inputs<S>& in, const A
 template <class S>
 struct Expected {
   AttentionResult<Exact<S>> result;
-  Rounding rounding;
+  RoundingError rounding;
 };
 
 /// `in`: the inputs of the call, which are those the method was made from.
@@ -112,7 +112,7 @@ Expected<S> expected_of(const MethodCase& method, const Inputs<S>& in, Attention
     const AttentionResult<double> given = method.expected(in, options);
     want = {given.out.template cast<Exact<S>>(), given.lse.template cast<Exact<S>>()};
   }
-  const Rounding rounding = rounding_against<S>(want, in, options);
+  const RoundingError rounding = rounding_against<S>(want, in, options);
   return {std::move(want), rounding};
 }
 

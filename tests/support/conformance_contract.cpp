@@ -10,9 +10,10 @@
 namespace heed::test {
 namespace {
 
-// Large enough that a method which keeps small calls on one thread runs these on several.
+// Large enough that a method which keeps small calls on one thread runs these on three or more: attention does, of one
+// query too, and routing and projecting the keys of one query. d_v is small where projecting costs its square.
 constexpr Sizes many_queries{.n_q = 213, .n_k = 333, .d = 40, .d_v = 24};
-constexpr Sizes one_query{.n_q = 1, .n_k = 20011, .d = 40, .d_v = 40};
+constexpr Sizes one_query{.n_q = 1, .n_k = 20011, .d = 57, .d_v = 19};
 constexpr Sizes few_queries{.n_q = 4, .n_k = 9001, .d = 37, .d_v = 23};
 
 /// Two calls that share a result bit for bit.
@@ -35,12 +36,17 @@ TEST_P(MethodConformance, ThreadsCallsAndWorkspacesChangeNoBit) {
       Workspace workspace;  // dirty from the second call on
       for (const AttentionOptions& options : all_options) {
         const AttentionResult<S> want = call(method, in, options, {.threads = 1});
-        for (const Index threads : {1, 2, 3, 7, 0}) {
+        for (const Index threads : {2, 7}) {
           SCOPED_TRACE("threads = " + std::to_string(threads));
           expect_same(call(method, in, options, {.workspace = &workspace, .threads = threads}), want);
         }
-        expect_same(call(method, in, options, {.threads = 0}), want);
       }
+      const AttentionResult<S> want = call(method, in, {}, {.threads = 1});
+      for (const Index threads : {1, 3, 0}) {
+        SCOPED_TRACE("threads = " + std::to_string(threads));
+        expect_same(call(method, in, {}, {.workspace = &workspace, .threads = threads}), want);
+      }
+      expect_same(call(method, in, {}, {.threads = 0}), want);
     }
   });
 }
@@ -162,21 +168,25 @@ TEST_P(MethodConformance, PackedHeadsEqualOneCallAHeadBitForBit) {
       }
       for (const OptionKind& kind : kinds) {
         SCOPED_TRACE(kind.name);
+        FlopCounter flops_by_head;
+        Matrix<S> want(heads.n_q, heads.n_heads * heads.d_v);
+        Matrix<A> want_lse(heads.n_q, heads.n_heads);
+        for (Index h = 0; h < heads.n_heads; ++h) {
+          const OptionStore own = store.head(h);
+          const AttentionResult<S> one = call(method, heads.head(h), options_of(own, kind), {.flops = &flops_by_head});
+          want.middleCols(h * heads.d_v, heads.d_v) = one.out;
+          want_lse.col(h) = one.lse;
+        }
         for (const Index threads : {1, 2, 3}) {
           Matrix<S> out(heads.n_q, heads.n_heads * heads.d_v);
           Matrix<A> lse(heads.n_q, heads.n_heads);
-          FlopCounter flops, flops_by_head;
+          FlopCounter flops;
           method.multi_head_attend_into(out_map(out), out_map(lse), in_map(heads.packed.q), in_map(heads.packed.k),
                                         in_map(heads.packed.v), {.n_heads = heads.n_heads, .n_kv_heads = n_kv_heads},
                                         options_of(store, kind), {.flops = &flops, .threads = threads});
-          for (Index h = 0; h < heads.n_heads; ++h) {
-            const OptionStore own = store.head(h);
-            const AttentionResult<S> one =
-                call(method, heads.head(h), options_of(own, kind), {.flops = &flops_by_head});
-            EXPECT_SAME_BITS(out.middleCols(h * heads.d_v, heads.d_v).eval(), one.out);
-            if (method_case().has_softmax) {
-              EXPECT_SAME_BITS(lse.col(h).eval(), one.lse);
-            }
+          EXPECT_SAME_BITS(out, want);
+          if (method_case().has_softmax) {
+            EXPECT_SAME_BITS(lse, want_lse);
           }
           if (method_case().same_work_by_head) {
             EXPECT_EQ(flops.products(), flops_by_head.products());

@@ -29,7 +29,7 @@ std::vector<Index> shuffled(Index n, std::uint64_t seed) {
 }
 
 /// Two results of one call, each off by its rounding.
-Rounding of_two(const Rounding& a, const Rounding& b) { return {a.out + b.out, a.lse + b.lse}; }
+RoundingError of_two(const RoundingError& a, const RoundingError& b) { return {a.out + b.out, a.lse + b.lse}; }
 
 TEST_P(MethodConformance, PaddingKeysEqualsDeletingThem) {
   with_scalar([&]<class S>(S) {
@@ -41,7 +41,7 @@ TEST_P(MethodConformance, PaddingKeysEqualsDeletingThem) {
       options.mask.n_real_keys = n_real;
       const Inputs<S> real{in.q, in.k.topRows(n_real), in.v.topRows(n_real), in.made_from};
       const AttentionResult<S> padded = call(method, in, options), deleted = call(method, real);
-      const Rounding rounding = expected_of(method_case(), in, options).rounding;
+      const RoundingError rounding = expected_of(method_case(), in, options).rounding;
       EXPECT_MATRIX_NEAR(padded.out, deleted.out, 2.0 * rounding.out);
       if (method_case().has_softmax) {
         EXPECT_MATRIX_NEAR(padded.lse, deleted.lse, 2.0 * rounding.lse);
@@ -72,7 +72,7 @@ TEST_P(MethodConformance, MaskingKeysForEveryQueryEqualsDeletingThem) {
           call(method, Inputs<S>{in.q, rows_of(in.k, kept), rows_of(in.v, kept), in.made_from});
       for (const AttentionOptions& options : {by_allowed, by_bias}) {
         const AttentionResult<S> masked = call(method, in, options);
-        const Rounding rounding = expected_of(method_case(), in, options).rounding;
+        const RoundingError rounding = expected_of(method_case(), in, options).rounding;
         EXPECT_MATRIX_NEAR(masked.out, deleted.out, 2.0 * rounding.out);
         if (method_case().has_softmax) {
           EXPECT_MATRIX_NEAR(masked.lse, deleted.lse, 2.0 * rounding.lse);
@@ -90,7 +90,7 @@ TEST_P(MethodConformance, ResultsOfTwoSetsOfKeysMergeByTheirLse) {
     const Inputs<S> in = random_inputs<S>({.n_q = 65, .n_k = 203, .d = 8, .d_v = 9});
     const AnyMethod<S> method = method_case().make(in);
     const AttentionResult<S> whole = call(method, in);
-    const Rounding rounding = expected_of(method_case(), in).rounding;
+    const RoundingError rounding = expected_of(method_case(), in).rounding;
     for (const Index n_first : {0, 1, 64, 100, 202, 203}) {
       const Index n_rest = 203 - n_first;
       const AttentionResult<S> first =
@@ -131,7 +131,7 @@ TEST_P(MethodConformance, PermutingKeysChangesNothing) {
     const AttentionResult<S> got =
         call(method, Inputs<S>{in.q, rows_of(in.k, order), rows_of(in.v, order), in.made_from});
     const AttentionResult<S> want = call(method, in);
-    const Rounding rounding = expected_of(method_case(), in).rounding;
+    const RoundingError rounding = expected_of(method_case(), in).rounding;
     EXPECT_MATRIX_NEAR(got.out, want.out, of_two(rounding, rounding).out);
     if (method_case().has_softmax) {
       EXPECT_MATRIX_NEAR(got.lse, want.lse, of_two(rounding, rounding).lse);
@@ -147,7 +147,7 @@ TEST_P(MethodConformance, PermutingQueriesPermutesTheAnswer) {
     const std::vector<Index> order = shuffled(113, 10);
     const AttentionResult<S> got = call(method, Inputs<S>{rows_of(in.q, order), in.k, in.v, in.made_from});
     const AttentionResult<S> want = call(method, in);
-    const Rounding rounding = expected_of(method_case(), in).rounding;
+    const RoundingError rounding = expected_of(method_case(), in).rounding;
     EXPECT_MATRIX_NEAR(got.out, rows_of(want.out, order), of_two(rounding, rounding).out);
     for (Index i = 0; method_case().has_softmax && i < 113; ++i) {
       EXPECT_NEAR(static_cast<double>(got.lse(i)), static_cast<double>(want.lse(order[static_cast<std::size_t>(i)])),

@@ -158,8 +158,8 @@ inline FlopCounter feature_flops(const FlopCase& sizes, double size, double prod
   flops.add_tokens(sizes.real_keys, static_cast<double>(sizes.n_k));
   return flops;
 }
-/// Backwards: features, sums over keys and denominators again, and from features to tokens; then, with rows of d_v + 1, the
-/// gradients of features, sums over queries, and d_v.
+/// Backwards: features, sums over keys and denominators again, and from features to tokens; then, with rows of d_v + 1,
+/// the gradients of features, sums over queries, and d_v.
 inline FlopCounter feature_backward_flops(const FlopCase& sizes, double size, double products_a_token) {
   const SeenTokens seen = seen_tokens(sizes);
   const double tokens = seen.queries + seen.keys, row = 2 * size * static_cast<double>(sizes.d_v + 1);

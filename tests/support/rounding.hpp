@@ -22,7 +22,7 @@ using Exact = std::conditional_t<std::is_same_v<S, double>, long double, double>
 
 /// How far a correct answer may be from the oracle: twice what a naive run in the same precision is off, and at least
 /// a few units in the last place of the values, so that a lucky naive run proves nothing.
-struct Rounding {
+struct RoundingError {
   double out = 0.0;
   double lse = 0.0;
   operator double() const { return out; }
@@ -95,8 +95,8 @@ AttentionResult<S> naive_attention(const Inputs<S>& in, const AttentionOptions& 
 
 /// Tolerance for inputs `in` whose exact answer is `want`.
 template <class S, class ScoreMod = NoScoreMod>
-Rounding rounding_against(const AttentionResult<Exact<S>>& want, const Inputs<S>& in,
-                          const AttentionOptions& options = {}, const ScoreMod& score_mod = {}, Index head = 0) {
+RoundingError rounding_against(const AttentionResult<Exact<S>>& want, const Inputs<S>& in,
+                               const AttentionOptions& options = {}, const ScoreMod& score_mod = {}, Index head = 0) {
   using A = Accumulator<S>;
   const AttentionResult<S> naive = naive_attention(in, options, score_mod, head);
   constexpr double epsilon = std::numeric_limits<A>::epsilon();
@@ -113,7 +113,7 @@ Rounding rounding_against(const AttentionResult<Exact<S>>& want, const Inputs<S>
 }
 
 template <class S>
-Rounding rounding_of(const Inputs<S>& in, const AttentionOptions& options = {}) {
+RoundingError rounding_of(const Inputs<S>& in, const AttentionOptions& options = {}) {
   const Inputs<Exact<S>> exact = in.template cast<Exact<S>>();
   return rounding_against<S>(reference_attention(exact.q, exact.k, exact.v, options), in, options);
 }

@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <vector>
@@ -20,8 +21,9 @@ namespace heed::test {
 struct PlainRouting {
   Matrix<double> d_q, d_k;
   std::vector<TreeGradient<double>> trees;
-  double pairs = 0;        ///< looked at: of own leaves and of the others of the set
-  double token_nodes = 0;  ///< tokens times nodes on the paths to the leaves of the set
+  double pairs = 0;        ///< looked at beyond those of the softmax
+  double token_nodes = 0;  ///< tokens times nodes of their tree
+  double rerouted = 0;     ///< tokens times decisions on the paths to flipped leaves
 };
 
 /// Signals dL/dg_l of one tree: of query i at leaf l, of key j at leaf l.
@@ -123,15 +125,25 @@ inline PlainSignals plain_signals(const PlainTfCall& call, std::size_t t, bool b
   return u;
 }
 
-/// Leaves a token of leaf `own` hears of: its own, and one flipped bit away or all.
-inline std::vector<Index> leaves_heard(Index own, Index height, RoutingGradient routing) {
+/// Leaves a token hears of: its own, and those it would come to by one other decision and its own ones behind it, or
+/// all.
+inline std::vector<Index> leaves_heard(const PlainTree& tree, const Matrix<double>& x, Index i, bool as_keys,
+                                       RoutingGradient routing) {
+  const Index own = tree.leaf(x, i, as_keys), height = tree.height();
   std::vector<Index> leaves{own};
-  if (routing == RoutingGradient::flip) {
-    for (Index bit = 0; bit < height; ++bit) leaves.push_back(own ^ Index(1) << bit);
-  } else {
-    for (Index l = 0; l < Index(1) << height; ++l) {
+  if (routing == RoutingGradient::all_leaves) {
+    for (Index l = 0; l < tree.n_leaves(); ++l) {
       if (l != own) leaves.push_back(l);
     }
+    return leaves;
+  }
+  for (Index flipped = 0; flipped < height; ++flipped) {
+    Index node = 0;
+    for (Index t = 0; t < height; ++t) {
+      const bool second = tree.projection(x, i, as_keys, node) >= 0;
+      node = 2 * node + (second != (t == flipped) ? 2 : 1);
+    }
+    leaves.push_back(node + 1 - tree.n_leaves());
   }
   return leaves;
 }
@@ -139,14 +151,12 @@ inline std::vector<Index> leaves_heard(Index own, Index height, RoutingGradient 
 /// From signals at leaves to planes, biases and one kind of tokens, straight through the signs.
 inline void add_plain_chain(const PlainTree& tree, const Matrix<double>& x, bool as_keys,
                             const std::vector<bool>& counts, const Matrix<double>& u, RoutingGradient routing,
-                            TreeGradient<double>& to, Matrix<double>& d_x, double& token_nodes) {
+                            TreeGradient<double>& to, Matrix<double>& d_x) {
   const Index height = tree.height(), n_nodes = tree.n_leaves() - 1;
   for (Index i = 0; i < x.rows(); ++i) {
     if (!counts[static_cast<std::size_t>(i)]) continue;
-    const Index own = tree.leaf(x, i, as_keys);
-    const std::vector<Index> leaves = leaves_heard(own, height, routing);
+    const std::vector<Index> leaves = leaves_heard(tree, x, i, as_keys, routing);
     Vector<double> s(n_nodes), g(static_cast<Index>(leaves.size())), y = Vector<double>::Zero(n_nodes);
-    std::vector<bool> touched(static_cast<std::size_t>(n_nodes), false);
     for (Index v = 0; v < n_nodes; ++v) s(v) = tree.projection(x, i, as_keys, v) >= 0 ? 1 : -1;
     const auto on_path = [&](Index leaf, const auto& visit) {  // visit(node, the side on which the path goes on)
       Index node = 0;
@@ -166,14 +176,10 @@ inline void add_plain_chain(const PlainTree& tree, const Matrix<double>& x, bool
     }
     for (std::size_t m = 0; m < leaves.size(); ++m) {
       const double d_a = g(static_cast<Index>(m)) / sum * (u(i, leaves[m]) - mean / sum);
-      on_path(leaves[m], [&](Index v, double side) {
-        y(v) += side * d_a;
-        touched[static_cast<std::size_t>(v)] = true;
-      });
+      on_path(leaves[m], [&](Index v, double side) { y(v) += side * d_a; });
     }
     double along = 0;
     for (Index v = 0; v < n_nodes; ++v) {
-      token_nodes += touched[static_cast<std::size_t>(v)] ? 1 : 0;
       if (std::abs(tree.projection(x, i, as_keys, v)) > 1) continue;
       to.planes.row(v) += y(v) * x.row(i);
       to.biases(v) += y(v);
@@ -195,15 +201,32 @@ PlainRouting plain_routing(const PlainTfCall& call, RoutingGradient routing, con
     TreeGradient<double> gradient{Matrix<double>::Zero(tree.n_leaves() - 1, call.q.cols()),
                                   Vector<double>::Zero(tree.n_leaves() - 1)};
     add_plain_chain(tree, call.q, false, std::vector<bool>(static_cast<std::size_t>(n_q), true), u.of_queries, routing,
-                    gradient, result.d_q, result.token_nodes);
-    add_plain_chain(tree, call.k, true, call.seen_key, u.of_keys, routing, gradient, result.d_k, result.token_nodes);
+                    gradient, result.d_q);
+    add_plain_chain(tree, call.k, true, call.seen_key, u.of_keys, routing, gradient, result.d_k);
     result.trees.push_back(gradient);
+    const auto count = [&](Index i, Index j) {
+      result.pairs += call.kept(i, j) && !call.seen_otherwise(t, i, j) ? 1 : 0;
+    };
     for (Index i = 0; i < n_q; ++i) {
-      for (const Index l : leaves_heard(call.query_leaf[t](i), tree.height(), routing)) {
-        for (Index j = 0; j < n_k; ++j)
-          result.pairs += call.kept(i, j) && call.key_leaf[t](j) == l && !call.seen_otherwise(t, i, j) ? 1 : 0;
+      for (const Index l : leaves_heard(tree, call.q, i, false, routing)) {
+        for (Index j = 0; j < n_k; ++j) {
+          if (call.key_leaf[t](j) == l) count(i, j);
+        }
       }
     }
+    // Keys look at their own leaf, and at all leaves, together with the queries; at flips by themselves.
+    for (Index j = 0; j < n_k && routing == RoutingGradient::flip; ++j) {
+      if (!call.seen_key[static_cast<std::size_t>(j)]) continue;
+      for (const Index l : leaves_heard(tree, call.k, j, true, routing)) {
+        for (Index i = 0; i < n_q; ++i) {
+          if (call.query_leaf[t](i) == l && l != call.key_leaf[t](j)) count(i, j);
+        }
+      }
+    }
+    const auto n_keys = std::count(call.seen_key.begin(), call.seen_key.end(), true);
+    const double h = static_cast<double>(tree.height()), tokens = static_cast<double>(n_q + n_keys);
+    result.token_nodes += tokens * static_cast<double>(tree.n_leaves() - 1);
+    if (routing == RoutingGradient::flip) result.rerouted += tokens * h * (h - 1) / 2;
   }
   return result;
 }

@@ -7,6 +7,7 @@
 #include "heed/approx/encoding_weights.hpp"
 #include "heed/approx/sample_plan.hpp"
 #include "heed/approx/token_rows.hpp"
+#include "heed/core/flops.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/matrix_product.hpp"
@@ -51,6 +52,31 @@ class ValueEncoding {
           block(worker, first, std::min(block_tokens, plan_.n_k - first), part * plan_.n_kv / n_parts,
                 (part + 1) * plan_.n_kv / n_parts);
         });
+  }
+
+  /// Adds what run() multiplies, and the rows it makes.
+  void count(FlopCounter& flops) const {
+    const double d_in = static_cast<double>(plan_.d_in), d_v = static_cast<double>(d_v_);
+    double samples = 0, multiplied = 0, means = 0, sampled_rows = 0;
+    for (Index kv = 0; kv < plan_.n_kv; ++kv) {
+      if (exact_[kv] != 0) {
+        multiplied += static_cast<double>(n_real_);
+        continue;
+      }
+      means += plan_.centred ? static_cast<double>(plan_.n_sequences) : 0.0;
+      for (Index j = 0; j < plan_.n_k; ++j) {
+        const Index r = plan_.counts[kv * plan_.n_k + j];
+        multiplied += r >= plan_.d_in ? 1 : 0;
+        sampled_rows += r > 0 && r < plan_.d_in ? 1 : 0;
+        samples += r < plan_.d_in ? static_cast<double>(r) : 0.0;
+      }
+    }
+    // Each token that chooses its own products first multiplies |x_k| |W_k|.
+    const double chosen = options_.estimator == Estimator::with_replacement ? 0.0 : sampled_rows;
+    flops.add_products(Phase::sample, 2.0 * samples * d_v);
+    flops.add_products(Phase::project, 2.0 * (multiplied + means) * d_in * d_v);
+    flops.add_products(Phase::route, 2.0 * chosen * d_in);
+    flops.add_value_rows(sampled_rows, multiplied);
   }
 
  private:

@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <span>
 
 #include "heed/approx/detail/feature_attention.hpp"
@@ -37,17 +38,17 @@ class EluFeatures {
     const Index n = vectors * tiles.lanes;
     x += first * width;
     for (Index f = 0; f < count; ++f) {
-      for (Index i = 0; i < n; ++i) phi[f * width + i] = x[f * width + i] > 0 ? T(0) : x[f * width + i];
+      for (Index i = 0; i < n; ++i) phi[f * width + i] = -positive_part(-x[f * width + i]);
     }
     std::fill_n(room, 2 * width, T(0));
     tiles.weigh(count, width, 0, vectors, static_cast<T>(1.4426950408889634074), room, phi, room + width);
     for (Index f = 0; f < count; ++f) {
-      for (Index i = 0; i < n; ++i) phi[f * width + i] += x[f * width + i] > 0 ? x[f * width + i] : T(0);
+      for (Index i = 0; i < n; ++i) phi[f * width + i] += positive_part(x[f * width + i]);
     }
     if (side == FeatureSide::key) return;
     T* largest = room;
     for (Index f = 0; f < count; ++f) {
-      for (Index i = 0; i < n; ++i) largest[i] = phi[f * width + i] > largest[i] ? phi[f * width + i] : largest[i];
+      for (Index i = 0; i < n; ++i) largest[i] = std::max(largest[i], phi[f * width + i]);
     }
     for (Index i = 0; i < n; ++i) largest[i] = largest[i] > 0 ? 1 / largest[i] : T(0);
     for (Index f = 0; f < count; ++f) {
@@ -58,11 +59,14 @@ class EluFeatures {
   // phi'(x) = 1 or e^x, divided by what phi was divided by.
   void pull_back(Index width, Index n, const T* x, const T* phi, T* d_phi) const {
     for (Index f = 0; f < d_; ++f) {
-      for (Index i = f * width; i < f * width + n; ++i) d_phi[i] *= x[i] > 0 ? phi[i] / (x[i] + 1) : phi[i];
+      for (Index i = f * width; i < f * width + n; ++i) d_phi[i] *= phi[i] / (positive_part(x[i]) + 1);
     }
   }
 
  private:
+  // max(x, 0) without a branch, of which every second is foreseen wrongly; NaN stays.
+  static T positive_part(T x) { return T(0.5) * (x + std::abs(x)); }
+
   Index d_;
 };
 
@@ -76,23 +80,24 @@ class EluFeatures {
 /// not looked at.
 ///
 /// Shapes  as attend. There is no lse: has_softmax is false and lse is left alone.
-/// Empty   a query that sees no key gets out = 0, and so does one all of whose denominator vanishes in the scalar of sums
-///         (entries below -87 in float).
+/// Empty   a query that sees no key gets out = 0, and so does one whose denominator vanishes in the scalar of sums
+///         (all entries below -87 in float).
 /// Errors  as attend; OptionError for any mask but causal ones, padding and packed sequences, for ALiBi, softcap and
 ///         sinks.
-/// Cost    2 d (d_v + 1) flops and d exponentials a key and a query, and as many again for pairs within a panel of 4 to 48
-///         keys where causal; backward 4 times that. Memory O(d d_v) a key head, backward also n_q numbers a head.
-/// Threads const and re-entrant; the same bits for any context.threads. Causal calls and the backward pass share out key
-///         heads alone.
-/// Source  Katharopoulos, Vyas, Pappas, Fleuret 2020, "Transformers are RNNs", section 3; the backward sums of its
-///         section 3.3.1, in panels of keys.
+/// Cost    2 d (d_v + 1) flops and d exponentials a key and a query; backward 2.5 times that. Where causal, pairs
+///         within a panel of p keys (48 with AVX-512, less elsewhere) take up to 2 p (d + d_v) more a query, which are
+///         not counted. Memory O(d d_v) a key head, backward also n_q numbers a head.
+/// Threads const and re-entrant; the same bits for any context.threads. Causal calls and the backward pass share out
+///         key heads alone.
+/// Source  Katharopoulos, Vyas, Pappas, Fleuret 2020, "Transformers are RNNs", sections 3.2 and 3.3; the sums of the
+///         way back are those of 3.3.1, in panels of keys.
 class LinearAttention {
  public:
   static constexpr bool has_softmax = false;
 
   /// See core/method.hpp.
   void check_heads(const CallShape&, const AttentionOptions& options) const {
-    detail::check_feature_options(options, "LinearAttention");
+    detail::refuse_pair_scores(options, "LinearAttention sums keys up and scores no pair");
   }
 
   /// See core/method.hpp.

@@ -30,17 +30,18 @@ namespace heed {
 /// Linformer: softmax attention over r learned mixtures of the keys,
 /// out_i = sum_t softmax_t(scale q_i . (E k)_t) (F v)_t.
 ///
-/// E and F belong to the positions of keys: a call has as many keys as they have columns. Sharing one method between all
-/// heads is the paper's headwise sharing, E = F its key-value sharing; a list of methods gives each head its own.
+/// E and F belong to the positions of keys: a call has as many keys as they have columns. Sharing one method between
+/// all heads is the paper's headwise sharing, E = F its key-value sharing; a list of methods gives each head its own.
 ///
 /// Shapes  key_projection E, value_projection F: r x n_k each; q: n_q x d, k: n_k x d, v: n_k x d_v; lse: over the r
 ///         projected keys.
 /// Empty   without a real key out = 0 and lse = -inf, or that of the sink.
-/// Errors  as attend; ShapeError where rows(k) is not cols(E). Padding (Mask::n_real_keys) leaves columns of E and F out,
-///         and its rows are not read; OptionError for every other mask, and ALiBi: a projected key is all keys at once.
-///         Scale, softcap and sinks are those of the projected keys.
-/// Cost    2 r n_k (d + d_v) flops a key head, then 2 r (d + d_v) and r exponentials a query; backward 2.5 times that, with
-///         gradients of E and F 3 times. Memory O(r (d + d_v)) a key head.
+/// Errors  as attend; ShapeError where rows(k) is not cols(E). Padding (Mask::n_real_keys) leaves columns of E and F
+///         out, and its rows are not read; OptionError for every other mask, and ALiBi: a projected key is all keys at
+///         once. Scale, softcap and sinks are those of the projected keys.
+/// Cost    2 r n_k (d + d_v) flops a key head, then 2 r (d + d_v) and r exponentials a query; backward twice the
+///         former, three times with gradients of E and F, and r (6 d + 4 d_v) a query. Memory O(r (d + d_v)) a key
+///         head.
 /// Threads const and re-entrant; the same bits for any context.threads.
 /// Source  Wang, Li, Khabsa, Fang, Ma 2020, "Linformer: Self-attention with linear complexity", section 4.
 template <RealScalar S>
@@ -84,20 +85,10 @@ class LinformerAttention {
 
   /// See core/method.hpp.
   void check_heads(const CallShape& heads, const AttentionOptions& options) const {
-    const Mask& mask = options.mask;
-    const auto refuse = [](bool given, const char* name) {
-      if (given) {
-        throw OptionError(detail::message(
-            name, " is given but must not be: a projected key of LinformerAttention is all keys at once"));
-      }
-    };
-    refuse(mask.causal != Causal::none, "Mask::causal");
-    refuse(mask.window_left != Mask::unlimited, "Mask::window_left");
-    refuse(mask.window_right != Mask::unlimited, "Mask::window_right");
-    refuse(mask.allowed.given(), "Mask::allowed");
-    refuse(mask.bias.given(), "Mask::bias");
-    refuse(mask.alibi_slope.given(), "Mask::alibi_slope");
-    refuse(!mask.sequence_offsets.empty(), "Mask::sequence_offsets");
+    constexpr const char* why = "a projected key of LinformerAttention is all keys at once";
+    detail::refuse_option(options.mask.causal != Causal::none, "Mask::causal", why);
+    detail::refuse_pair_masks(options.mask, why);
+    detail::refuse_option(!options.mask.sequence_offsets.empty(), "Mask::sequence_offsets", why);
     if (heads.n_k != keys_.cols()) {
       throw ShapeError(detail::message("rows(k) = ", heads.n_k, " but cols(key_projection) = ", keys_.cols(),
                                        ": they must be equal"));

@@ -53,6 +53,12 @@ namespace heed {
 /// Cost    Phase::sample 2 d_v r_j a token and key head; Phase::project 2 d_in d_v for exact rows and mean rows.
 ///         Phase::route, unless the budget is constant, 4 d a kept pair and two exponentials for the importance (over
 ///         TcAttention O(h) a token), and O(d_in) a token to choose products.
+/// Backward is the gradient of the sampled product for the very draws of the forward call, which it makes again: see
+///         ProjectedGradients. Counts, choices and probabilities are taken as they are, as if they did not depend on
+///         x, w_v, q and k; a token with r_j = 0 gives its x no gradient but through the mean row. d_x and d_w_v are as
+///         unbiased as the estimator, since d_v does not depend on the values. Costs the forward call's route, sample
+///         and project again, and 2 d_in d_v flops for each of d_x and d_w_v a token and key head with some product:
+///         dense products, whatever r_j. Memory O(n_k d_in).
 /// Threads const and re-entrant; the same bits for any number of threads.
 /// Source  Kim and Ko 2022, section 3. Rounding::up departs from it and says why; see Estimator and Budget for what is
 ///         not in the paper.
@@ -238,8 +244,9 @@ class MonteCarloValues : public detail::ValueOperands<S> {
     for (Index kv = 0; kv < plan.n_kv; ++kv) exact[kv] = multiplies(plan, kv, n_real) ? 1 : 0;
     if (std::all_of(exact, exact + plan.n_kv, [](unsigned char one) { return one != 0; })) return false;
     const detail::EncodingWeights<S> weights(w_, options_, plan, exact, *context.workspace, threads);
-    detail::ValueEncoding<S>(x_, options_, plan, weights, exact, n_real, rows, *context.workspace, threads).run();
-    if (context.flops != nullptr) count(*context.flops, plan, exact, n_real);
+    detail::ValueEncoding<S> encoding(x_, options_, plan, weights, exact, n_real, rows, *context.workspace, threads);
+    encoding.run();
+    if (context.flops != nullptr) encoding.count(*context.flops);
     then(plan, weights, exact, threads);
     return true;
   }
@@ -273,30 +280,6 @@ class MonteCarloValues : public detail::ValueOperands<S> {
     }
     if (work.n_sampled == 0 && work.n_exact >= n_kept) return true;  // nothing would be sampled
     return options_.path == ValuePath::fastest && detail::sampling_is_slower(options_, work);
-  }
-
-  void count(FlopCounter& flops, const Plan& plan, const unsigned char* exact, Index n_real) const {
-    const double d_in = static_cast<double>(plan.d_in), d_v = static_cast<double>(w_.cols / plan.n_kv);
-    double samples = 0, multiplied = 0, means = 0, chosen = 0, sampled_rows = 0;
-    for (Index kv = 0; kv < plan.n_kv; ++kv) {
-      if (exact[kv] != 0) {
-        multiplied += static_cast<double>(n_real);
-        continue;
-      }
-      means += plan.centred ? static_cast<double>(plan.n_sequences) : 0.0;
-      for (Index j = 0; j < plan.n_k; ++j) {
-        const Index r = plan.counts[kv * plan.n_k + j];
-        multiplied += r >= plan.d_in ? 1 : 0;
-        sampled_rows += r > 0 && r < plan.d_in ? 1 : 0;
-        samples += r < plan.d_in ? static_cast<double>(r) : 0.0;
-      }
-    }
-    // Each token that chooses its own products first multiplies |x_k| |W_k|.
-    chosen = options_.estimator == Estimator::with_replacement ? 0.0 : sampled_rows;
-    flops.add_products(Phase::sample, 2.0 * samples * d_v);
-    flops.add_products(Phase::project, 2.0 * (multiplied + means) * d_in * d_v);
-    flops.add_products(Phase::route, 2.0 * chosen * d_in);
-    flops.add_value_rows(sampled_rows, multiplied);
   }
 
   MonteCarloOptions options_;

@@ -104,11 +104,6 @@ TokenSet moved_tokens(Workspace::Frame& frame, const ConstView<T>& d_v, Index n)
   return found == n ? TokenSet{0, n} : TokenSet{0, found, list};
 }
 
-template <class S>
-ConstView<S> transposed(const ConstView<S>& m) {
-  return {m.data, m.cols, m.rows, m.col_stride, m.row_stride};
-}
-
 /// d_x = d_v W^T and d_w_v = X^T d_v over the first n_real tokens, from sums d_v: n_k x cols(w). The context brings a
 /// workspace.
 ///

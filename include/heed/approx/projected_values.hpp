@@ -39,9 +39,9 @@ struct ProjectionOptions {
 /// Errors  ShapeError if cols(x) != rows(w_v) or b does not fit. Temporaries do not compile.
 /// Cost    2 n_k d_in d_v flops a key head; or 2 n_q d_in d_v a query head, and 2 d_in instead of 2 d_v per kept pair.
 ///         Memory O((n_k + d_in) n_kv_heads d_v) from the workspace.
-/// Backward projects first, whatever the order of the forward call: 2 n_k d_in d_v flops a key head for the rows again, and
-///         as many each for d_x and d_w_v (ProjectedGradients) of the keys that some query sees. Other rows of x are
-///         not read, and get 0.
+/// Backward projects first, whatever the order of the forward call: 2 n_k d_in d_v flops a key head for the rows again,
+///         and as many each for d_x and d_w_v (ProjectedGradients) of the keys that some query sees. Other rows of x
+///         are not read, and get 0.
 /// Threads const and re-entrant; the same bits for any number of threads.
 template <class S>
 class ProjectedValues : public detail::ValueOperands<S> {

@@ -34,7 +34,8 @@ class SampledGradients {
  public:
   using T = Accumulator<S>;
 
-  /// `d_v`: n_k rows, and where centred another for each sequence, x cols(w). `exact[kv]`: the head is multiplied exactly.
+  /// `d_v`: n_k rows, and where centred another for each sequence, x cols(w). `exact[kv]`: the head is multiplied
+  /// exactly.
   SampledGradients(const ConstView<S>& x, const ConstView<S>& w, const MonteCarloOptions& options,
                    const PlanArrays<T>& plan, const EncodingWeights<S>& weights, const unsigned char* exact,
                    Index n_real, const View<T>& d_v, const ValueGradientViews<S>& to, const Context& context,
@@ -98,6 +99,10 @@ class SampledGradients {
     const ConstView<S> w = w_.columns(kv * width_, width_);
     PackedWeights<S> transposed_weights(transposed(w), isa_);
     if (to_.wants_x()) transposed_weights.pack(inside, threads_);
+    if (exact_[kv] == 0 && options_.estimator == Estimator::with_replacement) {
+      inverse_p_ = inside.take<T>(x_.cols);
+      for (Index k = 0; k < x_.cols; ++k) inverse_p_[k] = static_cast<T>(weights_.rows(kv).inverse_p(k));
+    }
     for_each_task((n_rows_ + block_tokens - 1) / block_tokens, threads_, inside,
                   [&](Scratch& scratch) { return Worker(scratch, x_.cols, width_, isa_); },
                   [&](Worker& worker, Index task) {
@@ -146,7 +151,9 @@ class SampledGradients {
       const ConstView<T> rows{d_v.data + first * d_v.row_stride, n, d_v.cols, d_v.row_stride, d_v.col_stride};
       const Index width = DensePanel<S>::width(isa_);
       for (Index at = 0; at < tokens.size; at += width) {
-        worker.panel.begin(rows, TokenSet{0, std::min(width, tokens.size - at), worker.list + at});
+        const Index size = std::min(width, tokens.size - at);
+        worker.panel.begin(rows, tokens.list == nullptr ? TokenSet{tokens.first - first + at, size}
+                                                        : TokenSet{0, size, worker.list + at});
         worker.panel.multiply(transposed_weights, Index(0), x_.cols, nullptr,
                               View<T>{worker.products, n, x_.cols, x_.cols, 1});
       }
@@ -205,10 +212,11 @@ class SampledGradients {
         const Index t = group_member(g, lane), r = takes(t);
         if (r == 0) continue;
         const T* y = read_row(worker, first + t);
+        const T part = 1 / static_cast<T>(r);
         start_row(first + t);
         for (Index s = 0; s < r; ++s) {
-          const auto share = static_cast<T>(weights.inverse_p(draws[s]) / static_cast<double>(r));
-          take(first + t, draws[s], share, y, worker.products + t * x_.cols);
+          const Index k = draws[s];
+          take(first + t, k, inverse_p_[k] * part, y, worker.products + t * x_.cols);
         }
       }
     }
@@ -268,9 +276,10 @@ class SampledGradients {
   int threads_;
   Isa isa_;
   Index width_, n_rows_;
-  T* rows_ = nullptr;   // what a head multiplies d_v by: s_jk (x_jk - m_k), x_j or m
-  T* whole_ = nullptr;  // d_x through rows made exactly, and of mean rows
-  T* drawn_ = nullptr;  // d_x through samples; the same memory where not centred
+  T* inverse_p_ = nullptr;  // of the head that is gone through, where tokens share draws
+  T* rows_ = nullptr;       // what a head multiplies d_v by: s_jk (x_jk - m_k), x_j or m
+  T* whole_ = nullptr;      // d_x through rows made exactly, and of mean rows
+  T* drawn_ = nullptr;      // d_x through samples; the same memory where not centred
 };
 
 }  // namespace heed::detail

@@ -56,6 +56,8 @@ struct TcOptions {
 ///         additions a key and 2 (h + 1) d_v a query. by_query: 2 (h + 1) (d + d_v) a query, d additions with every
 ///         d_v. Levels that are off or hold no key cost nothing. Memory 2^(h+1) (d_v + 1) numbers, and d more by_query.
 /// Threads const and re-entrant; results do not depend on context.threads.
+/// Gradient by v, level_logits and the tree, by q and k through their routing and, by_query, through the weights of the
+///         levels: see attend_heads_backward.
 /// Source  Madaan, Bhojanapalli, Jain, Jain 2023, section 3.2. The rules for empty nodes and causal masks, and
 ///         by_query, are ours.
 template <RealScalar S>
@@ -106,18 +108,7 @@ class TcAttention {
   /// See core/method.hpp.
   void check_heads(const CallShape& heads, const AttentionOptions& options) const {
     detail::check_tree(tree_, heads.d, options.mask);
-    const Mask& mask = options.mask;
-    const auto refuse = [](bool given, const char* name) {
-      if (given)
-        throw OptionError(detail::message(name, " is given but must not be: TcAttention scores no single key"));
-    };
-    refuse(mask.window_left != Mask::unlimited, "Mask::window_left");
-    refuse(mask.window_right != Mask::unlimited, "Mask::window_right");
-    refuse(mask.allowed.given(), "Mask::allowed");
-    refuse(mask.bias.given(), "Mask::bias");
-    refuse(mask.alibi_slope.given(), "Mask::alibi_slope");
-    refuse(options.softcap.has_value(), "AttentionOptions::softcap");
-    refuse(options.sinks.given(), "AttentionOptions::sinks");
+    detail::refuse_pair_scores(options, "TcAttention scores no single key");
   }
 
   /// See core/method.hpp.
@@ -172,16 +163,21 @@ class TcAttention {
   /// Routing   unless RoutingGradient::none; flip and all_leaves are the same here, since every node of the tree has a
   ///           signal, and BackwardOptions::bounded changes nothing, since weights are at most 1. With g a token's soft
   ///           leaves, one for its own: for query i dL/dg_l = <G_i, out_i^l>, out_i^l what it would see from leaf l,
-  ///           with the levels' weights of that path (PAPERS' alpha_t <G_i, C_v>, summed over the path to l); for key j
+  ///           with the levels' weights of that path: alpha_t <G_i, C_v>, summed over the path to l; for key j
   ///           dL/dg_l = sum over the path to l of <dL/dV_v, v_j> + <dL/dK_v, k_j> + dL/dN_v. Then g = softmax(P s),
   ///           s = sign(z), and dL/dz = [|z| <= 1] P^T (g * (dL/dg - <g, dL/dg>)); see detail::leaves_to_nodes and
   ///           detail::add_routing_gradient. A node without keys gives neither: which nodes are empty stands as it is.
-  /// Cost      out's sums again; 4 d_v flops a level of each leaf that has queries, causal or by_query 4 d_v + 6 d of
-  ///           each query; additions of d_v a key and query, causal 2 (h + 1) of them a key. Routing: 2^(h+1) d_v flops
-  ///           a token, twice that for causal keys and for queries that are causal or by_query, and 6 (2^h - 1) d; d
-  ///           joins d_v by_query. Products of tokens of one panel with one another, which causal routing takes, are not
-  ///           counted. Memory of 2^(h+1) (d_v + d) numbers, of 3 (h + 1) a query where it is causal or
-  ///           by_query, and, for causal routing, of up to 16 such tables, fewer for large trees.
+  /// Empty     a query without keys, a key that no query sees and a level that is off have gradient 0. A row of q or k
+  ///           that is not finite gives its routing none.
+  /// Cost      sums of keys again; 4 d_v flops a level of each leaf that has queries, causal or by_query 4 d_v + 6 d of
+  ///           each query; additions of d_v, two a key and one a query, causal 2 (h + 1) a key. Routing: 2^(h+1) d_v
+  ///           flops a token, twice that for causal keys and for queries that are causal or by_query, and 6 (2^h - 1)
+  ///           d; d joins d_v by_query. Products of tokens of one panel with one another, which causal routing takes,
+  ///           are not counted. Memory of 2^(h+1) (d_v + d) numbers, 3 (h + 1) a query where it is causal or by_query,
+  ///           some 2^(h+1) for each token of a panel a thread, and, for causal routing, up to 16 tables of the first
+  ///           size, fewer for large trees.
+  /// Threads   the same bits for any context.threads: what threads share out does not depend on one another.
+  /// Source    Karthikeyan, Jain, Natarajan, Jain 2021, section 4 (the tree); the rest is the chain rule.
   template <class Call, class Grads>
     requires std::is_same_v<typename Call::Sum, Sum>
   void attend_heads_backward(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,

@@ -32,6 +32,13 @@ struct TfOptions {
   std::optional<Index> leaf_cap{};  ///< error knob: keys of a leaf seen one by one, the rest as one centroid; >= 1
 };
 
+/// Gradients of the trees of TF-attention: of the only one in d_tree, of several in d_trees, in their order.
+template <class T>
+struct TfGradients {
+  TreeGradient<T> d_tree;
+  std::vector<TreeGradient<T>> d_trees;
+};
+
 /// Treeformer's fine-grained attention: softmax over the keys in the query's leaf,
 /// out_i = sum_{j in S(i)} softmax_j(score(i, j)) v_j, S(i) = { j : leaf(k_j) = leaf(q_i), the mask keeps (i, j) }.
 ///
@@ -46,8 +53,9 @@ struct TfOptions {
 /// Backward passes have the gradient of the softmax over S(i), and that of routing. The soft form is
 ///   out_i = sum_j m_ij e_ij v_j / sum_j m_ij e_ij,  m_ij = sum_l g_l(q_i) g_l(k_j),  e_ij = e^score(i, j),
 /// at one-hot g. Z_i = e^lse_i and mean_i = d_out_i . out_i - d_lse_i are those of the whole S(i). There are signals
-/// dL/dg_l for the own leaf and, as BackwardOptions::routing says, for those of one flipped decision or for all
-/// (LeafSignals). With t_ij = (e_ij / Z_i) (d_out_i . v_j - mean_i), over the pairs that leaf l would add:
+/// dL/dg_l for the own leaf and, as BackwardOptions::routing says, for the h leaves a token would come to by one other
+/// decision and its own ones behind it, or for all (LeafSignals). With t_ij = (e_ij / Z_i) (d_out_i . v_j - mean_i),
+/// over the pairs that leaf l would add:
 ///   dL/dg_l(q_i) = sum_j t_ij, bounded: sum_j t_ij / (1 + sum_j e_ij / Z_i), which is the weight Z_i^l / (Z_i + Z_i^l)
 ///                  times (d_out_i . out_i^l - mean_i);
 ///   dL/dg_l(k_j) = sum_i t_ij, bounded: sum_i t_ij / (1 + e_ij / Z_i), each term of weight e_ij / (Z_i + e_ij).
@@ -67,11 +75,12 @@ struct TfOptions {
 ///         lie in one leaf or all queries fall back to the root. Centroids: 2 (d + d_v) flops each (Phase::far_field).
 ///         Memory: the pairs of all heads are made at once, O(n_heads (n_q + n_k + 2^h)), h 2^h where queries fall
 ///         back from everywhere; with leaf_cap those of one head at a time. O(n_q d_v) more where parts are united.
-///         Backward, beyond the pairs of S(i): each tree routes again, then looks at the pairs of the own leaf and of
-///         each other leaf of the set, about (1 + h) n_q n_k / 2^h, or n_q n_k with all_leaves: 2 d flops each in
-///         Phase::backward_scores, 2 d_v in Phase::backward_values, one exponential. A token and each node on the
-///         paths to these leaves, h (h + 1) / 2 or 2^h - 1 nodes: 2 d in Phase::route, 4 d in Phase::backward_scores.
-///         Memory O((1 + h) (n_q + n_k)), or 2^h, for one head at a time.
+///         Backward, beyond the pairs of S(i), each tree looks at those of the own leaf and of h others for queries,
+///         then of h others for keys, about (1 + 2 h) n_q n_k / 2^h (all_leaves: at n_q n_k): 2 d flops each in
+///         Phase::backward_scores, 2 d_v in Phase::backward_values, one exponential. Phase::route: 2 h d flops a token
+///         to route again, h (h - 1) d to find the flipped leaves, 2 (2^h - 1) d to project on all nodes, whose
+///         gradients are 4 (2^h - 1) d in Phase::backward_scores. Memory O((1 + h) (n_q + n_k)), with all_leaves 2^h
+///         for 1 + h, for one head at a time.
 /// Threads const and re-entrant; results do not depend on context.threads. Heads that share keys share the routing of
 ///         the keys, and counts charge each head for it. Height 0 is exact attention bit for bit.
 /// Source  Madaan, Bhojanapalli, Jain, Jain 2023, section 3.1. The rules for empty leaves and causal masks, unions of
@@ -183,7 +192,9 @@ class TfAttention {
           Workspace::Frame inside(*context.workspace);
           const detail::PairRule* otherwise =
               detail::without_trees(own.subspan(t + 1), detail::without_trees(own.first(t), near, inside), inside);
-          detail::add_tree_routing(own[t], otherwise, calls[c], options, backward, sums[t], context);
+          const detail::TreeSignals<Call> signals(own[t], otherwise, calls[c], options, backward, inside);
+          signals.compute(context);
+          signals.add_to(sums[t], context);
         }
       }
     }

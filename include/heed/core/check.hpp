@@ -182,5 +182,26 @@ void check_attention(Index q_cols, Index k_rows, Index k_cols, Index v_rows, con
   check_options<T>(options, shape);
 }
 
+/// Throws OptionError where an option that a method cannot mean is given. `why` follows the option's name.
+inline void refuse_option(bool given, const char* name, const char* why) {
+  if (given) throw OptionError(message(name, " is given but must not be: ", why));
+}
+
+/// The same for all that says something of single pairs: windows, pair masks, ALiBi.
+inline void refuse_pair_masks(const Mask& mask, const char* why) {
+  refuse_option(mask.window_left != Mask::unlimited, "Mask::window_left", why);
+  refuse_option(mask.window_right != Mask::unlimited, "Mask::window_right", why);
+  refuse_option(mask.allowed.given(), "Mask::allowed", why);
+  refuse_option(mask.bias.given(), "Mask::bias", why);
+  refuse_option(mask.alibi_slope.given(), "Mask::alibi_slope", why);
+}
+
+/// The same for all that needs a score for each pair: these, softcap and sinks.
+inline void refuse_pair_scores(const AttentionOptions& options, const char* why) {
+  refuse_pair_masks(options.mask, why);
+  refuse_option(options.softcap.has_value(), "AttentionOptions::softcap", why);
+  refuse_option(options.sinks.given(), "AttentionOptions::sinks", why);
+}
+
 }  // namespace detail
 }  // namespace heed

@@ -8,27 +8,31 @@
 
 namespace heed {
 
-/// Where the gradient of a tree's routing comes from (Madaan, Bhojanapalli, Jain, Jain 2023; the bounded form is ours).
+/// Where the gradient of a tree's routing comes from: the leaves beside a token's own whose gain is looked at. (Madaan,
+/// Bhojanapalli, Jain, Jain 2023; the bounded form and the choice of leaves are ours.)
 enum class RoutingGradient {
-  flip,        ///< the leaves that one flipped decision of the path leads to
-  all_leaves,  ///< every leaf
-  none,        ///< none: the routing is taken as it is
+  flip,        ///< the h leaves that one other decision of the path leads to, those behind it being the token's own
+  all_leaves,  ///< every leaf: all pairs
+  none,        ///< none: the routing is taken as it is, and trees get a gradient of 0
 };
 
 /// What a backward pass is asked for besides the gradients of its operands.
 struct BackwardOptions {
   RoutingGradient routing = RoutingGradient::flip;  ///< of methods with a tree
-  bool bounded = true;  ///< weights of other leaves as if united with the query's own: at most 1
+  bool bounded = true;  ///< weights of other leaves as if united with the query's own: at most 1. False: the gradient
+                        ///< of the soft form, whose weights explode where attention is sharp
   BiasView d_lse{};     ///< gradient that comes in through lse: n_q, or n_q x n_heads; default: none
   bool bias = false;    ///< whether d_bias is wanted
 };
 
+/// Gradients of queries and keys.
 template <class S>
 struct QueryKeyGradients {
   Matrix<S> d_q;  ///< as q
   Matrix<S> d_k;  ///< as k
 };
 
+/// Gradients of values that lie in memory.
 template <class S>
 struct StoredValueGradients {
   Matrix<S> d_v;  ///< as v
@@ -59,7 +63,8 @@ struct TreeGradient {
 };
 
 /// What a backward pass returns: gradients by queries and keys in their storage scalar, by values or by what their
-/// source is made from, by options, and by the parameters of the method. Sums over pairs are kept in Accumulator<S>.
+/// source is made from, by options, and by the parameters of the method. Sums over pairs are kept in the accumulator of
+/// S.
 template <class S, class ValueGradients = StoredValueGradients<S>, class MethodGradients = NoGradients>
 struct AttentionGradients : QueryKeyGradients<S>, ValueGradients, OptionGradients<Accumulator<S>>, MethodGradients {};
 

@@ -159,6 +159,12 @@ auto output_view_of(T&& m) {
 
 namespace detail {
 
+/// The same numbers, rows as columns.
+template <class S>
+ConstView<S> transposed(const ConstView<S>& m) {
+  return {m.data, m.cols, m.rows, m.col_stride, m.row_stride};
+}
+
 template <class S>
 void fill(const View<S>& to, S value) {
   for (Index i = 0; i < to.rows; ++i) {

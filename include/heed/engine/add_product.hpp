@@ -10,14 +10,8 @@
 
 namespace heed::detail {
 
-/// The same numbers, rows as columns.
-template <class S>
-ConstView<S> transposed(const ConstView<S>& m) {
-  return {m.data, m.cols, m.rows, m.col_stride, m.row_stride};
-}
-
-/// to += a b for matrices of any strides, whose factors are read a piece at a time: for products whose inner side is the
-/// long one, as those of projections of keys, or whose factors are transposes, as those of their gradients.
+/// to += a b for matrices of any strides, whose factors are read a piece at a time: for products whose inner side is
+/// the long one, as those of projections of keys, or whose factors are transposes, as those of their gradients.
 ///
 /// Shapes  a: n x m, b: m x columns(to), to: n x columns(to); to holds sums, a and b any storage scalar.
 /// Cost    2 n m columns(to) flops at the speed of the tile kernels; memory a few tiles a thread.

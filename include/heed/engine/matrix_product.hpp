@@ -76,6 +76,12 @@ void store_panel(const T* sums, Index panel, Index n, const TokenSet& tokens, In
   }
   same.transpose(sums, panel, 1, nullptr, n, nullptr, tokens.size, rows, n, T(1), false);
   for (Index t = 0; t < tokens.size; ++t) {
+    if constexpr (std::is_same_v<Out, T>) {
+      if (out.col_stride == 1) {
+        std::copy(rows + t * n, rows + (t + 1) * n, &out(tokens[t], column));
+        continue;
+      }
+    }
     for (Index r = 0; r < n; ++r) out(tokens[t], column + r) = static_cast<Out>(rows[t * n + r]);
   }
 }

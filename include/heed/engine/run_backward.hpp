@@ -2,30 +2,19 @@
 #include <algorithm>
 #include <cmath>
 #include <span>
-#include <type_traits>
 
 #include "heed/core/context.hpp"
-#include "heed/core/flops.hpp"
+#include "heed/core/floating.hpp"
 #include "heed/core/gradients.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/types.hpp"
-#include "heed/core/workspace.hpp"
+#include "heed/core/view.hpp"
 #include "heed/engine/count.hpp"
-#include "heed/engine/detail/gradient_engine.hpp"
-#include "heed/engine/gradient_call.hpp"
+#include "heed/engine/detail/gradient_part.hpp"
 #include "heed/engine/pairs.hpp"
 #include "heed/engine/run_pairs.hpp"
-#include "heed/engine/tasks.hpp"
 
 namespace heed::detail {
-
-/// Counts the products of a backward pass over `pairs` pairs: scores again and the gradients of queries and keys, 6 d a
-/// pair; those of weights and values, 4 d_v.
-inline void count_backward(FlopCounter& flops, double pairs, Index d, Index d_v) {
-  flops.add_products(Phase::backward_scores, 6.0 * pairs * static_cast<double>(d));
-  flops.add_products(Phase::backward_values, 4.0 * pairs * static_cast<double>(d_v));
-  flops.add_exponentials(pairs);
-}
 
 /// Adds to the gradients of all heads of a call what their pairs give, and counts it. `calls` have their log-sum-exp
 /// and means. The context brings a workspace.
@@ -34,21 +23,8 @@ void run_backward(const Pairs& pairs, std::span<const Call> calls, Index heads_p
                   const ScoreMod& mod, const Context& context) {
   if (calls.empty() || calls.front().q.rows == 0 || calls.front().k.rows == 0) return;
   for (const PairsGroup* group = pairs.groups(); group != nullptr; group = group->next) {
-    const std::span<const Call> mine = calls_of(*group, calls);
-    const Call& one = mine.front();
     for (const PairsPart* part = group->parts; part != nullptr; part = part->next) {
-      const AttentionOptions narrowed = options_of(*part, options);
-      const double work =
-          static_cast<double>(mine.size()) * tile_pairs(part->tiles) * static_cast<double>(one.k.cols + one.v.cols);
-      const int threads = threads_for(work, 2e5, thread_count(context.threads));
-      GradientEngine<Call, ScoreMod>(*part, mine, std::min(heads_per_kv, group->n_calls), narrowed, mod,
-                                     *context.workspace, threads)
-          .run();
-      if (context.flops == nullptr) continue;
-      count_backward(
-          *context.flops,
-          kept_pairs(part->tiles, part->rule, narrowed.mask, one.q.rows, one.k.rows, one.head, group->n_calls),
-          one.k.cols, one.v.cols);
+      run_part_backward(*part, calls_of(*group, calls), std::min(heads_per_kv, group->n_calls), options, mod, context);
     }
   }
   if (context.flops != nullptr)

@@ -9,6 +9,7 @@
 #include "heed/core/pattern.hpp"
 #include "heed/core/tile_list.hpp"
 #include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/count.hpp"
 #include "heed/engine/detail/bf16_operands.hpp"
@@ -23,7 +24,7 @@
 namespace heed::detail {
 
 /// Sums over the memberships of pairs, column after column: of query i in column c at of_queries[c * n_q + i], of key j
-/// at of_keys[c * n_k + j].
+/// at of_keys[c * n_k + j]. Null: not wanted.
 template <class T>
 struct MembershipSums {
   T* of_queries = nullptr;
@@ -49,18 +50,19 @@ class MembershipWorker {
   /// The pairs of `queries` and `keys`; sums of both, and of nobody else, go to `of_queries` and `of_keys`.
   void visit(const Call& call, const TokenSet& queries, const TokenSet& keys, const KeyBounds& bounds,
              const AttentionOptions& options, const PairRule& rule, bool bounded, T* of_queries, T* of_keys) {
+    const MembershipWants wants{bounded, of_queries != nullptr, of_keys != nullptr};
     for (Index at = 0; at < queries.size; at += share * width_) {
       const TokenSet some = queries.part(at, std::min(share * width_, queries.size - at));
       const Index n = (some.size + width_ - 1) / width_;
       for (Index p = 0; p < n; ++p)
         panels_[p].begin(call, some.part(p * width_, std::min(width_, some.size - p * width_)), bounds, options, rule,
-                         bounded);
+                         wants);
       // Ranges of consecutive queries do not decrease.
       const Index from = tokens_below(keys, bounds.of(some[0]).low);
       const Index end = tokens_below(keys, bounds.of(some[some.size - 1]).high);
       for (Index k = from; k < end; k += largest_tile)
         visit_tile(call, keys.part(k, std::min(largest_tile, end - k)), n, of_keys);
-      for (Index p = 0; p < n; ++p) panels_[p].write(of_queries);
+      for (Index p = 0; p < n && wants.queries; ++p) panels_[p].write(of_queries);
     }
   }
 
@@ -74,7 +76,7 @@ class MembershipWorker {
       if (panels_[p].low() <= tile[tile.size - 1] && panels_[p].high() > tile[0])
         panels_[p].add_keys(scored_, values_, tile);
     }
-    for (Index j = 0; j < tile.size; ++j) {
+    for (Index j = 0; of_keys != nullptr && j < tile.size; ++j) {
       T sum = 0;
       for (Index i = 0; i < lanes_; ++i) sum += room_.columns[j * lanes_ + i];
       of_keys[tile[j]] += sum;
@@ -90,7 +92,8 @@ class MembershipWorker {
 
 /// What keys would be to queries, and queries to keys, if pairs were members of what the queries see: see
 /// MembershipPanel for the sums. Group g of `tiles` has one segment; its sums go to column columns[g], in which no two
-/// groups share a query or a key. `rule` leaves pairs out. Sums must hold zeros for the tokens of the tiles.
+/// groups share a query, where sums of queries are wanted, or a key, where those of keys are. `rule` leaves pairs out.
+/// Sums must hold zeros for the tokens of the tiles.
 ///
 /// Cost    2 (d + d_v) flops and one exponential per kept pair: 2 d in Phase::backward_scores, 2 d_v in
 ///         Phase::backward_values.
@@ -108,7 +111,7 @@ void run_membership_groups(const TileList& tiles, const Index* columns, const Pa
       [&](Scratch& scratch) { return Worker(scratch, tile_size(tiles), call.k.cols, call.v.cols, active_isa()); },
       [&](Worker& worker, Index g) {
         worker.visit(call, tiles.queries(g), tiles.keys(g, 0), bounds, options, rule, bounded,
-                     sums.of_queries + columns[g] * n_q, sums.of_keys + columns[g] * n_k);
+                     entry(sums.of_queries, columns[g] * n_q), entry(sums.of_keys, columns[g] * n_k));
       });
 }
 

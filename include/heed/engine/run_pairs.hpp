@@ -13,6 +13,9 @@
 #include "heed/engine/detail/merged_parts.hpp"
 #include "heed/engine/detail/softmax_engine.hpp"
 #include "heed/engine/pairs.hpp"
+#ifdef HEED_COMPILED
+#include "heed/engine/detail/compiled.hpp"
+#endif
 
 namespace heed::detail {
 

@@ -60,7 +60,8 @@ class TransposedPanel {
 
 /// to(k, c) = sum of a(j, k) b(j, c) over the tokens j: A^T B over some rows, which alone are read.
 ///
-/// Shapes  a: n x d, b: n x columns in the scalar of sums, tokens of [0, n); to: d x columns, written, 0 without tokens.
+/// Shapes  a: n x d, b: n x columns in the scalar of sums, tokens of [0, n); to: d x columns, written, 0 without
+///         tokens.
 /// Cost    2 n_tokens d columns flops at the speed of the tile kernels; memory O(n_tokens columns) from the workspace.
 /// Threads the same bits for any number: each entry is one sum in the order of the tokens.
 template <class A, class T, class Out>

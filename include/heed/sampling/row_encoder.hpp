@@ -157,8 +157,8 @@ class RowEncoder {
     }
   }
 
-  /// Calls visit(k, share) for each product that a token takes, chosen as `choose` does: its row is its base and the sum
-  /// of share y_k W_k. Overwrites what `choose` chose.
+  /// Calls visit(k, share) for each product that a token takes, chosen as `choose` does: its row is its base and the
+  /// sum of share y_k W_k. Overwrites what `choose` chose.
   template <class Visit>
   void visit_chosen(Estimator estimator, const T* norms, const EncodeToken<T>& token, std::uint64_t seed,
                     std::uint64_t stream, const Visit& visit) {

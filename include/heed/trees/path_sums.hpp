@@ -25,9 +25,19 @@ void add_token_rows(const ConstView<S>& rows, const TokenSet& some, Index width,
     storage_kernels<T, KernelScalar<S>>(isa).add_rows(from, rows.row_stride, some.list, some.size, width, weights, sum);
     return;
   }
-  for (Index t = 0; t < some.size; ++t) {
-    const T weight = weights == nullptr ? T(1) : weights[t];
-    for (Index c = 0; c < width; ++c) sum[c] += weight * static_cast<T>(rows(some[t], c));
+  // A few rows and columns at a time, copied: the kernel's arithmetic, so the same bits in every layout.
+  constexpr Index n_rows = 16, n_columns = 64;
+  T copy[n_rows * n_columns];
+  for (Index t = 0; t < some.size; t += n_rows) {
+    const Index own_rows = std::min(n_rows, some.size - t);
+    for (Index c = 0; c < width; c += n_columns) {
+      const Index own = std::min(n_columns, width - c);
+      for (Index r = 0; r < own_rows; ++r) {
+        for (Index x = 0; x < own; ++x) copy[r * n_columns + x] = static_cast<T>(rows(some[t + r], c + x));
+      }
+      storage_kernels<T, T>(isa).add_rows(copy, n_columns, nullptr, own_rows, own,
+                                          weights == nullptr ? nullptr : weights + t, sum + c);
+    }
   }
 }
 

@@ -16,8 +16,8 @@
 namespace heed::detail {
 
 /// Kernel feature attention of the heads of one call, forward. Keys of heads that share them are summed once.
-/// Without a causal mask sums are made in slices of features and read in panels of queries, both over threads; under one
-/// the sums run along the keys, a panel of keys after the other, and threads share out the key heads.
+/// Without a causal mask sums are made in slices of features and read in panels of queries, both over threads; under
+/// one the sums run along the keys, a panel of keys after the other, and threads share out the key heads.
 template <class Map, class Call>
 class FeatureAttention {
  public:

@@ -18,8 +18,8 @@
 namespace heed::detail {
 
 /// Kernel feature attention of the heads of one call, backward. A task is a key head: it goes along the keys once with
-/// sums over keys, for d_q, and back once with sums over queries, for d_k and d_v. References of features are those of the
-/// way there: each panel of keys starts from those that were saved.
+/// sums over keys, for d_q, and back once with sums over queries, for d_k and d_v. References of features are those of
+/// the way there: each panel of keys starts from those that were saved.
 template <class Map, class Call>
 class FeatureGradient {
  public:
@@ -32,6 +32,7 @@ class FeatureGradient {
 
   void run(const Mask& mask) {
     const Call& one = calls_.front();
+    if (map_.size() == 0) return;  // no feature: out is 0
     Workspace::Frame frame(*context_.workspace);
     const Index n_groups = static_cast<Index>(calls_.size()) / heads_per_kv_, n_q = one.q.rows;
     const Index n_panels = (one.k.rows + width_ - 1) / width_;
@@ -125,7 +126,8 @@ class FeatureGradient {
     }
   }
 
-  // Makes features of the keys of a panel part by part, as on the way there, at most `most` parts: [j, end) is the last.
+  // Makes features of the keys of a panel part by part, as on the way there, at most `most` parts: [j, end) is the
+  // last.
   void make_keys(Worker& worker, Index group, Index at, Index start, Index stop, Index most, Index& j, Index& end,
                  Index& made) const {
     if constexpr (Map::has_rows) worker.panel.restore_references(worker.state, worker.references + at * map_.size());
@@ -156,9 +158,9 @@ class FeatureGradient {
   T* denominators_ = nullptr;  // of each call, n_q
 };
 
-/// Adds to the gradients of checked calls, and counts. Scores: features and sums again, denominators, and the way back from
-/// features to tokens; values: d_phi of queries and keys, sums over queries, and d_v. Products of pairs within a panel
-/// are not counted: they stand for such sums.
+/// Adds to the gradients of checked calls, and counts. Scores: features and sums again, denominators, and the way back
+/// from features to tokens; values: d_phi of queries and keys, sums over queries, and d_v. Products of pairs within a
+/// panel are not counted: they stand for such sums.
 template <class Map, class Call>
 void attend_features_backward(const Map& map, std::span<const Call> calls, Index heads_per_kv, const Mask& mask,
                               double products_a_token, const Context& context) {

@@ -12,8 +12,8 @@
 
 namespace heed::detail {
 
-/// The panels of one thread in a backward pass. With D_i = phi(q_i) . z the denominators and rows S_f followed by z_f, the
-/// gradient by what is divided and by D_i together is the row
+/// The panels of one thread in a backward pass. With D_i = phi(q_i) . z the denominators and rows S_f followed by z_f,
+/// the gradient by what is divided and by D_i together is the row
 ///   g_i = (d_out_i, -d_out_i . out_i) / D_i,
 /// and, v_j followed by 1, the sums of queries run against those of keys: with R_f = sum_i phi(q_i)_f g_i,
 ///   d_phi(q_i) = S g_i,  d_phi(k_j) = R v_j,  d_v_j = phi(k_j) R (without its last entry).
@@ -68,8 +68,8 @@ class FeatureGradientPanel : public FeaturePanel<Map> {
     for (Index f = 0; f < state.count; ++f) reference(state, f) = from[f];
   }
 
-  /// Forward along the keys: features of queries [first, first + n), their denominators, and d_q. The first n_keys keys of
-  /// the panel, whose values have been read, are no part of the sums: query i sees the first last + i of them.
+  /// Forward along the keys: features of queries [first, first + n), their denominators, and d_q. The first n_keys keys
+  /// of the panel, whose values have been read, are no part of the sums: query i sees the first last + i of them.
   template <class Call>
   void go_through_queries(const FeatureSums<T>& state, const Call& call, Index first, Index n, Index n_keys, Index last,
                           T* denominators) {
@@ -108,7 +108,8 @@ class FeatureGradientPanel : public FeaturePanel<Map> {
       for (Index c = 0; c < d_v_; ++c) call.d_v(first + j, c) += out[c * width_ + j];
     }
   }
-  /// Then what queries [i, i + n) give them that see the first last + i of these n_keys keys; adds the queries to the sums.
+  /// Then what queries [i, i + n) give them that see the first last + i of these n_keys keys; adds the queries to the
+  /// sums.
   template <class Call>
   void add_block(const FeatureSums<T>& state, const Call& call, Index first, Index n_keys, Index i, Index n, Index last,
                  const T* denominators) {

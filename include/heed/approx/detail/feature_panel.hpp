@@ -89,9 +89,9 @@ class FeaturePanel {
   /// Whether no key has come yet: then there is no reference.
   void set_fresh(bool fresh) { fresh_ = fresh; }
 
-  /// Makes features of keys from `first` on, of at most `end`, in `phi_of_keys`, and returns one past the last of them. A
-  /// key far above the reference of some feature begins a panel of its own, and moves the references: sums, and those of
-  /// the rows behind `sums`, move with them where `move_sums`.
+  /// Makes features of keys from `first` on, of at most `end`, in `phi_of_keys`, and returns one past the last of them.
+  /// A key far above the reference of some feature begins a panel of its own, and moves the references: sums, and those
+  /// of the rows behind `sums`, move with them where `move_sums`.
   template <class S>
   Index keys(const FeatureSums<T>& state, const ConstView<S>& k, Index first, Index end, bool move_sums) {
     Index n = std::min(width_, end - first);

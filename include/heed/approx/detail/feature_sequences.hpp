@@ -10,8 +10,8 @@
 
 namespace heed::detail {
 
-/// One packed sequence, or the whole call, as methods see it that sum keys up: keys [k_first, k_end) are those that some
-/// query sees, and query i sees those up to i + shift under a causal mask, all of them without one.
+/// One packed sequence, or the whole call, as methods see it that sum keys up: keys [k_first, k_end) are those that
+/// some query sees, and query i sees those up to i + shift under a causal mask, all of them without one.
 struct FeatureSequence {
   Index q_first = 0, q_end = 0;
   Index k_first = 0, k_end = 0;
@@ -55,22 +55,6 @@ inline FeatureTokens count_feature_tokens(const Mask& mask, Index n_q, Index n_k
     tokens.queries += static_cast<double>(sequence.q_end - sequence.first_seeing());
   });
   return tokens;
-}
-
-/// Throws where options are given that need a score for each pair. `method`: who says so.
-inline void check_feature_options(const AttentionOptions& options, const char* method) {
-  const Mask& mask = options.mask;
-  const auto refuse = [&](bool given, const char* name) {
-    if (given)
-      throw OptionError(message(name, " is given but must not be: ", method, " sums keys up and scores no pair"));
-  };
-  refuse(mask.window_left != Mask::unlimited, "Mask::window_left");
-  refuse(mask.window_right != Mask::unlimited, "Mask::window_right");
-  refuse(mask.allowed.given(), "Mask::allowed");
-  refuse(mask.bias.given(), "Mask::bias");
-  refuse(mask.alibi_slope.given(), "Mask::alibi_slope");
-  refuse(options.softcap.has_value(), "AttentionOptions::softcap");
-  refuse(options.sinks.given(), "AttentionOptions::sinks");
 }
 
 }  // namespace heed::detail

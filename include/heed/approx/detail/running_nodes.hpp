@@ -8,8 +8,8 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/engine/token_panel.hpp"
 #include "heed/engine/tasks.hpp"
+#include "heed/engine/token_panel.hpp"
 #include "heed/trees/path_gradients.hpp"
 #include "heed/trees/route.hpp"
 

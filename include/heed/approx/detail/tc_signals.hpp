@@ -77,7 +77,9 @@ class TcSignals {
     // Running sums of keys go from the last to the first.
     Index* list = frame.take<Index>(sequence_.high - sequence_.low);
     Index n = 0;
-    for (Index j = sequence_.high; j-- > sequence_.low;) list[n++] = j;
+    for (Index j = sequence_.high; j-- > sequence_.low;) {
+      if (head_.keys.leaf_of()[j] != LeafLists::none) list[n++] = j;
+    }
     if (!head_.causal()) std::reverse(list, list + n);
     const SignalGroup group{{0, n, list}, routing.nodes, n_nodes};
     add_routing_gradient(RoutedTokens<T, typename Call::Key>{&routing.router, call.k, role_, call.d_k},

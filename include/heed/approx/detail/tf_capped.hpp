@@ -27,7 +27,7 @@ void attend_capped(const Call& call, const Index* query_leaf, const LeafLists& k
   Workspace::Frame frame(*context.workspace);
   Pairs pairs(frame);
   const TreeLeaves<T> tree{
-      {}, keys, leaf_tiles(query_leaf, n_q, n_k, keys, height, options.mask, call.head, cap, frame)};
+      {}, keys, leaf_tiles(query_leaf, n_q, n_k, keys, height, options.mask, call.head, cap, frame), 0};
   add_tf_parts(pairs, pairs.add_group(0, 1), std::span(&tree, 1), n_sinks, window_left, options.mask, n_q, n_k);
   const std::span<const Call> one(&call, 1);
   bool overflows = false;

@@ -1,25 +1,14 @@
 #pragma once
 #include <cstddef>
 #include <span>
-#include <vector>
 
 #include "heed/core/errors.hpp"
-#include "heed/core/gradients.hpp"
-#include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/trees/decision_tree.hpp"
 #include "heed/trees/tree_sums.hpp"
 
-namespace heed {
-
-/// Gradients of the trees of TF-attention: of the only one in d_tree, of several in d_trees, in their order.
-template <class T>
-struct TfGradients {
-  TreeGradient<T> d_tree;
-  std::vector<TreeGradient<T>> d_trees;
-};
-
-namespace detail {
+namespace heed::detail {
 
 /// Calls visit(gradient, number of its tree, its name) for each of a caller's objects that is there. One without room
 /// is not wanted.
@@ -75,5 +64,4 @@ TreeSums<T>* take_tree_sums(Grads& grads, std::span<const DecisionTree<S>> trees
   return sums;
 }
 
-}  // namespace detail
-}  // namespace heed
+}  // namespace heed::detail

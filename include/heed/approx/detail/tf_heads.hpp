@@ -26,6 +26,7 @@ struct TreeLeaves {
   Router<T> router;
   LeafLists keys;
   LeafTiles tiles;  ///< query_leaf, key_leaf and the leaves each query sees among them
+  Index n_real_keys = 0;
 };
 
 /// The same of all heads of a call and all trees: of head c and tree t at [c * trees.size() + t]. Lives in `frame`.
@@ -42,7 +43,8 @@ TreeLeaves<typename Call::Sum>* route_heads(std::span<const DecisionTree<S>> tre
                        [&](const Call& call, const Index* query_leaf, const LeafLists& keys, const Router<T>& router) {
                          leaves[static_cast<std::size_t>(&call - calls.data()) * n_trees + t] = {
                              router, keys,
-                             leaf_tiles(query_leaf, n_q, n_k, keys, trees[t].height(), mask, call.head, n_k, frame)};
+                             leaf_tiles(query_leaf, n_q, n_k, keys, trees[t].height(), mask, call.head, n_k, frame),
+                             std::min(n_k, mask.n_real_keys)};
                        });
   }
   return leaves;

@@ -10,6 +10,7 @@
 #include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/engine/detail/gradient_sums.hpp"
 #include "heed/engine/detail/score_tile.hpp"
 #include "heed/engine/detail/tile_part.hpp"
 #include "heed/engine/pair_rule.hpp"

@@ -10,7 +10,6 @@
 #include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/engine/detail/gradient_panel.hpp"
 #include "heed/engine/detail/key_tile.hpp"
 #include "heed/engine/detail/score_tile.hpp"
 #include "heed/engine/detail/tile_part.hpp"
@@ -18,6 +17,12 @@
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {
+
+/// Which sums are wanted, and how they are weighted.
+struct MembershipWants {
+  bool bounded = true;
+  bool queries = true, keys = true;
+};
 
 /// What the membership panels of one thread share.
 template <class T>
@@ -60,9 +65,9 @@ class MembershipPanel {
 
   /// Starts on `queries` of `call`, whose log-sum-exp is known.
   void begin(const Call& call, const TokenSet& queries, const KeyBounds& bounds, const AttentionOptions& options,
-             const PairRule& rule, bool bounded) {
+             const PairRule& rule, const MembershipWants& wants) {
     scores_.begin(call, queries, bounds, options, rule, none_);
-    bounded_ = bounded;
+    wants_ = wants;
     const Index width = scores_.width(), n = queries.size, first = queries.list == nullptr ? queries.first : 0;
     const auto* d_out = kernel_pointer(call.d_out.data) + first * call.d_out.row_stride;
     stored_.transpose(d_out, call.d_out.row_stride, call.d_out.col_stride, queries.list, n, nullptr, call.v.cols,
@@ -91,7 +96,7 @@ class MembershipPanel {
     const Index width = scores_.width();
     bool raised = false, moved = false;  // some score is above its query's lse; the running maximum is
     for (Index i = 0; i < width; ++i) raised = raised || room_.scores.top[i] > base_[i];
-    if (bounded_) {
+    if (wants_.bounded && wants_.queries) {
       tiles_.advance(width, scores_.softmax_factor(), room_.scores.top, m_, l_, room_.shifted, room_.correction);
       for (Index i = 0; i < width; ++i) moved = moved || m_[i] > base_[i];
       for (Index i = 0; moved && i < width; ++i) sum_[i] *= room_.correction[i];
@@ -103,7 +108,7 @@ class MembershipPanel {
   void write(T* to) const {
     const TokenSet& queries = scores_.queries();
     for (Index i = 0; i < queries.size; ++i)
-      to[queries[i]] = is_minus_infinity(-base_[i]) ? T(0) : bounded_ ? sum_[i] / l_[i] : sum_[i];
+      to[queries[i]] = is_minus_infinity(-base_[i]) ? T(0) : wants_.bounded ? sum_[i] / l_[i] : sum_[i];
   }
 
  private:
@@ -127,16 +132,16 @@ class MembershipPanel {
     for (Index j = 0; raised && j < part.n_keys; ++j) {
       for (Index i = first; i < end; ++i) w[j * width + i] = w[j * width + i] > most_[i] ? most_[i] : w[j * width + i];
     }
+    if (moved && !wants_.keys) return;
     gradients_.gradients(part.n_keys, width, part.first, part.count, factor, base_, mean_, w, d);
-    if (!moved) add_to_queries(part.n_keys, first, end, w, d);
-    for (Index j = 0; j < part.n_keys; ++j) {
+    if (!moved && wants_.queries) add_to_queries(part.n_keys, first, end, w, d);
+    for (Index j = 0; wants_.keys && j < part.n_keys; ++j) {
       T* column = room_.columns + (part.at + j) * lanes;
       for (Index u = first; u < end; u += lanes) {
-        const T *weight = w + j * width + u, *term = d + j * width + u;
-        if (bounded_) {
-          for (Index i = 0; i < lanes; ++i) column[i] += term[i] / (1 + weight[i]);
+        if (wants_.bounded) {
+          add_shares(d + j * width + u, w + j * width + u, lanes, column);
         } else {
-          for (Index i = 0; i < lanes; ++i) column[i] += term[i];
+          add_row(d + j * width + u, lanes, column);
         }
       }
     }
@@ -145,10 +150,25 @@ class MembershipPanel {
   void add_to_queries(Index n_keys, Index first, Index end, const T* w, const T* d) {
     const Index width = scores_.width();
     for (Index j = 0; j < n_keys; ++j) {
-      for (Index i = first; i < end; ++i) sum_[i] += d[j * width + i];
+      add_row(d + j * width + first, end - first, sum_ + first);
+      if (wants_.bounded) add_row(w + j * width + first, end - first, l_ + first);
     }
-    for (Index j = 0; bounded_ && j < n_keys; ++j) {
-      for (Index i = first; i < end; ++i) l_[i] += w[j * width + i];
+  }
+
+  // Vectors are whole numbers of blocks, and a block is a register of any machine: with these bounds compilers use
+  // one, whatever the user's flags.
+  static constexpr Index block = 16 / sizeof(T);
+
+  // to += from.
+  static void add_row(const T* __restrict from, Index n, T* __restrict to) {
+    for (Index i = 0; i < n; i += block) {
+      for (Index x = 0; x < block; ++x) to[i + x] += from[i + x];
+    }
+  }
+  // to += term / (1 + weight).
+  static void add_shares(const T* __restrict term, const T* __restrict weight, Index n, T* __restrict to) {
+    for (Index i = 0; i < n; i += block) {
+      for (Index x = 0; x < block; ++x) to[i + x] += term[i + x] / (1 + weight[i + x]);
     }
   }
 
@@ -158,7 +178,7 @@ class MembershipPanel {
   MembershipRoom<T> room_;
   ScoreTile<Operands, Call, NoScoreMod> scores_;
   NoScoreMod none_;
-  bool bounded_ = true;
+  MembershipWants wants_;
   T* d_out_;                                  // d_v x width
   T *base_, *mean_, *most_, *m_, *l_, *sum_;  // width
 };

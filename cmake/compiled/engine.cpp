@@ -1,0 +1,3 @@
+#include "heed/engine/detail/compiled.hpp"
+
+HEED_ENGINES();
