@@ -1,3 +1,4 @@
+#include "../common/printf_text.hpp"
 #include "measure.hpp"
 
 #include <algorithm>
@@ -11,9 +12,9 @@
 
 #include <heed/heed.hpp>
 
-#include "printf_text.hpp"
-
 namespace compare {
+
+using common::format;
 namespace {
 
 using Clock = std::chrono::steady_clock;

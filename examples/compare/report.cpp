@@ -1,13 +1,15 @@
+#include "../common/printf_text.hpp"
 #include "report.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
-#include "printf_text.hpp"
 #include "statistics.hpp"
 
 namespace compare {
+
+using common::format;
 namespace {
 
 // 0 where there is no such number: no pair is kept, or a clock saw no time pass.
@@ -21,7 +23,7 @@ double error_percentile(const std::vector<double>& errors, double part) {
 }  // namespace
 
 Comparison compare_methods(const Inputs& inputs, const std::vector<Measurement>& measurements, const Settings& settings,
-                           const Machine& machine) {
+                           const common::Machine& machine) {
   Comparison comparison{&inputs, &measurements, &settings, machine, {}, measurements.front().seconds.size()};
   const double exact_flops = measurements.front().flops.products();
   const double exact_seconds = median(measurements.front().seconds);

@@ -2,7 +2,7 @@
 #include <string>
 #include <vector>
 
-#include "machine.hpp"
+#include "../common/machine.hpp"
 #include "measure.hpp"
 
 namespace compare {
@@ -25,13 +25,13 @@ struct Comparison {
   const Inputs* inputs = nullptr;
   const std::vector<Measurement>* measurements = nullptr;
   const Settings* settings = nullptr;
-  Machine machine;
+  common::Machine machine;
   std::vector<Row> rows;
   std::size_t rounds = 0;
 };
 
 Comparison compare_methods(const Inputs& inputs, const std::vector<Measurement>& measurements, const Settings& settings,
-                           const Machine& machine);
+                           const common::Machine& machine);
 
 /// The methods whose output is not finite, each with its heads: "the result is not finite: exact-half (heads 0, 3)".
 /// Empty where every output is finite.

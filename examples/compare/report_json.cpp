@@ -71,7 +71,7 @@ std::string json_text(const Comparison& comparison) {
   json["fraction"] = comparison.settings->fraction;
   json["seed"] = comparison.settings->seed;
   json["rounds"] = comparison.rounds;
-  const Machine& machine = comparison.machine;
+  const common::Machine& machine = comparison.machine;
   json["machine"] = {{"cpu", machine.cpu},
                      {"threads", machine.threads},
                      {"kernels", machine.kernels},

@@ -1,43 +1,23 @@
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "printf_text.hpp"
+#include "../common/svg.hpp"
+#include "../common/svg_labels.hpp"
 #include "report.hpp"
-#include "svg_labels.hpp"
 
 namespace compare {
 namespace {
+
+using namespace common;
 
 constexpr double width = 1000, height = 640;
 constexpr double left = 92, right = 968, top = 112, bottom = 560;
 constexpr double smallest_error = 1e-9;  // a logarithm needs some error; what is below is drawn here
 constexpr double smallest_cost = 1e-6;   // likewise: a FLOP, or a nanosecond
-constexpr std::array<const char*, 8> colours = {"#1b6ca8", "#c8553d", "#3a7d44", "#7b4fa3",
-                                                "#b8860b", "#0f8b8d", "#a23b72", "#5c5c5c"};
-
-std::string escaped(const std::string& text) {
-  std::string safe;
-  for (const char c : text) {
-    if (c == '&')
-      safe += "&amp;";
-    else if (c == '<')
-      safe += "&lt;";
-    else if (c == '>')
-      safe += "&gt;";
-    else
-      safe += c;
-  }
-  return safe;
-}
-
-std::string text_at(double x, double y, const std::string& attributes, const std::string& text) {
-  return format("<text x=\"%.1f\" y=\"%.1f\" ", x, y) + attributes + ">" + escaped(text) + "</text>\n";
-}
 
 // One logarithmic axis: a range of values onto a range of pixels.
 struct Axis {
@@ -186,24 +166,12 @@ std::string points(const Drawing& drawing, const Axis& x, const Axis& y, LabelPl
   return svg;
 }
 
-constexpr const char* style =
-    "<style>text{font-family:'DejaVu Sans',Helvetica,Arial,sans-serif;fill:#222}"
-    ".title{font-size:17px;font-weight:bold}.sub{font-size:11.5px;fill:#555}"
-    ".loud{font-size:13px;font-weight:bold;fill:#c00}.tick{font-size:12px}.name{font-size:13.5px}"
-    ".label{font-size:13px;paint-order:stroke;stroke:#fff;stroke-width:4px}"
-    ".grid{stroke:#e4e4e4}.axis{stroke:#222;fill:none}.leader{stroke:#999;stroke-width:.8}"
-    ".mark{stroke:#888;stroke-dasharray:5 4}.note{font-size:11.5px;fill:#777}</style>\n"
-    "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n";
-
 }  // namespace
 
 std::string svg_text(const Comparison& comparison, Against against) {
   const Drawing drawing = drawing_of(comparison, against);
   const auto [x, y] = axes_of(drawing);
-  std::string svg =
-      format("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" width=\"%.0f\" height=\"%.0f\">\n",
-             width, height, width, height);
-  svg += style + titles(comparison, against) + frame(x, y, against);
+  std::string svg = svg_start(width, height) + titles(comparison, against) + frame(x, y, against);
   LabelPlaces places({left, top, right, bottom});
   if (drawing.mark != nullptr) svg += mark_at(drawing, x, places);
   if (!drawing.left_out.empty())

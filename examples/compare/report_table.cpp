@@ -3,10 +3,12 @@
 #include <cmath>
 #include <string_view>
 
-#include "printf_text.hpp"
+#include "../common/printf_text.hpp"
 #include "report.hpp"
 
 namespace compare {
+
+using common::format;
 namespace {
 
 constexpr std::size_t columns = 100;

@@ -8,7 +8,7 @@
 #include <omp.h>
 #endif
 
-namespace compare {
+namespace common {
 namespace {
 
 std::string cpu_name() {
@@ -72,4 +72,4 @@ Machine describe_machine(int asked_threads) {
           thread_count(asked_threads)};
 }
 
-}  // namespace compare
+}  // namespace common

@@ -1,7 +1,7 @@
 #pragma once
 #include <string>
 
-namespace compare {
+namespace common {
 
 /// What a time depends on besides the method.
 struct Machine {
@@ -17,4 +17,4 @@ struct Machine {
 
 Machine describe_machine(int asked_threads);
 
-}  // namespace compare
+}  // namespace common

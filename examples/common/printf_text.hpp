@@ -3,7 +3,7 @@
 #include <cstdio>
 #include <string>
 
-namespace compare {
+namespace common {
 
 /// What printf would print, up to 511 characters.
 template <class... Values>
@@ -13,4 +13,4 @@ std::string format(const char* pattern, Values... values) {
   return text.data();
 }
 
-}  // namespace compare
+}  // namespace common

@@ -5,7 +5,7 @@
 #include <numbers>
 #include <vector>
 
-namespace compare {
+namespace common {
 
 struct Box {
   double left, top, right, bottom;
@@ -60,4 +60,4 @@ class LabelPlaces {
   std::vector<Box> taken_;
 };
 
-}  // namespace compare
+}  // namespace common

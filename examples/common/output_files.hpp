@@ -1,0 +1,16 @@
+#pragma once
+#include <string>
+
+namespace common {
+
+/// Asked before a long run, so that nothing is lost: what stands in the file stays until there is something to write.
+/// Errors  std::runtime_error where the file cannot be written; `option` names it. An empty path is no file.
+void require_writable(const std::string& path, const std::string& option);
+
+/// Errors  std::runtime_error where the text was not written whole.
+void write_file(const std::string& path, const std::string& text);
+
+/// A message of an error as one line, whatever it holds: text from a file may hold anything.
+std::string one_line(std::string message);
+
+}  // namespace common

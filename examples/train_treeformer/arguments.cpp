@@ -1,0 +1,71 @@
+#include "arguments.hpp"
+
+#include <iostream>
+#include <stdexcept>
+
+#include <CLI/CLI.hpp>
+
+namespace train_treeformer {
+
+std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
+  Arguments a;
+  CLI::App app("Trains a small transformer whose attention is exact, a Treeformer's, or another method's.",
+               "train_treeformer");
+  app.footer(
+      "Steps, rates and sizes that are not given are the task's: examples/train_treeformer/README.md.\n"
+      "Exit code 0; 1 where the accuracy is below --at-least; 2 for a file or an option that cannot be used.");
+  const auto choice = [&](const char* option, std::string& value, const std::vector<std::string>& names,
+                          const char* text) {
+    std::string all;
+    for (const std::string& name : names) all += (all.empty() ? "" : "|") + name;
+    app.add_option(option, value, text)->check(CLI::IsMember(names))->type_name(all)->option_text(all);
+  };
+  choice("--task", a.task, {"recall", "listops", "bytes", "text-lm"}, "what is learned, default recall");
+  choice("--attention", a.attention, {"exact", "tf", "tc", "linformer", "performer", "bigbird", "window", "linear"},
+         "method of every layer, default tf; those without trees get as many FLOPs as tf would take");
+  app.add_flag("--bootstrap", a.bootstrap, "train exact attention first, convert all layers, go on");
+  app.add_option("--height", a.height, "of trees: 2^height leaves, default 5")->check(CLI::Range(1, 16));
+  app.add_option("--trees", a.trees, "of a head, their leaves united; default 1")->check(CLI::Range(1, 16));
+  app.add_option("--heads", a.heads, "of 32 columns each; default: the task's")->check(CLI::Range(1, 64));
+  app.add_option("--length", a.length, "tokens of the longest sequence; default: the task's")
+      ->check(CLI::Range(8, 1 << 20));
+  app.add_option("--steps", a.steps, "at short length, at full length, after the conversion; default: the task's")
+      ->delimiter(',')
+      ->expected(3)
+      ->check(CLI::Range(0, 10000000))
+      ->type_name("SHORT,FULL,CONVERTED");
+  app.add_option("--seed", a.seed, "of data, parameters and methods that draw, default 1");
+  app.add_flag("--untied", a.untied, "W_k starts as W_q and goes its own way; default: as the task's recipe says");
+  choice("--routing", a.routing, {"flip", "all", "none"},
+         "gradient of trees' routing: leaves of one flipped decision (default), all leaves, none");
+  app.add_option("--threads", a.threads, "default 1; 0: as many as OpenMP gives")->check(CLI::Range(0, 1024));
+  app.add_flag("--quick", a.quick, "a small setting that shows learning within minutes");
+  app.add_option("--file", a.file, "text of text-lm; default: heed's own headers")->type_name("FILE");
+  app.add_option("--csv", a.csv, "every step, default train_treeformer.csv; or none")->type_name("FILE");
+  app.add_option("--svg", a.svg, "picture of the curve, default train_treeformer.svg; or none")->type_name("FILE");
+  app.add_option("--checkpoint", a.checkpoint, "parameters and moments, written every 50 steps")->type_name("FILE");
+  app.add_flag("--resume", a.resume, "go on from --checkpoint, of a run with the same options");
+  app.add_option("--table", a.table, "a named set of runs over several seeds: mean, min, max; \"list\" names them")
+      ->type_name("NAME");
+  app.add_option("--seeds", a.seeds, "of each run of a table, --seed, --seed + 1, ...; default 3")
+      ->check(CLI::Range(1, 1000));
+  app.add_option("--at-least", a.at_least, "accuracy below which the exit code is 1")->check(CLI::Range(0.0, 1.0));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    std::cout << app.help();
+    return std::nullopt;
+  } catch (const CLI::ParseError& error) {
+    throw std::invalid_argument(error.what());
+  }
+  for (std::string* path : {&a.csv, &a.svg})
+    if (*path == "none") path->clear();
+  if (a.resume && a.checkpoint.empty()) throw std::invalid_argument("--resume needs --checkpoint FILE to go on from");
+  if (!a.checkpoint.empty() && !a.table.empty())
+    throw std::invalid_argument("--checkpoint is of one run, not of a --table");
+  if (a.length.value_or(8) % 2 != 0 && a.task == "recall")
+    throw std::invalid_argument("--length must be even for recall: half of the tokens ask for the other half's values");
+  return a;
+}
+
+}  // namespace train_treeformer

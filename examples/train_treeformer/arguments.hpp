@@ -1,0 +1,42 @@
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <heed/core/types.hpp>
+
+namespace train_treeformer {
+
+using heed::Index;
+
+/// The command line, read and checked as far as it can be without opening a file. What is not given is the task's
+/// recipe's.
+struct Arguments {
+  std::string task = "recall";
+  std::string attention = "tf";
+  bool bootstrap = false;  ///< train exact attention first, then convert
+  Index height = 5;        ///< of trees; other methods get as many FLOPs as a balanced tree of this height
+  Index trees = 1;         ///< of a head, united
+  std::optional<Index> heads;
+  std::optional<Index> length;
+  std::vector<Index> steps;  ///< at short length, at full length, after the conversion
+  std::uint64_t seed = 1;
+  bool untied = false;
+  std::string routing = "flip";
+  int threads = 1;  ///< 0: as many as OpenMP gives
+  bool quick = false;
+  std::string file;                                                        ///< text of text-lm
+  std::string csv = "train_treeformer.csv", svg = "train_treeformer.svg";  ///< empty: none
+  std::string checkpoint;  ///< written while training, and read by `resume`
+  bool resume = false;
+  std::string table;                 ///< a named set of runs; empty: one run
+  Index seeds = 3;                   ///< of each run of a table
+  std::optional<double> at_least{};  ///< accuracy below which the exit code is 1
+};
+
+/// Reads the command line. Prints help and returns nullopt for --help.
+/// Errors  std::invalid_argument, one line, for anything that is no option or a value outside its range.
+std::optional<Arguments> read_arguments(int argc, const char* const* argv);
+
+}  // namespace train_treeformer

@@ -1,0 +1,133 @@
+// train_treeformer: trains a small transformer whose attention is exact, a Treeformer's, or another method's. README.md.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "../common/machine.hpp"
+#include "../common/output_files.hpp"
+#include "../common/printf_text.hpp"
+#include "../common/progress.hpp"
+#include "arguments.hpp"
+#include "report.hpp"
+#include "table.hpp"
+#include "task.hpp"
+#include "training.hpp"
+
+namespace {
+
+using namespace train_treeformer;
+using namespace common;
+
+constexpr int below = 1, refused = 2;  // exit codes
+
+void complain(const std::string& message) { std::cerr << "train_treeformer: " << one_line(message) << "\n"; }
+
+void say(const std::string& line) { std::cout << line << "\n" << std::flush; }
+
+Run train_aloud(const Arguments& arguments, const Task& task, Trained& trained) {
+  Progress progress("train_treeformer", true, std::chrono::seconds(5));
+  return train(
+      arguments, task, trained,
+      [&](const CurvePoint& point, Index n_steps, double seconds_left) {
+        if (progress.due()) progress(progress_text(point, n_steps, seconds_left));
+      },
+      [&](const Milestone& milestone) {
+        progress.clear();
+        say(milestone_text(milestone));
+      });
+}
+
+int run_one(const Arguments& arguments) {
+  require_writable(arguments.csv, "--csv");
+  require_writable(arguments.svg, "--svg");
+  const Machine machine = describe_machine(arguments.threads);
+  say(machine.text());
+  const std::unique_ptr<Task> task = make_task(arguments);
+  if (!task->about().empty()) say(task->about());
+  const std::vector<Guess> guesses = task->guesses(task->evaluation(task->recipe().length));
+  std::cout << guess_text(guesses) << std::flush;
+  Trained trained;
+  const Run run = train_aloud(arguments, *task, trained);
+  const double accuracy = run.milestones.back().evaluation.accuracy;
+  say(format("%.0f s, seed %llu", run.seconds, static_cast<unsigned long long>(arguments.seed)));
+  if (!arguments.csv.empty()) write_file(arguments.csv, csv_text(run));
+  const std::string title = arguments.task + ", " + arguments.attention;
+  if (!arguments.svg.empty()) write_file(arguments.svg, svg_text(run, guesses, title, machine.text()));
+  if (!arguments.at_least || accuracy >= *arguments.at_least) return 0;
+  complain(format("accuracy %.4f is below --at-least %g", accuracy, *arguments.at_least));
+  return below;
+}
+
+// What one row of a table came to, a number a seed.
+struct Outcome {
+  std::vector<double> accuracy, fewer, fullest, seconds;
+};
+
+std::string spread(const std::vector<double>& values, const char* pattern) {
+  double sum = 0;
+  for (const double value : values) sum += value;
+  const auto [least, most] = std::minmax_element(values.begin(), values.end());
+  return format(pattern, sum / static_cast<double>(values.size()), *least, *most);
+}
+
+int run_table(const Arguments& given) {
+  if (given.table == "list") {
+    std::cout << table_names();
+    return 0;
+  }
+  const std::vector<TableRow> rows = table_rows(given.table, given);
+  say(describe_machine(given.threads).text());
+  std::vector<Outcome> outcomes(rows.size());
+  std::map<std::string, double> guesses;
+  for (Index s = 0; s < given.seeds; ++s) {
+    Trained trained;  // an exact model serves all rows that begin with it
+    for (std::size_t r = 0; r < rows.size(); ++r) {
+      Arguments arguments = rows[r].arguments;
+      arguments.seed += static_cast<std::uint64_t>(s);
+      say(format("seed %llu: ", static_cast<unsigned long long>(arguments.seed)) + rows[r].name);
+      const std::unique_ptr<Task> task = make_task(arguments);
+      for (const Guess& guess : task->guesses(task->evaluation(task->recipe().length)))
+        guesses[guess.name] = guess.accuracy;
+      const Run run = train_aloud(arguments, *task, trained);
+      const Evaluation& result = run.milestones.back().evaluation;
+      outcomes[r].accuracy.push_back(result.accuracy);
+      outcomes[r].fewer.push_back(result.fewer);
+      outcomes[r].fullest.push_back(result.fullest_leaf);
+      outcomes[r].seconds.push_back(run.seconds);
+    }
+  }
+  say(format("%-36s %-26s %-9s %-13s %s", "", "accuracy: mean, min, max", "fewer", "fullest leaf", "seconds, mean"));
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    const auto column = [](const std::vector<double>& values, const char* pattern) {
+      return format(pattern, *std::max_element(values.begin(), values.end()));
+    };
+    say(format("%-36s ", rows[r].name.c_str()) + spread(outcomes[r].accuracy, "%.4f  %.4f  %.4f    ") +
+        format("%-9s ", (spread(outcomes[r].fewer, "%.2fx")).c_str()) +
+        format("%-13s ", column(outcomes[r].fullest, "%.2f").c_str()) + spread(outcomes[r].seconds, "%.0f"));
+  }
+  for (const auto& [name, accuracy] : guesses) say("guessing " + name + format(": %.4f", accuracy));
+  say(format("%ld seeds", static_cast<long>(given.seeds)));
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    const auto arguments = read_arguments(argc, argv);
+    if (!arguments) return 0;
+    return arguments->table.empty() ? run_one(*arguments) : run_table(*arguments);
+  } catch (const std::bad_alloc&) {
+    complain("a step does not fit in memory; shorten --length");
+  } catch (const std::exception& error) {
+    complain(error.what());
+  }
+  return refused;
+}

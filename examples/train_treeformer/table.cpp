@@ -1,0 +1,74 @@
+#include "table.hpp"
+
+#include <stdexcept>
+
+namespace train_treeformer {
+namespace {
+
+TableRow row(const std::string& name, const Arguments& given, const std::string& attention, Index heads, Index height) {
+  TableRow made{name, given};
+  made.arguments.table.clear();
+  made.arguments.attention = attention;
+  made.arguments.heads = heads;
+  made.arguments.height = height;
+  made.arguments.bootstrap = true;
+  return made;
+}
+
+TableRow untied(TableRow made, const std::string& routing) {
+  made.arguments.untied = true;
+  made.arguments.routing = routing;
+  return made;
+}
+
+TableRow from_the_start(TableRow made) {
+  made.arguments.bootstrap = false;
+  return made;
+}
+
+std::vector<TableRow> trees(const Arguments& given) {
+  return {row("exact, 2 heads", given, "exact", 2, 5),     row("tf, 2 heads, height 5", given, "tf", 2, 5),
+          row("exact, 4 heads", given, "exact", 4, 5),     row("tf, 4 heads, height 5", given, "tf", 4, 5),
+          row("tf, 4 heads, height 6", given, "tf", 4, 6), row("tf, 4 heads, height 7", given, "tf", 4, 7)};
+}
+
+std::vector<TableRow> gradients(const Arguments& given) {
+  return {untied(row("exact, 2 heads, untied", given, "exact", 2, 5), "none"),
+          untied(row("tf, untied, no routing gradient", given, "tf", 2, 5), "none"),
+          untied(row("tf, untied, one flip", given, "tf", 2, 5), "flip"),
+          untied(row("tf, untied, all leaves", given, "tf", 2, 5), "all")};
+}
+
+std::vector<TableRow> others(const Arguments& given) {
+  return {from_the_start(row("linformer, 2 heads", given, "linformer", 2, 5)),
+          from_the_start(row("window, 2 heads", given, "window", 2, 5)),
+          from_the_start(row("tf from the start, 2 heads", given, "tf", 2, 5))};
+}
+
+struct Table {
+  const char* name;
+  const char* about;
+  std::vector<TableRow> (*rows)(const Arguments&);
+};
+
+const Table tables[] = {
+    {"trees", "exact attention, and converted trees of 2 and 4 heads and several heights", trees},
+    {"gradients", "keys and queries of their own: with and without the gradient of routing", gradients},
+    {"others", "other methods of about equal FLOPs, from the start", others}};
+
+}  // namespace
+
+std::vector<TableRow> table_rows(const std::string& name, const Arguments& given) {
+  for (const Table& table : tables) {
+    if (name == table.name) return table.rows(given);
+  }
+  throw std::invalid_argument("--table is " + name + " but must be one of these, or list:\n" + table_names());
+}
+
+std::string table_names() {
+  std::string text;
+  for (const Table& table : tables) text += std::string(table.name) + "  " + table.about + "\n";
+  return text;
+}
+
+}  // namespace train_treeformer

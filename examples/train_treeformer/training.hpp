@@ -1,0 +1,57 @@
+#pragma once
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "arguments.hpp"
+#include "model.hpp"
+#include "task.hpp"
+
+namespace train_treeformer {
+
+/// One step of a run.
+struct CurvePoint {
+  Index step = 0;  ///< counted over all phases
+  std::string phase;
+  Index n = 0;
+  double seconds = 0;  ///< since the run began
+  heed::StepReport report;
+};
+
+/// What a model was worth after a step.
+struct Milestone {
+  Index step = 0;
+  std::string name;
+  Evaluation evaluation;
+};
+
+/// Everything a run has to say.
+struct Run {
+  std::vector<CurvePoint> curve;
+  std::vector<Milestone> milestones;  ///< the last one is the result
+  double seconds = 0;                 ///< of training and evaluation
+};
+
+/// A stretch of steps of one kind.
+struct Phase {
+  std::string name;
+  Index n = 0;
+  Index n_steps = 0;
+};
+
+/// Exact models that runs of a table share, by what they were trained on.
+using Trained = std::map<std::string, std::pair<std::unique_ptr<Model>, Run>>;
+
+/// Called after every step: the point, the steps of the whole run, and an estimate of the seconds left.
+using Listener = std::function<void(const CurvePoint&, Index n_steps, double seconds_left)>;
+/// Called with every milestone.
+using MilestoneListener = std::function<void(const Milestone&)>;
+
+/// Trains as `arguments` say: the method from the start, or exact attention that is then converted, all layers at once,
+/// and trained on. Rates rise over 50 steps (20 after the conversion) and fall by half a cosine to 5%.
+Run train(const Arguments& arguments, const Task& task, Trained& trained, const Listener& listener,
+          const MilestoneListener& milestone);
+
+}  // namespace train_treeformer
