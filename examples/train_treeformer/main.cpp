@@ -1,4 +1,5 @@
-// train_treeformer: trains a small transformer whose attention is exact, a Treeformer's, or another method's. README.md.
+// train_treeformer: trains a small transformer whose attention is exact, a Treeformer's, or another method's.
+// README.md.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>

@@ -12,8 +12,8 @@ constexpr Index n_values = 32;
 constexpr std::int32_t asked = n_values;  // the value of a token that asks
 
 // Associative recall: half of the tokens are a name with its value, the other half the same names, each asking for its
-// value, all in a random order and without positions. Names are drawn anew for every sequence, so nothing can be learned
-// of which value belongs to which.
+// value, all in a random order and without positions. Names are drawn anew for every sequence, so nothing can be
+// learned of which value belongs to which.
 class Recall final : public Task {
  public:
   explicit Recall(const Arguments& arguments)

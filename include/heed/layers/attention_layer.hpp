@@ -196,8 +196,8 @@ class AttentionLayer {
     }
   }
 
-  // With u = x / |x| = y / sqrt(tau): d_x = sqrt(tau) (d_y - u (u . d_y)) / |x|, d_tau += d_y . u / (2 sqrt(tau)). d is d_y
-  // and becomes d_x.
+  // With u = x / |x| = y / sqrt(tau): d_x = sqrt(tau) (d_y - u (u . d_y)) / |x|, d_tau += d_y . u / (2 sqrt(tau)). d is
+  // d_y and becomes d_x.
   void derive(ParameterStore<T>& store, const View<T>& y, const View<T>& lengths, const View<T>& d) const {
     const View<T> tau = store.values(temperature_), d_tau = store.gradients(temperature_);
     for (Index i = 0; i < y.rows; ++i) {

@@ -32,7 +32,8 @@ class RmsNorm {
     }
   }
 
-  /// With u = x * inverse and g = gain * d_y: d_gain += sum_i d_y u, d_x = inverse * (g - u mean(g u)). d_x is added to.
+  /// With u = x * inverse and g = gain * d_y: d_gain += sum_i d_y u, d_x = inverse * (g - u mean(g u)). d_x is added
+  /// to.
   void backward(ParameterStore<T>& store, const ConstView<T>& x, const T* inverse, const ConstView<T>& d_y,
                 const View<T>& d_x) const {
     const auto gain = detail::row_of(store.values(gain_), 0);
@@ -78,8 +79,8 @@ class LayerNorm {
     }
   }
 
-  /// With u = (x - mean) * inverse and g = gain * d_y: d_gain += sum_i d_y u, d_shift += sum_i d_y, d_x = inverse * (g -
-  /// mean(g) - u mean(g u)). d_x is added to.
+  /// With u = (x - mean) * inverse and g = gain * d_y: d_gain += sum_i d_y u, d_shift += sum_i d_y, d_x = inverse * (g
+  /// - mean(g) - u mean(g u)). d_x is added to.
   void backward(ParameterStore<T>& store, const ConstView<T>& x, const T* moments, const ConstView<T>& d_y,
                 const View<T>& d_x) const {
     const auto gain = detail::row_of(store.values(gain_), 0);
