@@ -36,7 +36,7 @@ TYPED_TEST(GradientKernelsOf, ScoresBecomeWeightsAndTheirGradients) {
     d(1, first * this->lanes) = nan_of<T>();  // a masked pair whose value row holds one
     const Matrix<T> s_before = s, d_before = d;
     const T factor = T(1.25);
-    this->kernels.gradients(n_keys, panel, first, 1, factor, base.data(), mean.data(), s.data(), d.data());
+    this->kernels.gradients(n_keys, panel, first, 1, factor, T(0.5), base.data(), mean.data(), s.data(), d.data());
     for (Size j = 0; j < n_keys; ++j) {
       for (Size i = 0; i < panel; ++i) {
         if (i / this->lanes != first) {
@@ -48,7 +48,7 @@ TYPED_TEST(GradientKernelsOf, ScoresBecomeWeightsAndTheirGradients) {
           continue;
         }
         const double power = 1.25 * (static_cast<double>(s_before(j, i)) - static_cast<double>(base(i))),
-                     weight = std::exp2(std::min(0.0, power));
+                     weight = std::exp2(std::min(0.5, power));
         const double want = weight * (static_cast<double>(d_before(j, i)) - static_cast<double>(mean(i)));
         EXPECT_NEAR(static_cast<double>(s(j, i)), weight, 16 * this->unit * weight);
         EXPECT_NEAR(static_cast<double>(d(j, i)), want, 32 * this->unit * weight * 8);

@@ -106,7 +106,8 @@ class GradientPanel {
     if (part.partial && !(products_.finite() && tile.finite)) return add_pairs(tile, part);
     std::fill(room_.scores.ignored, room_.scores.ignored + width, minus_infinity<T>);
     products_.weight_gradients(tile, part, width, d, room_.scores.ignored);
-    gradients_.gradients(part.n_keys, width, part.first, part.count, scores_.softmax_factor(), base_, mean_, w, d);
+    gradients_.gradients(part.n_keys, width, part.first, part.count, scores_.softmax_factor(), T(0), base_, mean_, w,
+                         d);
     chain(tile, part, d);
     products_.add(tile, part, width, w, d, d_q_);
   }
@@ -156,7 +157,7 @@ class GradientPanel {
       }
       std::fill(room_.scores.ignored, room_.scores.ignored + width, T(0));
       for (Index i = first; i < end; ++i) room_.scores.ignored[i] = is_minus_infinity(w[i]) ? T(0) : T(1);  // kept
-      gradients_.gradients(1, width, part.first, part.count, scores_.softmax_factor(), base_, mean_, w, slope);
+      gradients_.gradients(1, width, part.first, part.count, scores_.softmax_factor(), T(0), base_, mean_, w, slope);
       one.at = j;
       chain(tile, one, slope);
       for (Index i = first; i < end; ++i) {

@@ -125,15 +125,15 @@ class MembershipPanel {
     if (moved) {
       std::copy_n(w, part.n_keys * width, room_.w_shifted);
       std::copy_n(d, part.n_keys * width, room_.d_shifted);
-      gradients_.gradients(part.n_keys, width, part.first, part.count, factor, room_.shifted, mean_, room_.w_shifted,
-                           room_.d_shifted);
+      gradients_.gradients(part.n_keys, width, part.first, part.count, factor, T(limit), room_.shifted, mean_,
+                           room_.w_shifted, room_.d_shifted);
       add_to_queries(part.n_keys, first, end, room_.w_shifted, room_.d_shifted);
     }
     for (Index j = 0; raised && j < part.n_keys; ++j) {
       for (Index i = first; i < end; ++i) w[j * width + i] = w[j * width + i] > most_[i] ? most_[i] : w[j * width + i];
     }
     if (moved && !wants_.keys) return;
-    gradients_.gradients(part.n_keys, width, part.first, part.count, factor, base_, mean_, w, d);
+    gradients_.gradients(part.n_keys, width, part.first, part.count, factor, T(limit), base_, mean_, w, d);
     if (!moved && wants_.queries) add_to_queries(part.n_keys, first, end, w, d);
     for (Index j = 0; wants_.keys && j < part.n_keys; ++j) {
       T* column = room_.columns + (part.at + j) * lanes;
