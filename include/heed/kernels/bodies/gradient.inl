@@ -1,8 +1,8 @@
 // Kernels of the backward pass; included inside each instance's target region. Panels lie as those of tile.inl.
 
 // Scores of a strip to weights and to the gradients of scores: s[j][i] = w = 2^min(most, c * (s[j][i] - base[i])),
-// d[j][i] = w * (d[j][i] - mean[i]); both are 0 where the score is -inf, whatever d holds. With most = 0 no weight passes
-// 1, however much of a huge base its rounding took.
+// d[j][i] = w * (d[j][i] - mean[i]); both are 0 where the score is -inf, whatever d holds. With most = 0 no weight
+// passes 1, however much of a huge base its rounding took.
 template <class X>
 void gradients(Size n_keys, Size panel, Size first, Size count, typename X::Scalar c, typename X::Scalar most,
                const typename X::Scalar* base, const typename X::Scalar* mean, typename X::Scalar* s,
