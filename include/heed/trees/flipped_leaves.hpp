@@ -27,7 +27,8 @@ void flipped_leaves(const Router<T>& router, const ConstView<S>& tokens, Index n
     T* z;
     Index* node;
   };
-  const double n_decisions = static_cast<double>(height * (height - 1) / 2);
+  const Index among_paths = height * (height - 1) / 2;
+  const double n_decisions = static_cast<double>(among_paths);
   const double width = static_cast<double>(router.d + (lifts ? 1 : 0));
   for_each_task(
       (n_tokens + route_rows - 1) / route_rows,
