@@ -1,11 +1,12 @@
 #include "arguments.hpp"
 
 #include <charconv>
-#include <iostream>
 #include <limits>
 #include <stdexcept>
 
 #include <CLI/CLI.hpp>
+
+#include "../common/parse.hpp"
 
 namespace compare {
 namespace {
@@ -104,14 +105,7 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   app.add_option("--svg", arguments.svg, "draw error against time here")->type_name("FILE");
   app.add_option("--svg-flops", arguments.svg_flops, "draw error against FLOPs here")->type_name("FILE");
   app.add_flag("--progress", arguments.progress, "progress on stderr even where it is no terminal");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
-    return std::nullopt;
-  } catch (const CLI::ParseError& error) {
-    throw std::invalid_argument(error.what());
-  }
+  if (!common::parse(app, argc, argv)) return std::nullopt;
   if (!generate.empty()) arguments.generate = generated_size(generate);
   if (!heads.empty()) read_heads(heads, arguments);
   check(arguments);

@@ -1,9 +1,10 @@
 #include "arguments.hpp"
 
-#include <iostream>
 #include <stdexcept>
 
 #include <CLI/CLI.hpp>
+
+#include "../common/parse.hpp"
 
 namespace train_treeformer {
 
@@ -50,14 +51,7 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   app.add_option("--seeds", a.seeds, "of each run of a table, --seed, --seed + 1, ...; default 3")
       ->check(CLI::Range(1, 1000));
   app.add_option("--at-least", a.at_least, "accuracy below which the exit code is 1")->check(CLI::Range(0.0, 1.0));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
-    return std::nullopt;
-  } catch (const CLI::ParseError& error) {
-    throw std::invalid_argument(error.what());
-  }
+  if (!common::parse(app, argc, argv)) return std::nullopt;
   for (std::string* path : {&a.csv, &a.svg})
     if (*path == "none") path->clear();
   if (a.resume && a.checkpoint.empty()) throw std::invalid_argument("--resume needs --checkpoint FILE to go on from");

@@ -89,8 +89,8 @@ class EluFeatures {
 ///         not counted. Memory O(d d_v) a key head, backward also n_q numbers a head.
 /// Threads const and re-entrant; the same bits for any context.threads. Causal calls and the backward pass share out
 ///         key heads alone.
-/// Source  Katharopoulos, Vyas, Pappas, Fleuret 2020, "Transformers are RNNs", sections 3.2 and 3.3; the sums of the
-///         way back are those of 3.3.1, in panels of keys.
+/// Source  Katharopoulos, Vyas, Pappas, Fleuret 2020, "Transformers are RNNs"; their sums forward and backward, in
+///         panels of keys.
 class LinearAttention {
  public:
   static constexpr bool has_softmax = false;

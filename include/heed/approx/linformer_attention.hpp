@@ -43,7 +43,7 @@ namespace heed {
 ///         former, three times with gradients of E and F, and r (6 d + 4 d_v) a query. Memory O(r (d + d_v)) a key
 ///         head.
 /// Threads const and re-entrant; the same bits for any context.threads.
-/// Source  Wang, Li, Khabsa, Fang, Ma 2020, "Linformer: Self-attention with linear complexity", section 4.
+/// Source  Wang, Li, Khabsa, Fang, Ma 2020, "Linformer: Self-attention with linear complexity".
 template <RealScalar S>
 class LinformerAttention {
  public:

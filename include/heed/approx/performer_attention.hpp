@@ -98,8 +98,8 @@ class PositiveFeatures {
 ///         once. Memory O(m (d + d_v)) a key head, backward also n_q numbers a head and, for each thread, m n_k / p.
 /// Threads const and re-entrant; the same bits for any context.threads. Causal calls and the backward pass share out
 ///         key heads alone.
-/// Source  Choromanski et al. 2020, "Rethinking attention with Performers", sections 2.2 to 2.4 (FAVOR+), appendix B.1
-///         (causal sums). The references for each feature are ours.
+/// Source  Choromanski et al. 2020, "Rethinking attention with Performers" (FAVOR+, causal sums). The references for
+///         each feature are ours.
 template <RealScalar S>
 class PerformerAttention {
  public:

@@ -166,9 +166,8 @@ void check_options(const AttentionOptions& options, const CallShape& shape) {
   check_options(options, shape, number_range<T>());
 }
 
-/// Shapes of q, k, v of one head (or of packed rows, whose widths the caller has divided), then the options. `values`:
-/// the argument
-/// that has a row for each key.
+/// Throws where shapes of q, k and v do not fit, of one head or of packed rows whose widths the caller has divided, and
+/// then where options do not. `values`: the argument that has a row for each key.
 template <class T>
 void check_attention(Index q_cols, Index k_rows, Index k_cols, Index v_rows, const CallShape& shape,
                      const AttentionOptions& options, const char* values = "v") {

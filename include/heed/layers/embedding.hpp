@@ -52,7 +52,7 @@ class Embedding {
 };
 
 /// Adds sin and cos of i / 10000^(2 c / d) to row i: positions that are not learned.
-/// Source  Vaswani et al. 2017, section 3.5.
+/// Source  Vaswani et al. 2017, section 3.5 (positional encoding).
 template <class T>
 void add_sinusoidal_positions(const View<T>& y) {
   for (Index c = 0; c + 1 < y.cols; c += 2) {

@@ -1,4 +1,7 @@
 #pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
 #include <string>
 
 #include "heed/core/context.hpp"
@@ -8,6 +11,7 @@
 #include "heed/engine/matrix_product.hpp"
 #include "heed/engine/transposed_product.hpp"
 #include "heed/layers/parameter_store.hpp"
+#include "heed/layers/rows.hpp"
 
 namespace heed {
 
@@ -41,7 +45,7 @@ class Linear {
   void backward(ParameterStore<T>& store, const ConstView<T>& x, const ConstView<T>& d_y, const View<T>& d_x,
                 const Context& context) const {
     Workspace::Frame frame(*context.workspace);
-    const View<T> d_w{frame.take<T>(w_.size()), w_.rows, w_.cols, w_.cols, 1};
+    const View<T> d_w = detail::take_rows<T>(frame, w_.rows, w_.cols);
     const int threads = detail::thread_count(context.threads);
     detail::multiply_transposed(x, d_y, TokenSet{0, x.rows}, d_w, *context.workspace, threads);
     T* sum = store.gradients(w_).data;
@@ -52,8 +56,8 @@ class Linear {
         for (Index c = 0; c < d_y.cols; ++c) sum_b[c] += d_y(i, c);
       }
     }
-    const ConstView<T> w = const_cast<const ParameterStore<T>&>(store).values(w_);
-    if (d_x.data != nullptr) multiply({w.data, w.cols, w.rows, w.col_stride, w.row_stride}, nullptr, d_y, d_x, context);
+    if (d_x.data != nullptr)
+      multiply(detail::transposed(detail::read_only(store.values(w_))), nullptr, d_y, d_x, context);
   }
 
  private:

@@ -35,7 +35,7 @@ using BootstrapStage = std::vector<AttentionChoice>;
 /// Shapes  now: the choice of each layer, see attention_choices.
 /// Errors  OptionError for a choice without trees, heights outside 0 .. 24 or a first one above the last, layers that
 ///         are not there or there twice.
-/// Source  Madaan et al. 2023, section 3.3 and algorithm 1.
+/// Source  Madaan et al. 2023, the two-level bootstrap; the order of its stages is a choice here, not taken from there.
 inline std::vector<BootstrapStage> bootstrap_stages(const std::vector<AttentionChoice>& now,
                                                     const BootstrapOptions& options = {}) {
   const AttentionChoice& last = options.choice;

@@ -48,7 +48,7 @@ void use_biases(Transformer<T>& model, TreeBiases biases) {
 ///
 /// Errors  ShapeError for another number of choices; what methods and layers say of options out of range. Model and
 ///         store are untouched then.
-/// Source  Madaan et al. 2023, section 3.3, first level: attention of a trained model replaced by trees.
+/// Source  Madaan et al. 2023, the bootstrap's first level: attention of a trained model replaced by trees.
 template <class T>
 void choose_attention(Transformer<T>& model, ParameterStore<T>& store, const std::vector<AttentionChoice>& choices,
                       const ConversionOptions& options = {}) {

@@ -163,7 +163,7 @@ class GrownPlaces {
 /// Errors  OptionError for a layer that is not there or has no trees, and for trees of height 24; what a pass over the
 ///         batch says. Model and store are untouched then.
 /// Cost    a pass forward, and 50 d flops a key, head and tree.
-/// Source  Madaan et al. 2023, section 3.3, second level. What new nodes begin with is ours.
+/// Source  Madaan et al. 2023, the bootstrap's second level. What new nodes begin with is ours.
 template <class T>
 void grow_trees(Transformer<T>& model, ParameterStore<T>& store, const Batch& batch, std::vector<Index> layers = {},
                 const GrowthOptions& options = {}, const Context& context = {}) {
