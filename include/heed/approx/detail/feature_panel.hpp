@@ -105,7 +105,8 @@ class FeaturePanel {
       for (Index j = 1; j < n; ++j) {
         if (top_[j] > most) n = j;
       }
-      std::fill(base_, base_ + width_, T(0));
+      // Keys left to a later panel may lie so far above these references that 2 to that power is no number.
+      for (Index j = 0; j < width_; ++j) base_[j] = j < n ? T(0) : top_[j];
       tiles_.weigh(state.count, width_, 0, vectors_of(n), log2_e, base_, phi_of_keys, ignored_);
     } else {
       map_.features(FeatureSide::key, tiles_, state.first, state.count, x_of_keys, width_, vectors_of(n), phi_of_keys,
