@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -221,6 +222,46 @@ TYPED_TEST(AttendBackward, GroupedHeadsGiveTheirKeysTheSumOfAll) {
   }
 }
 
+/// Operands whose scores, with scale 1, are a huge number plus a few quarters, every sum of products being exact.
+template <class S>
+Inputs<S> inputs_of_huge_scores(Index n_q, Index n_k, bool negative) {
+  auto in = random_inputs<S>({.n_q = n_q, .n_k = n_k, .d = 24, .d_v = 8});
+  NumberStream numbers(11);
+  const double huge = std::is_same_v<S, double> ? 0x1p22 : 0x1p8;
+  for (Index c = 0; c < 24; ++c) {
+    for (Index i = 0; i < n_q; ++i)
+      in.q(i, c) = static_cast<S>(c < 16 ? huge : static_cast<double>(numbers.below(5) - 2));
+    for (Index j = 0; j < n_k; ++j)
+      in.k(j, c) = static_cast<S>(c < 16 ? (negative ? -huge : huge) : static_cast<double>(numbers.below(5) - 2) / 4);
+  }
+  return in;
+}
+
+TYPED_TEST(AttendBackward, ScoresMayBeHuge) {
+  using S = TypeParam;
+  for (const auto& [n_q, n_k, causal, negative, sunk] :
+       {std::tuple(37, 150, false, false, false), std::tuple(70, 70, true, true, false),
+        std::tuple(1, 90, false, true, true), std::tuple(33, 40, false, false, true)}) {
+    const Inputs<S> in = inputs_of_huge_scores<S>(n_q, n_k, negative);
+    const double top = (std::is_same_v<S, double> ? 0x1p48 : 0x1p20) * (negative ? -1 : 1);
+    AttentionOptions options{.scale = 1.0, .mask = {.causal = causal ? Causal::square : Causal::none}};
+    if (sunk && std::is_same_v<S, double>) continue;  // it is brought to the units of scores, and rounded
+    if (sunk) options.sinks = top + 1.5;
+    const Matrix<S> d_out = random_matrix<S>(n_q, 8, 7);
+    const auto r = attend(in.q, in.k, in.v, options);
+    const auto got = attend_backward(d_out, in.q, in.k, in.v, r, options);
+    const auto wide = in.template cast<double>();
+    const Matrix<double> d_wide = d_out.template cast<double>();
+    const auto want = reference_attention_backward(d_wide, wide.q, wide.k, wide.v, options);
+    // Columns of huge entries hold sums of what cancels; the others tell whether weights are right.
+    EXPECT_LT(off(got.d_q.rightCols(8), want.d_q.rightCols(8)), 2 * tolerance<S>());
+    EXPECT_LT(off(got.d_k.rightCols(8), want.d_k.rightCols(8)), 2 * tolerance<S>());
+    EXPECT_LT(off(got.d_v, want.d_v), 2 * tolerance<S>());
+    if (!sunk) continue;
+    EXPECT_NEAR(static_cast<double>(got.d_sinks(0)), want.d_sinks(0), 2 * tolerance<S>() * std::abs(want.d_sinks(0)));
+  }
+}
+
 TYPED_TEST(AttendBackward, NanInMaskedRowsGoesNowhereAndMaskedKeysGetZero) {
   using S = TypeParam;
   const Index n_q = 60, n_k = 80;
@@ -338,6 +379,42 @@ TEST(AttendBackwardOfTrees, WithoutRoutingIsThatOfTheirLeaves) {
   const TfAttention<double> capped(tree, {.leaf_cap = 2});
   const auto r = attend(in.q, in.k, in.v, {}, capped);
   EXPECT_THROW(attend_backward(d_out, in.q, in.k, in.v, r, {}, capped, {}, backward), OptionError);
+}
+
+TEST(AttendBackwardOfHugeScores, PartsOfAUnionKeepTheirSumsToo) {
+  const Index n = 140;
+  const Inputs<float> in = inputs_of_huge_scores<float>(n, n, false);
+  const Matrix<float> d_out = random_matrix<float>(n, 8, 7);
+  const Matrix<double> identity = Matrix<double>::Identity(n, n);
+  const auto wide = in.cast<double>();
+  const Matrix<double> d_wide = d_out.cast<double>();
+  const auto check = [&](const auto& method, const auto& seen_by, const BackwardOptions& backward) {
+    const AttentionOptions options{.scale = 1.0};
+    const auto r = attend(in.q, in.k, in.v, options, method);
+    const auto got = attend_backward(d_out, in.q, in.k, in.v, r, options, method, {}, backward);
+    const Matrix<double> weights = attend(wide.q, wide.k, identity, {.scale = 1e-300}, seen_by).out;
+    const Eigen::Matrix<bool, Eigen::Dynamic, Eigen::Dynamic> seen = (weights.array() > 0).matrix();
+    const auto want =
+        reference_attention_backward(d_wide, wide.q, wide.k, wide.v, {.scale = 1.0, .mask = {.allowed = seen}});
+    EXPECT_LT(off(got.d_q.rightCols(8), want.d_q.rightCols(8)), 1e-4);
+    EXPECT_LT(off(got.d_k.rightCols(8), want.d_k.rightCols(8)), 1e-4);
+    EXPECT_LT(off(got.d_v, want.d_v), 1e-4);
+  };
+  const PatternAttention both{[](Index n_q, Index n_k) {
+    return PatternUnion{ThirdPattern(n_q, n_k), DensePattern{n_q, 20}};
+  }};
+  check(both, both, {});
+  check(WindowAttention(20, 3), WindowAttention(20, 3), {});
+  const auto tree = [](auto scalar, std::uint64_t seed) {
+    using S = decltype(scalar);
+    Matrix<S> planes = random_matrix<S>(3, 24, seed);
+    planes.leftCols(16).setZero();
+    return DecisionTree<S>(planes, Matrix<S>::Zero(3, 1));
+  };
+  const BackwardOptions leaves_only{.routing = RoutingGradient::none};
+  check(TfAttention<float>(tree(0.0f, 5)), TfAttention<double>(tree(0.0, 5)), leaves_only);
+  check(TfAttention<float>(std::vector{tree(0.0f, 5), tree(0.0f, 6)}),
+        TfAttention<double>(std::vector{tree(0.0, 5), tree(0.0, 6)}), leaves_only);
 }
 
 TEST(AttendBackwardCounts, AreThoseOfKeptPairs) {

@@ -31,12 +31,14 @@ TYPED_TEST(GradientKernelsOf, ScoresBecomeWeightsAndTheirGradients) {
   const Size n_keys = 5, vectors = 3, panel = vectors * this->lanes;
   for (Size first = 0; first < vectors; ++first) {
     Matrix<T> s = random_matrix<T>(n_keys, panel, 1), d = random_matrix<T>(n_keys, panel, 2);
-    Matrix<T> base = random_matrix<T>(1, panel, 3), mean = random_matrix<T>(1, panel, 4);
+    Matrix<T> base = random_matrix<T>(1, panel, 3), shift = random_matrix<T>(1, panel, 5),
+              mean = random_matrix<T>(1, panel, 4);
     s(1, first * this->lanes) = minus_infinity_of<T>();
     d(1, first * this->lanes) = nan_of<T>();  // a masked pair whose value row holds one
     const Matrix<T> s_before = s, d_before = d;
     const T factor = T(1.25);
-    this->kernels.gradients(n_keys, panel, first, 1, factor, T(0.5), base.data(), mean.data(), s.data(), d.data());
+    this->kernels.gradients(n_keys, panel, first, 1, factor, T(0.5), base.data(), shift.data(), mean.data(), s.data(),
+                            d.data());
     for (Size j = 0; j < n_keys; ++j) {
       for (Size i = 0; i < panel; ++i) {
         if (i / this->lanes != first) {
@@ -47,7 +49,8 @@ TYPED_TEST(GradientKernelsOf, ScoresBecomeWeightsAndTheirGradients) {
           EXPECT_TRUE(s(j, i) == T(0) && d(j, i) == T(0));
           continue;
         }
-        const double power = 1.25 * (static_cast<double>(s_before(j, i)) - static_cast<double>(base(i))),
+        const double power = 1.25 * (static_cast<double>(s_before(j, i)) - static_cast<double>(base(i))) +
+                             static_cast<double>(shift(i)),
                      weight = std::exp2(std::min(0.5, power));
         const double want = weight * (static_cast<double>(d_before(j, i)) - static_cast<double>(mean(i)));
         EXPECT_NEAR(static_cast<double>(s(j, i)), weight, 16 * this->unit * weight);

@@ -2,6 +2,7 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/engine/head_call.hpp"
+#include "heed/engine/split_lse.hpp"
 
 namespace heed::detail {
 
@@ -14,7 +15,8 @@ struct GradientCall : HeadCall<SQ, SK, Accumulator<SQ>> {
   ConstView<SQ> d_out{};
   const T* known_lse = nullptr;  ///< n_q, what the forward pass wrote
   Index known_lse_stride = 1;
-  const T* mean = nullptr;  ///< n_q: d_out_i . out_i, less d_lse_i
+  SplitLse<T>* split = nullptr;  ///< where some lse is huge: filled before anything reads it
+  const T* mean = nullptr;       ///< n_q: d_out_i . out_i, less d_lse_i
   View<T> d_q{}, d_k{}, d_v{};
   View<T> d_bias{};  ///< no data: not wanted
 };

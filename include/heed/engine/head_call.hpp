@@ -21,7 +21,8 @@ struct HeadCall {
   View<SO> out;
   Sum* lse = nullptr;  // null: not wanted
   Index lse_stride = 1;
-  Index head = 0;  // names its entry of per-head options and its rows of per-head pair masks
+  Index head = 0;                      // names its entry of per-head options and its rows of per-head pair masks
+  Sum *top = nullptr, *sum = nullptr;  // n_q: what SoftmaxState calls m and l; null: not wanted
 };
 
 /// Calls whose sums are kept in T.

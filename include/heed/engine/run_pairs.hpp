@@ -11,6 +11,7 @@
 #include "heed/core/workspace.hpp"
 #include "heed/engine/count.hpp"
 #include "heed/engine/detail/merged_parts.hpp"
+#include "heed/engine/detail/score_rule.hpp"
 #include "heed/engine/detail/softmax_engine.hpp"
 #include "heed/engine/pairs.hpp"
 #ifdef HEED_COMPILED
@@ -42,7 +43,8 @@ void run_merged(const PairsGroup& group, std::span<const Call> calls, const Atte
   without_sinks.sinks = PerHead();
   for (const Call& call : calls_of(group, calls)) {
     Workspace::Frame frame(*context.workspace);
-    MergedParts<Call> parts(call, frame, thread_count(context.threads));
+    const auto factor = softmax_factor_of<typename Call::Sum, ScoreMod>(without_sinks, call.k.cols, call.head);
+    MergedParts<Call> parts(call, factor, frame, thread_count(context.threads));
     for (const PairsPart* part = group.parts; part != nullptr; part = part->next) {
       run_part(*part, parts, without_sinks, mod, context);
       if (part == group.parts) add_more(parts, without_sinks);

@@ -6,8 +6,8 @@ namespace heed::detail {
 /// The kernels of backward passes for scalar T (bodies/gradient.inl).
 template <class T>
 struct GradientKernels {
-  void (*gradients)(Size n_keys, Size panel, Size first, Size count, T c, T most, const T* base, const T* mean, T* s,
-                    T* d);
+  void (*gradients)(Size n_keys, Size panel, Size first, Size count, T c, T most, const T* base, const T* shift,
+                    const T* mean, T* s, T* d);
   void (*bend)(Size n_keys, Size panel, Size first, Size count, T factor, const T* raw, T* d);
   void (*add_rows)(const T* rows, Size stride, Size n_rows, Size n_columns, T factor, T* to, Size row_stride,
                    Size column_stride, const Size* list);

@@ -14,6 +14,7 @@
 #include "heed/engine/detail/score_tile.hpp"
 #include "heed/engine/detail/tile_part.hpp"
 #include "heed/engine/pair_rule.hpp"
+#include "heed/engine/split_lse.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {
@@ -57,8 +58,7 @@ class GradientPanel {
         products_(scratch, room.products, tiles_.lanes * tiles_.vectors, d, d_v, isa) {
     const Index width = tiles_.lanes * tiles_.vectors;
     d_q_ = scratch.take<T>(width * d);
-    base_ = scratch.take<T>(width);
-    mean_ = scratch.take<T>(width);
+    for (T** row : {&base_, &shift_, &mean_}) *row = scratch.take<T>(width);
   }
 
   /// Starts on `queries` of `call`, whose log-sum-exp is known.
@@ -69,12 +69,10 @@ class GradientPanel {
     const Index width = scores_.width(), n = queries.size;
     products_.begin(call, queries, width);
     std::fill_n(d_q_, width * call.q.cols, T(0));
-    const double factor = static_cast<double>(scores_.softmax_factor());
     for (Index i = 0; i < width; ++i) {
-      // A query without keys, or a lane without a query: every weight is 2^-inf = 0.
-      const T lse = i < n ? call.known_lse[queries[i] * call.known_lse_stride] : minus_infinity<T>;
-      base_[i] = is_minus_infinity(lse) ? std::numeric_limits<T>::infinity()
-                                        : static_cast<T>(static_cast<double>(lse) * ScoreRule<T>::log2_e / factor);
+      const WeightBase<T> base = i < n ? weight_base(call, queries[i], scores_.softmax_factor()) : weightless<T>;
+      base_[i] = base.base;
+      shift_[i] = base.shift;
       mean_[i] = i < n ? call.mean[queries[i]] : T(0);
     }
   }
@@ -106,8 +104,8 @@ class GradientPanel {
     if (part.partial && !(products_.finite() && tile.finite)) return add_pairs(tile, part);
     std::fill(room_.scores.ignored, room_.scores.ignored + width, minus_infinity<T>);
     products_.weight_gradients(tile, part, width, d, room_.scores.ignored);
-    gradients_.gradients(part.n_keys, width, part.first, part.count, scores_.softmax_factor(), T(0), base_, mean_, w,
-                         d);
+    gradients_.gradients(part.n_keys, width, part.first, part.count, scores_.softmax_factor(), T(0), base_, shift_,
+                         mean_, w, d);
     chain(tile, part, d);
     products_.add(tile, part, width, w, d, d_q_);
   }
@@ -157,7 +155,8 @@ class GradientPanel {
       }
       std::fill(room_.scores.ignored, room_.scores.ignored + width, T(0));
       for (Index i = first; i < end; ++i) room_.scores.ignored[i] = is_minus_infinity(w[i]) ? T(0) : T(1);  // kept
-      gradients_.gradients(1, width, part.first, part.count, scores_.softmax_factor(), T(0), base_, mean_, w, slope);
+      gradients_.gradients(1, width, part.first, part.count, scores_.softmax_factor(), T(0), base_, shift_, mean_, w,
+                           slope);
       one.at = j;
       chain(tile, one, slope);
       for (Index i = first; i < end; ++i) {
@@ -178,8 +177,8 @@ class GradientPanel {
   ScoreTile<Operands, Call, ScoreMod> scores_;
   Products products_;
   const ScoreMod* mod_ = nullptr;
-  T* d_q_;           // d x width
-  T *base_, *mean_;  // width
+  T* d_q_;                    // d x width
+  T *base_, *shift_, *mean_;  // width
 };
 
 }  // namespace heed::detail

@@ -14,6 +14,7 @@
 #include "heed/engine/detail/score_tile.hpp"
 #include "heed/engine/detail/tile_part.hpp"
 #include "heed/engine/pair_rule.hpp"
+#include "heed/engine/split_lse.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {
@@ -60,7 +61,7 @@ class MembershipPanel {
         scores_(scratch, room.scores, d, isa) {
     const Index width = tiles_.lanes * tiles_.vectors;
     d_out_ = scratch.take<T>(width * d_v);
-    for (T** row : {&base_, &mean_, &most_, &m_, &l_, &sum_}) *row = scratch.take<T>(width);
+    for (T** row : {&base_, &shift_, &mean_, &most_, &m_, &l_, &sum_}) *row = scratch.take<T>(width);
   }
 
   /// Starts on `queries` of `call`, whose log-sum-exp is known.
@@ -72,13 +73,12 @@ class MembershipPanel {
     const auto* d_out = kernel_pointer(call.d_out.data) + first * call.d_out.row_stride;
     stored_.transpose(d_out, call.d_out.row_stride, call.d_out.col_stride, queries.list, n, nullptr, call.v.cols,
                       d_out_, width, T(1), true);
-    const double factor = static_cast<double>(scores_.softmax_factor());
+    const T factor = scores_.softmax_factor();
     for (Index i = 0; i < width; ++i) {
-      // A query without keys, or a lane without a query: every weight is 2^-inf = 0.
-      const T lse = i < n ? call.known_lse[queries[i] * call.known_lse_stride] : minus_infinity<T>;
-      base_[i] = is_minus_infinity(lse) ? std::numeric_limits<T>::infinity()
-                                        : static_cast<T>(static_cast<double>(lse) * ScoreRule<T>::log2_e / factor);
-      most_[i] = base_[i] + static_cast<T>(limit / factor);
+      const WeightBase<T> base = i < n ? weight_base(call, queries[i], factor) : weightless<T>;
+      base_[i] = base.base;
+      shift_[i] = base.shift;
+      most_[i] = base.base + (T(limit) - base.shift) / factor;
       mean_[i] = i < n ? call.mean[queries[i]] : T(0);
       m_[i] = base_[i];
       l_[i] = 1;
@@ -125,7 +125,7 @@ class MembershipPanel {
     if (moved) {
       std::copy_n(w, part.n_keys * width, room_.w_shifted);
       std::copy_n(d, part.n_keys * width, room_.d_shifted);
-      gradients_.gradients(part.n_keys, width, part.first, part.count, factor, T(limit), room_.shifted, mean_,
+      gradients_.gradients(part.n_keys, width, part.first, part.count, factor, T(limit), room_.shifted, shift_, mean_,
                            room_.w_shifted, room_.d_shifted);
       add_to_queries(part.n_keys, first, end, room_.w_shifted, room_.d_shifted);
     }
@@ -133,7 +133,7 @@ class MembershipPanel {
       for (Index i = first; i < end; ++i) w[j * width + i] = w[j * width + i] > most_[i] ? most_[i] : w[j * width + i];
     }
     if (moved && !wants_.keys) return;
-    gradients_.gradients(part.n_keys, width, part.first, part.count, factor, T(limit), base_, mean_, w, d);
+    gradients_.gradients(part.n_keys, width, part.first, part.count, factor, T(limit), base_, shift_, mean_, w, d);
     if (!moved && wants_.queries) add_to_queries(part.n_keys, first, end, w, d);
     for (Index j = 0; wants_.keys && j < part.n_keys; ++j) {
       T* column = room_.columns + (part.at + j) * lanes;
@@ -179,8 +179,8 @@ class MembershipPanel {
   ScoreTile<Operands, Call, NoScoreMod> scores_;
   NoScoreMod none_;
   MembershipWants wants_;
-  T* d_out_;                                  // d_v x width
-  T *base_, *mean_, *most_, *m_, *l_, *sum_;  // width
+  T* d_out_;                                           // d_v x width
+  T *base_, *shift_, *mean_, *most_, *m_, *l_, *sum_;  // width
 };
 
 }  // namespace heed::detail

@@ -9,25 +9,31 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/engine/detail/softmax_state.hpp"
 #include "heed/engine/head_call.hpp"
+#include "heed/engine/split_lse.hpp"
 #include "heed/engine/tasks.hpp"
 
 namespace heed::detail {
 
 /// One head's attention over disjoint sets of keys, merged by their log-sum-exp:
 ///   lse = log(e^lse_1 + e^lse_2), out = e^(lse_1 - lse) out_1 + e^(lse_2 - lse) out_2.
-/// A part without a key for a query leaves its row alone, bit for bit. Source: Rabe and Staats 2021.
+/// A huge lse has no digits left for the sum of weights: there largest scores and their sums are merged. A part without
+/// a key for a query leaves its row alone, bit for bit.
+/// Source: Rabe and Staats 2021.
 template <class Call>
 class MergedParts {
  public:
   using T = typename Call::Sum;
   using Part = HeadCall<typename Call::Query, typename Call::Key, T>;
 
-  MergedParts(const Call& call, Workspace::Frame& frame, int threads) : call_(call), threads_(threads) {
+  /// `factor` brings scores to base-2 exponents.
+  MergedParts(const Call& call, T factor, Workspace::Frame& frame, int threads)
+      : call_(call), factor_(factor), threads_(threads) {
     const auto n_q = static_cast<std::size_t>(call.q.rows), d_v = static_cast<std::size_t>(call.v.cols);
     for (Buffer* buffer : {&sum_, &part_}) {
       buffer->out = frame.take<T>(n_q * d_v);
-      buffer->lse = frame.take<T>(n_q);
+      for (T** row : {&buffer->lse, &buffer->top, &buffer->sum}) *row = frame.take<T>(n_q);
     }
   }
 
@@ -39,40 +45,72 @@ class MergedParts {
     ++n_parts_;
     Buffer& buffer = n_parts_ == 1 ? sum_ : part_;
     std::fill_n(buffer.out, call_.q.rows * d_v(), T(0));
-    std::fill_n(buffer.lse, call_.q.rows, minus_infinity<T>);
-    return {call_.q, call_.k, call_.v, {buffer.out, call_.q.rows, d_v(), d_v(), 1}, buffer.lse, 1, call_.head};
+    for (T* row : {buffer.lse, buffer.top}) std::fill_n(row, call_.q.rows, minus_infinity<T>);
+    const View<T> out{buffer.out, call_.q.rows, d_v(), d_v(), 1};
+    return {call_.q, call_.k, call_.v, out, buffer.lse, 1, call_.head, buffer.top, buffer.sum};
   }
 
   /// Merges what is there, adds the head's sink and writes the call's rows.
   void finish(const PerHead& sinks) {
     const T sink = sinks.given() ? static_cast<T>(sinks.of(call_.head)) : minus_infinity<T>;
     const auto write = [&, sink](Index i, const T* row) {
-      T lse = sum_.lse[i], weight = 1;
-      if (!is_minus_infinity(sink)) {
-        const T all = log_add(lse, sink);
-        weight = is_minus_infinity(lse) ? T(0) : std::exp(lse - all);
-        lse = all;
-      }
+      const T weight = is_minus_infinity(sink) ? T(1) : add_to_lse(i, {sink, score_of_sink(sink, factor_), T(1)}).mine;
       for (Index c = 0; c < d_v(); ++c) call_.out(i, c) = static_cast<typename Call::Out>(row[c] * weight);
-      if (call_.lse != nullptr) call_.lse[i * call_.lse_stride] = lse;
+      if (call_.lse != nullptr) call_.lse[i * call_.lse_stride] = sum_.lse[i];
     };
     merge(write);
   }
 
  private:
   struct Buffer {
-    T* out = nullptr;  // n_q x d_v
-    T* lse = nullptr;  // n_q
+    T* out = nullptr;                  // n_q x d_v
+    T* lse = nullptr;                  // n_q
+    T *top = nullptr, *sum = nullptr;  // n_q: the largest score, and the sum of weights relative to it; -inf: not known
+  };
+  struct RowSum {
+    T lse, top, sum;
+  };
+  struct Shares {
+    T mine, theirs;
   };
   static constexpr Index block = 128;
 
   Index d_v() const { return call_.v.cols; }
 
-  static T log_add(T a, T b) {
-    if (is_minus_infinity(a)) return b;
-    if (is_minus_infinity(b)) return a;
-    const T top = a < b ? b : a;
-    return top + std::log(std::exp(a - top) + std::exp(b - top));
+  // Adds what another sum of row i holds to lse and what goes with it, and says what both are of the whole.
+  Shares add_to_lse(Index i, RowSum more) {
+    T& lse = sum_.lse[i];
+    if (is_minus_infinity(lse)) {
+      lse = more.lse;
+      sum_.top[i] = more.top;
+      sum_.sum[i] = more.sum;
+      return {0, 1};
+    }
+    if (!needs_split(lse) && !needs_split(more.lse)) {
+      const T top = lse < more.lse ? more.lse : lse,
+              all = top + std::log(std::exp(lse - top) + std::exp(more.lse - top));
+      const Shares shares{std::exp(lse - all), std::exp(more.lse - all)};
+      lse = all;
+      sum_.top[i] = minus_infinity<T>;
+      return shares;
+    }
+    RowSum mine{lse, sum_.top[i], sum_.sum[i]};
+    for (RowSum* row : {&mine, &more}) {
+      if (is_minus_infinity(row->top)) *row = {row->lse, score_of_sink(row->lse, factor_), T(1)};
+    }
+    SoftmaxState<T> state, other;
+    state.factor = other.factor = factor_;
+    state.width = other.width = 1;
+    state.m = sum_.top + i;
+    state.l = sum_.sum + i;
+    *state.m = mine.top;
+    *state.l = mine.sum;
+    other.m = &more.top;
+    other.l = &more.sum;
+    state.merge(other);
+    lse = state.lse(0);
+    const T top = *state.m, all = *state.l;
+    return {mine.sum * state.weight(mine.top, top) / all, more.sum * state.weight(more.top, top) / all};
   }
 
   // Adds `part_` to `sum_` and gives every row of the sum to write(i, row).
@@ -91,19 +129,19 @@ class MergedParts {
   }
 
   void add_row(Index i, T* sum) {
-    const T mine = sum_.lse[i], theirs = part_.lse[i];
+    if (is_minus_infinity(part_.lse[i])) return;
+    const bool first = is_minus_infinity(sum_.lse[i]);
     const T* part = part_.out + i * d_v();
-    if (is_minus_infinity(theirs)) return;
-    sum_.lse[i] = log_add(mine, theirs);
-    if (is_minus_infinity(mine)) {
+    const Shares shares = add_to_lse(i, {part_.lse[i], part_.top[i], part_.sum[i]});
+    if (first) {
       std::copy_n(part, d_v(), sum);
       return;
     }
-    const T a = std::exp(mine - sum_.lse[i]), b = std::exp(theirs - sum_.lse[i]);
-    for (Index c = 0; c < d_v(); ++c) sum[c] = a * sum[c] + b * part[c];
+    for (Index c = 0; c < d_v(); ++c) sum[c] = shares.mine * sum[c] + shares.theirs * part[c];
   }
 
   const Call& call_;
+  T factor_;
   int threads_;
   Buffer sum_, part_;
   Index n_parts_ = 0;

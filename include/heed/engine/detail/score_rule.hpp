@@ -1,6 +1,7 @@
 #pragma once
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "heed/core/floating.hpp"
 #include "heed/core/options.hpp"
@@ -58,5 +59,11 @@ struct ScoreRule {
     return is_minus_infinity(sink) || std::abs(sink) * log2_e <= largest / margin * factor;
   }
 };
+
+/// What brings the scores of a head to base-2 exponents.
+template <class T, class ScoreMod>
+T softmax_factor_of(const AttentionOptions& options, Index d, Index head) {
+  return ScoreRule<T>(options, d, head, !std::is_same_v<ScoreMod, NoScoreMod>).softmax_factor;
+}
 
 }  // namespace heed::detail

@@ -7,6 +7,12 @@
 
 namespace heed::detail {
 
+/// The logit of a sink in the units that `factor` brings to base-2 exponents.
+template <class T>
+T score_of_sink(double logit, T factor) {
+  return static_cast<T>(logit * 1.4426950408889634074 / static_cast<double>(factor));
+}
+
 /// Running softmax of `width` queries over the keys seen so far, `factor` bringing scores s to base-2 exponents:
 ///   m = max s, l = sum of 2^(factor (s - m)), out[c * width + i] = sum of 2^(factor (s - m)) v_c.
 /// Two states over disjoint keys merge by scaling both to the larger m (Milakov and Gimelshein 2018; Rabe and Staats
@@ -68,7 +74,7 @@ struct SoftmaxState {
 
   /// Adds a sink to query i: a key with this logit and no value row.
   void add_sink(Index i, double logit) const {
-    const T score = static_cast<T>(logit * log2_e / static_cast<double>(factor));
+    const T score = score_of_sink(logit, factor);
     if (is_minus_infinity(score)) return;
     const T top = is_minus_infinity(m[i]) || m[i] < score ? score : m[i];
     const T mine = weight(m[i], top);
@@ -86,7 +92,7 @@ struct SoftmaxState {
   }
 
  private:
-  static constexpr double log_2 = 0.69314718055994530942, log2_e = 1 / log_2;
+  static constexpr double log_2 = 0.69314718055994530942;
 };
 
 }  // namespace heed::detail

@@ -10,13 +10,18 @@
 
 namespace heed::detail {
 
-/// Ends the softmax of `queries`: adds the sink, divides by the denominator, and writes out rows and lse of `call`.
+/// Ends the softmax of `queries`: adds the sink, divides by the denominator, and writes out rows, lse and what else
+/// `call` wants.
 template <class T, class Call>
 void write_out(const Call& call, const TokenSet& queries, const SoftmaxState<T>& state, const PerHead& sinks, Isa isa) {
   for (Index i = 0; sinks.given() && i < queries.size; ++i) state.add_sink(i, sinks.of(call.head));
   if (call.lse != nullptr) {
     for (Index i = 0; i < queries.size; ++i)
       call.lse[queries[i] * call.lse_stride] = static_cast<typename Call::Sum>(state.lse(i));
+  }
+  for (Index i = 0; call.top != nullptr && i < queries.size; ++i) {
+    call.top[queries[i]] = state.m[i];
+    call.sum[queries[i]] = state.l[i];
   }
   const View<typename Call::Out>& out = call.out;
   if (state.width == 1) {

@@ -1,20 +1,20 @@
 // Kernels of the backward pass; included inside each instance's target region. Panels lie as those of tile.inl.
 
-// Scores of a strip to weights and to the gradients of scores: s[j][i] = w = 2^min(most, c * (s[j][i] - base[i])),
-// d[j][i] = w * (d[j][i] - mean[i]); both are 0 where the score is -inf, whatever d holds. With most = 0 no weight
-// passes 1, however much of a huge base its rounding took.
+// Scores of a strip to weights and to the gradients of scores, both 0 where the score is -inf, whatever d holds:
+//   s[j][i] = w = 2^min(most, c * (s[j][i] - base[i]) + shift[i]),  d[j][i] = w * (d[j][i] - mean[i]).
+// With most = 0 no weight passes 1, however much of a huge base its rounding took.
 template <class X>
 void gradients(Size n_keys, Size panel, Size first, Size count, typename X::Scalar c, typename X::Scalar most,
-               const typename X::Scalar* base, const typename X::Scalar* mean, typename X::Scalar* s,
-               typename X::Scalar* d) {
+               const typename X::Scalar* base, const typename X::Scalar* shift, const typename X::Scalar* mean,
+               typename X::Scalar* s, typename X::Scalar* d) {
   using V = typename X::V;
   const V factor = X::set(c), limit = X::set(most);
   for (Size u = first; u < first + count; ++u) {
-    const Size shift = u * X::lanes;
-    const V from = X::load(base + shift), less = X::load(mean + shift);
+    const Size lane = u * X::lanes;
+    const V from = X::load(base + lane), more = X::load(shift + lane), less = X::load(mean + lane);
     for (Size j = 0; j < n_keys; ++j) {
-      typename X::Scalar *at = s + j * panel + shift, *to = d + j * panel + shift;
-      const V score = X::load(at), weight = exp2(X::min(limit, X::mul(X::sub(score, from), factor)));
+      typename X::Scalar *at = s + j * panel + lane, *to = d + j * panel + lane;
+      const V score = X::load(at), weight = exp2(X::min(limit, X::fma(X::sub(score, from), factor, more)));
       X::store(at, weight);
       X::store(to, X::select(X::is_minus_infinity(score), X::zero(), X::mul(weight, X::sub(X::load(to), less))));
     }
