@@ -152,7 +152,7 @@ class LinformerAttention {
       one->d_out = call.d_out;
       one->known_lse = call.known_lse;
       one->known_lse_stride = call.known_lse_stride;
-      one->split = call.split;
+      one->split_lse = call.split_lse;
       one->mean = call.mean;
       one->d_q = call.d_q;
       one->d_k = d_keys.of(g);

@@ -2,7 +2,6 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/engine/head_call.hpp"
-#include "heed/engine/split_lse.hpp"
 
 namespace heed::detail {
 
@@ -15,8 +14,7 @@ struct GradientCall : HeadCall<SQ, SK, Accumulator<SQ>> {
   ConstView<SQ> d_out{};
   const T* known_lse = nullptr;  ///< n_q, what the forward pass wrote
   Index known_lse_stride = 1;
-  SplitLse<T>* split = nullptr;  ///< where some lse is huge: filled before anything reads it
-  const T* mean = nullptr;       ///< n_q: d_out_i . out_i, less d_lse_i
+  const T* mean = nullptr;  ///< n_q: d_out_i . out_i, less d_lse_i
   View<T> d_q{}, d_k{}, d_v{};
   View<T> d_bias{};  ///< no data: not wanted
 };

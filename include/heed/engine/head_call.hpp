@@ -3,6 +3,7 @@
 
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
+#include "heed/engine/split_lse.hpp"
 #include "heed/kernels/scalars.hpp"
 
 namespace heed::detail {
@@ -21,8 +22,8 @@ struct HeadCall {
   View<SO> out;
   Sum* lse = nullptr;  // null: not wanted
   Index lse_stride = 1;
-  Index head = 0;                      // names its entry of per-head options and its rows of per-head pair masks
-  Sum *top = nullptr, *sum = nullptr;  // n_q: what SoftmaxState calls m and l; null: not wanted
+  Index head = 0;                 // names its entry of per-head options and its rows of per-head pair masks
+  SplitLse* split_lse = nullptr;  // n_q; null: not wanted
 };
 
 /// Calls whose sums are kept in T.

@@ -12,7 +12,6 @@
 #include "heed/engine/count.hpp"
 #include "heed/engine/detail/gradient_part.hpp"
 #include "heed/engine/detail/score_rule.hpp"
-#include "heed/engine/detail/softmax_state.hpp"
 #include "heed/engine/pairs.hpp"
 #include "heed/engine/run_pairs.hpp"
 #include "heed/engine/split_lse.hpp"
@@ -24,43 +23,30 @@ template <class Call, class ScoreMod>
 void find_split_lse(const PairsGroup& group, const Call& call, const AttentionOptions& options, const ScoreMod& mod,
                     const Context& context) {
   using T = typename Call::Sum;
+  using ScoresOnly = HeadCall<typename Call::Query, typename Call::Key, T>;
   const Index n_q = call.q.rows;
-  AttentionOptions without_sinks = options;
-  without_sinks.sinks = PerHead();
+  AttentionOptions of_part = options;
+  if (!group.is_one_part()) of_part.sinks = PerHead();
   Workspace::Frame frame(*context.workspace);
-  SoftmaxState<T> all, part_state;
-  SplitLse<T>& split = *call.split;
-  split.factor = softmax_factor_of<T, ScoreMod>(without_sinks, call.k.cols, call.head);
-  all.width = part_state.width = n_q;
-  all.factor = part_state.factor = split.factor;
-  all.m = split.top;
-  all.l = split.log_sum;
-  all.clear_weights();
-  part_state.m = frame.take<T>(n_q);
-  part_state.l = frame.take<T>(n_q);
+  SplitLse* found = frame.take<SplitLse>(n_q);
+  std::fill_n(call.split_lse, n_q, SplitLse{});
+  FlopCounter flops;
+  const Context inside{&flops, context.workspace, context.threads};
   for (const PairsPart* part = group.parts; part != nullptr; part = part->next) {
-    part_state.clear_weights();
-    HeadCall<typename Call::Query, typename Call::Key, T> scores_only{};
-    scores_only.q = call.q;
-    scores_only.k = call.k;
-    scores_only.v = call.v.columns(0, 0);
-    scores_only.out = {nullptr, n_q, 0, 0, 1};
-    scores_only.head = call.head;
-    scores_only.top = part_state.m;
-    scores_only.sum = part_state.l;
-    FlopCounter flops;
-    const Context inside{context.flops == nullptr ? nullptr : &flops, context.workspace, context.threads};
-    run_part(*part, std::span<const decltype(scores_only)>(&scores_only, 1), Index(1), without_sinks, mod, inside);
-    if (context.flops != nullptr) {
-      context.flops->add_products(Phase::backward_scores, flops.products());
-      context.flops->add_exponentials(flops.exponentials());
-    }
-    all.merge(part_state);
+    std::fill_n(found, n_q, SplitLse{});
+    const View<T> no_out{nullptr, n_q, 0, 0, 1};
+    const ScoresOnly one{call.q, call.k, call.v.columns(0, 0), no_out, nullptr, 1, call.head, found};
+    run_part(*part, std::span(&one, 1), Index(1), of_part, mod, inside);
+    for (Index i = 0; i < n_q; ++i) call.split_lse[i] = call.split_lse[i].plus(found[i]);
   }
-  for (Index i = 0; i < n_q; ++i) {
-    if (options.sinks.given()) all.add_sink(i, options.sinks.of(call.head));
-    split.log_sum[i] = std::log2(all.l[i]);
+  if (options.sinks.given() && !group.is_one_part()) {
+    const T factor = softmax_factor_of<T, ScoreMod>(of_part, call.k.cols, call.head);
+    const SplitLse sink = SplitLse::of_sink(options.sinks.of(call.head), factor);
+    for (Index i = 0; i < n_q; ++i) call.split_lse[i] = call.split_lse[i].plus(sink);
   }
+  if (context.flops == nullptr) return;
+  context.flops->add_products(Phase::backward_scores, flops.products());
+  context.flops->add_exponentials(flops.exponentials());
 }
 
 /// Adds to the gradients of all heads of a call what their pairs give, and counts it. `calls` have their log-sum-exp
@@ -71,7 +57,7 @@ void run_backward(const Pairs& pairs, std::span<const Call> calls, Index heads_p
   if (calls.empty() || calls.front().q.rows == 0 || calls.front().k.rows == 0) return;
   for (const PairsGroup* group = pairs.groups(); group != nullptr; group = group->next) {
     for (const Call& call : calls_of(*group, calls)) {
-      if (call.split != nullptr) find_split_lse(*group, call, options, mod, context);
+      if (call.split_lse != nullptr) find_split_lse(*group, call, options, mod, context);
     }
     for (const PairsPart* part = group->parts; part != nullptr; part = part->next) {
       run_part_backward(*part, calls_of(*group, calls), std::min(heads_per_kv, group->n_calls), options, mod, context);
@@ -96,24 +82,24 @@ void row_means(const Call& call, const ConstView<Out>& out, const BiasView& d_ls
   }
 }
 
-/// The weight that query i gives to a sink.
-template <class Call>
-typename Call::Sum weight_of_sink(const Call& call, Index i, double sink) {
-  using T = typename Call::Sum;
+/// The weight that query i gives to a sink; `factor` brings scores to base-2 exponents.
+template <class Call, class T = typename Call::Sum>
+T weight_of_sink(const Call& call, Index i, double sink, T factor) {
   const T lse = call.known_lse[i * call.known_lse_stride];
-  if (call.split == nullptr || !needs_split(lse)) return std::exp(static_cast<T>(sink) - lse);
-  const T factor = call.split->factor;
+  if (call.split_lse == nullptr || !needs_split(lse)) return std::exp(static_cast<T>(sink) - lse);
   const WeightBase<T> base = weight_base(call, i, factor);
   return std::exp2(factor * (score_of_sink(sink, factor) - base.base) + base.shift);
 }
 
 /// The gradient of a sink: minus its weight times the mean of each query.
-template <class Call>
-typename Call::Sum gradient_of_sink(const Call& call, double sink) {
+template <class ScoreMod, class Call>
+typename Call::Sum gradient_of_sink(const Call& call, const AttentionOptions& options) {
   using T = typename Call::Sum;
+  const double sink = options.sinks.of(call.head);
+  const T factor = softmax_factor_of<T, ScoreMod>(options, call.k.cols, call.head);
   T sum = 0;
   for (Index i = 0; i < call.q.rows && !is_minus_infinity(sink); ++i)
-    sum -= weight_of_sink(call, i, sink) * call.mean[i];
+    sum -= weight_of_sink(call, i, sink, factor) * call.mean[i];
   return sum;
 }
 

@@ -8,14 +8,48 @@
 
 namespace heed::detail {
 
-/// The log-sum-exp of a head's queries in two numbers each, lse = (factor top + log_sum) / log2(e): the largest score,
-/// in the units `factor` brings to base-2 exponents, and the base-2 logarithm of the sum of all weights relative to it.
-/// One number of the size of a huge score has no digits left for the sum.
+/// The logit of a sink in the units that `factor` brings to base-2 exponents.
 template <class T>
+T score_of_sink(double logit, T factor) {
+  return static_cast<T>(logit * 1.4426950408889634074 / static_cast<double>(factor));
+}
+
+/// A log-sum-exp in two numbers, log2(e) lse = top + rest: the base-2 exponent of the largest score, and the logarithm
+/// of the sum of weights relative to it. One number of the size of a huge score has no digits left for that sum.
 struct SplitLse {
-  T factor = 1;
-  T* top = nullptr;      // n_q
-  T* log_sum = nullptr;  // n_q
+  static constexpr double log2_e = 1.4426950408889634074;
+
+  double top = minus_infinity<double>;
+  double rest = 0;
+
+  /// Of a score which `factor` brings to base-2 exponents.
+  template <class T>
+  static SplitLse of_score(T score, T factor) {
+    const double s = static_cast<double>(score), f = static_cast<double>(factor);
+    if (is_minus_infinity(s)) return {};
+    return {s * f, std::fma(s, f, -(s * f))};
+  }
+  /// Of the logit of a sink, rounded as the softmax rounds it to the units of scores.
+  template <class T>
+  static SplitLse of_sink(double logit, T factor) {
+    return of_score(score_of_sink(logit, factor), factor);
+  }
+  /// Of a log-sum-exp of which nothing more is known.
+  template <class T>
+  static SplitLse of_lse(T lse) {
+    return is_minus_infinity(lse) ? SplitLse{} : SplitLse{static_cast<double>(lse) * log2_e, 0};
+  }
+
+  double exponent() const { return top + rest; }
+  /// What a sum makes of this one's weights: 2^(this - all).
+  double share_of(const SplitLse& all) const { return std::exp2((top - all.top) + (rest - all.rest)); }
+  SplitLse plus(const SplitLse& other) const {
+    if (is_minus_infinity(other.top)) return *this;
+    if (is_minus_infinity(top)) return other;
+    const bool mine = top + rest >= other.top + other.rest;
+    const SplitLse &large = mine ? *this : other, &small = mine ? other : *this;
+    return {large.top, large.rest + std::log2(1 + small.share_of(large))};
+  }
 };
 
 /// Whether lse is so large that its rounding shows in the weights recomputed from it: by 2^-16 and more.
@@ -39,35 +73,25 @@ inline constexpr WeightBase<T> weightless = {std::numeric_limits<T>::infinity(),
 /// one, if they are this lse: of a call that is a part of a larger one, it is the log-sum-exp of the whole.
 template <class Call, class T = typename Call::Sum>
 WeightBase<T> weight_base(const Call& call, Index i, T factor) {
-  constexpr double log2_e = 1.4426950408889634074;
   const T lse = call.known_lse[i * call.known_lse_stride];
   if (is_minus_infinity(lse)) return weightless<T>;
-  const double exponent = static_cast<double>(lse) * log2_e;
-  if (call.split != nullptr && needs_split(lse)) {
-    const SplitLse<T>& split = *call.split;
-    const double again =
-        static_cast<double>(split.top[i]) * static_cast<double>(split.factor) + static_cast<double>(split.log_sum[i]);
-    constexpr double few = 8 * std::numeric_limits<T>::epsilon();
-    if (std::abs(again - exponent) <= few * std::abs(exponent)) {
-      const T top = is_zero(split.factor - factor) ? split.top[i] : split.top[i] * (split.factor / factor);
-      return {top, -split.log_sum[i]};
-    }
-  }
-  return {static_cast<T>(exponent / static_cast<double>(factor)), 0};
+  const double f = static_cast<double>(factor), exponent = static_cast<double>(lse) * SplitLse::log2_e;
+  if (call.split_lse == nullptr || !needs_split(lse)) return {static_cast<T>(exponent / f), 0};
+  SplitLse split = call.split_lse[i];
+  constexpr double few = 8 * static_cast<double>(std::numeric_limits<T>::epsilon());
+  if (std::abs(split.exponent() - exponent) > few * std::abs(exponent)) split = {exponent, 0};
+  const T base = static_cast<T>(split.top / f);
+  return {base, static_cast<T>(std::fma(static_cast<double>(base), f, -split.top) - split.rest)};
 }
 
-/// Room for the split log-sum-exp of those `calls` where some query needs it: run_backward fills it.
+/// Room for the split log-sum-exp of those `calls` where some query needs it: run_backward finds it.
 template <class Calls>
 void make_split_room(const Calls& calls, Workspace::Frame& frame) {
-  using T = typename Calls::value_type::Sum;
   for (auto& call : calls) {
     bool needed = false;
     for (Index i = 0; call.known_lse != nullptr && i < call.q.rows; ++i)
       needed = needed || needs_split(call.known_lse[i * call.known_lse_stride]);
-    if (!needed) continue;
-    call.split = new (frame.take<SplitLse<T>>(1)) SplitLse<T>{};
-    call.split->top = frame.take<T>(call.q.rows);
-    call.split->log_sum = frame.take<T>(call.q.rows);
+    if (needed) call.split_lse = frame.take<SplitLse>(call.q.rows);
   }
 }
 

@@ -39,7 +39,8 @@ void backward_of_heads(Grads& grads, const BackwardOperands<S, Out>& in, const V
   using T = Accumulator<S>;
   using Call = GradientCall<S, S>;
   using One = MethodOfHead<Method>;
-  static_assert(DerivableScoreMod<std::remove_cvref_t<decltype(score_mod_of(std::declval<const One&>()))>, T>,
+  using ScoreMod = std::remove_cvref_t<decltype(score_mod_of(std::declval<const One&>()))>;
+  static_assert(DerivableScoreMod<ScoreMod, T>,
                 "heed: a gradient needs the functor's derivative(s, i, j), that of what it returns by s");
   const PackedHeads& packed = in.heads;
   const Index n_q = in.q.rows;
@@ -82,7 +83,7 @@ void backward_of_heads(Grads& grads, const BackwardOperands<S, Out>& in, const V
   }
   if constexpr (requires { grads.d_sinks; }) {
     for (Index h = 0; h < grads.d_sinks.size(); ++h)
-      grads.d_sinks(h) = gradient_of_sink(calls[static_cast<std::size_t>(h)], options.sinks.of(h));
+      grads.d_sinks(h) = gradient_of_sink<ScoreMod>(calls[static_cast<std::size_t>(h)], options);
   }
   q_sum.finish();
   k_sum.finish();

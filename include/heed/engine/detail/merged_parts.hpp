@@ -9,7 +9,6 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
-#include "heed/engine/detail/softmax_state.hpp"
 #include "heed/engine/head_call.hpp"
 #include "heed/engine/split_lse.hpp"
 #include "heed/engine/tasks.hpp"
@@ -18,7 +17,7 @@ namespace heed::detail {
 
 /// One head's attention over disjoint sets of keys, merged by their log-sum-exp:
 ///   lse = log(e^lse_1 + e^lse_2), out = e^(lse_1 - lse) out_1 + e^(lse_2 - lse) out_2.
-/// A huge lse has no digits left for the sum of weights: there largest scores and their sums are merged. A part without
+/// A huge lse has no digits left for the sum of weights: there it is merged in two. A part without
 /// a key for a query leaves its row alone, bit for bit.
 /// Source: Rabe and Staats 2021.
 template <class Call>
@@ -33,7 +32,8 @@ class MergedParts {
     const auto n_q = static_cast<std::size_t>(call.q.rows), d_v = static_cast<std::size_t>(call.v.cols);
     for (Buffer* buffer : {&sum_, &part_}) {
       buffer->out = frame.take<T>(n_q * d_v);
-      for (T** row : {&buffer->lse, &buffer->top, &buffer->sum}) *row = frame.take<T>(n_q);
+      buffer->lse = frame.take<T>(n_q);
+      buffer->split = frame.take<SplitLse>(n_q);
     }
   }
 
@@ -45,16 +45,17 @@ class MergedParts {
     ++n_parts_;
     Buffer& buffer = n_parts_ == 1 ? sum_ : part_;
     std::fill_n(buffer.out, call_.q.rows * d_v(), T(0));
-    for (T* row : {buffer.lse, buffer.top}) std::fill_n(row, call_.q.rows, minus_infinity<T>);
+    std::fill_n(buffer.lse, call_.q.rows, minus_infinity<T>);
+    std::fill_n(buffer.split, call_.q.rows, SplitLse{});
     const View<T> out{buffer.out, call_.q.rows, d_v(), d_v(), 1};
-    return {call_.q, call_.k, call_.v, out, buffer.lse, 1, call_.head, buffer.top, buffer.sum};
+    return {call_.q, call_.k, call_.v, out, buffer.lse, 1, call_.head, buffer.split};
   }
 
   /// Merges what is there, adds the head's sink and writes the call's rows.
   void finish(const PerHead& sinks) {
     const T sink = sinks.given() ? static_cast<T>(sinks.of(call_.head)) : minus_infinity<T>;
     const auto write = [&, sink](Index i, const T* row) {
-      const T weight = is_minus_infinity(sink) ? T(1) : add_to_lse(i, {sink, score_of_sink(sink, factor_), T(1)}).mine;
+      const T weight = is_minus_infinity(sink) ? T(1) : add_to_lse(i, sink, SplitLse::of_sink(sink, factor_)).mine;
       for (Index c = 0; c < d_v(); ++c) call_.out(i, c) = static_cast<typename Call::Out>(row[c] * weight);
       if (call_.lse != nullptr) call_.lse[i * call_.lse_stride] = sum_.lse[i];
     };
@@ -63,12 +64,9 @@ class MergedParts {
 
  private:
   struct Buffer {
-    T* out = nullptr;                  // n_q x d_v
-    T* lse = nullptr;                  // n_q
-    T *top = nullptr, *sum = nullptr;  // n_q: the largest score, and the sum of weights relative to it; -inf: not known
-  };
-  struct RowSum {
-    T lse, top, sum;
+    T* out = nullptr;           // n_q x d_v
+    T* lse = nullptr;           // n_q
+    SplitLse* split = nullptr;  // n_q: nothing where only lse is known
   };
   struct Shares {
     T mine, theirs;
@@ -77,40 +75,28 @@ class MergedParts {
 
   Index d_v() const { return call_.v.cols; }
 
-  // Adds what another sum of row i holds to lse and what goes with it, and says what both are of the whole.
-  Shares add_to_lse(Index i, RowSum more) {
+  // Adds the sum of weights of another part to that of row i, and says what both are of the whole.
+  Shares add_to_lse(Index i, T other, const SplitLse& split) {
     T& lse = sum_.lse[i];
     if (is_minus_infinity(lse)) {
-      lse = more.lse;
-      sum_.top[i] = more.top;
-      sum_.sum[i] = more.sum;
+      lse = other;
+      sum_.split[i] = split;
       return {0, 1};
     }
-    if (!needs_split(lse) && !needs_split(more.lse)) {
-      const T top = lse < more.lse ? more.lse : lse,
-              all = top + std::log(std::exp(lse - top) + std::exp(more.lse - top));
-      const Shares shares{std::exp(lse - all), std::exp(more.lse - all)};
+    if (!needs_split(lse) && !needs_split(other)) {
+      const T top = lse < other ? other : lse, all = top + std::log(std::exp(lse - top) + std::exp(other - top));
+      const Shares shares{std::exp(lse - all), std::exp(other - all)};
       lse = all;
-      sum_.top[i] = minus_infinity<T>;
+      sum_.split[i] = {};
       return shares;
     }
-    RowSum mine{lse, sum_.top[i], sum_.sum[i]};
-    for (RowSum* row : {&mine, &more}) {
-      if (is_minus_infinity(row->top)) *row = {row->lse, score_of_sink(row->lse, factor_), T(1)};
-    }
-    SoftmaxState<T> state, other;
-    state.factor = other.factor = factor_;
-    state.width = other.width = 1;
-    state.m = sum_.top + i;
-    state.l = sum_.sum + i;
-    *state.m = mine.top;
-    *state.l = mine.sum;
-    other.m = &more.top;
-    other.l = &more.sum;
-    state.merge(other);
-    lse = state.lse(0);
-    const T top = *state.m, all = *state.l;
-    return {mine.sum * state.weight(mine.top, top) / all, more.sum * state.weight(more.top, top) / all};
+    const auto known = [](const SplitLse& two, T one) {
+      return is_minus_infinity(two.top) ? SplitLse::of_lse(one) : two;
+    };
+    const SplitLse mine = known(sum_.split[i], lse), theirs = known(split, other), all = mine.plus(theirs);
+    sum_.split[i] = all;
+    lse = static_cast<T>(all.exponent() / SplitLse::log2_e);
+    return {static_cast<T>(mine.share_of(all)), static_cast<T>(theirs.share_of(all))};
   }
 
   // Adds `part_` to `sum_` and gives every row of the sum to write(i, row).
@@ -132,7 +118,7 @@ class MergedParts {
     if (is_minus_infinity(part_.lse[i])) return;
     const bool first = is_minus_infinity(sum_.lse[i]);
     const T* part = part_.out + i * d_v();
-    const Shares shares = add_to_lse(i, {part_.lse[i], part_.top[i], part_.sum[i]});
+    const Shares shares = add_to_lse(i, part_.lse[i], part_.split[i]);
     if (first) {
       std::copy_n(part, d_v(), sum);
       return;

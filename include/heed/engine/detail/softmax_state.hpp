@@ -4,14 +4,9 @@
 #include "heed/core/floating.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/engine/split_lse.hpp"
 
 namespace heed::detail {
-
-/// The logit of a sink in the units that `factor` brings to base-2 exponents.
-template <class T>
-T score_of_sink(double logit, T factor) {
-  return static_cast<T>(logit * 1.4426950408889634074 / static_cast<double>(factor));
-}
 
 /// Running softmax of `width` queries over the keys seen so far, `factor` bringing scores s to base-2 exponents:
 ///   m = max s, l = sum of 2^(factor (s - m)), out[c * width + i] = sum of 2^(factor (s - m)) v_c.
@@ -83,6 +78,12 @@ struct SoftmaxState {
     for (Index c = 0; c < d_v; ++c) out[c * width + i] *= mine;
   }
 
+  SplitLse split_lse(Index i) const {
+    if (empty(i)) return {};
+    SplitLse split = SplitLse::of_score(m[i], factor);
+    split.rest += std::log2(static_cast<double>(l[i]));
+    return split;
+  }
   /// Natural log of the softmax denominator, -inf where no key was kept.
   T lse(Index i) const {
     if (empty(i)) return minus_infinity<T>;

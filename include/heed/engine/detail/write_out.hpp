@@ -19,10 +19,7 @@ void write_out(const Call& call, const TokenSet& queries, const SoftmaxState<T>&
     for (Index i = 0; i < queries.size; ++i)
       call.lse[queries[i] * call.lse_stride] = static_cast<typename Call::Sum>(state.lse(i));
   }
-  for (Index i = 0; call.top != nullptr && i < queries.size; ++i) {
-    call.top[queries[i]] = state.m[i];
-    call.sum[queries[i]] = state.l[i];
-  }
+  for (Index i = 0; call.split_lse != nullptr && i < queries.size; ++i) call.split_lse[queries[i]] = state.split_lse(i);
   const View<typename Call::Out>& out = call.out;
   if (state.width == 1) {
     const bool empty = is_zero(state.l[0]);
