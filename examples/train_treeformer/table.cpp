@@ -21,26 +21,45 @@ TableRow untied(TableRow made, const std::string& routing) {
   return made;
 }
 
+TableRow tied(TableRow made, const std::string& routing) {
+  made.arguments.routing = routing;
+  return made;
+}
+
+TableRow of_trees(TableRow made, Index trees) {
+  made.arguments.trees = trees;
+  return made;
+}
+
 TableRow from_the_start(TableRow made) {
   made.arguments.bootstrap = false;
   return made;
 }
 
 std::vector<TableRow> trees(const Arguments& given) {
-  return {row("exact, 2 heads", given, "exact", 2, 5),     row("tf, 2 heads, height 5", given, "tf", 2, 5),
-          row("exact, 4 heads", given, "exact", 4, 5),     row("tf, 4 heads, height 5", given, "tf", 4, 5),
-          row("tf, 4 heads, height 6", given, "tf", 4, 6), row("tf, 4 heads, height 7", given, "tf", 4, 7)};
+  return {row("exact, 2 heads", given, "exact", 2, 5),
+          row("tf, 2 heads, height 5", given, "tf", 2, 5),
+          row("exact, 4 heads", given, "exact", 4, 5),
+          row("tf, 4 heads, height 5", given, "tf", 4, 5),
+          row("tf, 4 heads, height 6", given, "tf", 4, 6),
+          row("tf, 4 heads, height 7", given, "tf", 4, 7),
+          of_trees(row("tf, 2 heads, two trees of height 6", given, "tf", 2, 6), 2)};
 }
 
 std::vector<TableRow> gradients(const Arguments& given) {
   return {untied(row("exact, 2 heads, untied", given, "exact", 2, 5), "none"),
           untied(row("tf, untied, no routing gradient", given, "tf", 2, 5), "none"),
           untied(row("tf, untied, one flip", given, "tf", 2, 5), "flip"),
-          untied(row("tf, untied, all leaves", given, "tf", 2, 5), "all")};
+          untied(row("tf, untied, all leaves", given, "tf", 2, 5), "all"),
+          tied(row("tf, tied, no routing gradient", given, "tf", 2, 5), "none"),
+          tied(row("tf, tied, one flip", given, "tf", 2, 5), "flip"),
+          tied(row("tf, tied, all leaves", given, "tf", 2, 5), "all")};
 }
 
 std::vector<TableRow> others(const Arguments& given) {
   return {from_the_start(row("linformer, 2 heads", given, "linformer", 2, 5)),
+          from_the_start(row("performer, 2 heads", given, "performer", 2, 5)),
+          from_the_start(row("bigbird, 2 heads", given, "bigbird", 2, 5)),
           from_the_start(row("window, 2 heads", given, "window", 2, 5)),
           from_the_start(row("tf from the start, 2 heads", given, "tf", 2, 5))};
 }
@@ -53,7 +72,7 @@ struct Table {
 
 const Table tables[] = {
     {"trees", "exact attention, and converted trees of 2 and 4 heads and several heights", trees},
-    {"gradients", "keys and queries of their own: with and without the gradient of routing", gradients},
+    {"gradients", "with and without the gradient of routing, keys and queries untied and tied", gradients},
     {"others", "other methods of about equal FLOPs, from the start", others}};
 
 }  // namespace

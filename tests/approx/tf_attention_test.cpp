@@ -15,6 +15,7 @@
 #include "heed/exact/key_value_cache.hpp"
 #include "heed/exact/multi_head.hpp"
 #include "heed/exact/reference.hpp"
+#include "heed/trees/fit_tree.hpp"
 #include "support/conformance.hpp"
 #include "support/tf_formula.hpp"
 #include "support/trees.hpp"
@@ -180,6 +181,29 @@ TEST(TfAttention, WithEveryTokenInOneLeafOfManyEqualsExactBitForBit) {
 }
 
 /// Queries turn one way and keys the other at the root.
+TEST(TfAttention, QueriesThatAreTheKeysAreRoutedOnce) {
+  const Index n = 150, d = 8, levels = 3, n_heads = 2;
+  const auto in = random_inputs<float>({.n_q = n, .d = n_heads * d, .d_v = n_heads * d});
+  const Matrix<float> copy = in.q;
+  const TfAttention<float> tf(fit_tree(in.q.leftCols(d), in.q.leftCols(d), {.height = levels}));
+  Eigen::Matrix<bool, Eigen::Dynamic, Eigen::Dynamic> allowed =
+      Eigen::Matrix<bool, Eigen::Dynamic, Eigen::Dynamic>::Constant(n, n, true);
+  allowed.col(3).setConstant(false);  // a key that no query sees: as a query it is routed all the same
+  for (const AttentionOptions& options : {AttentionOptions{}, AttentionOptions{.mask = {.allowed = allowed}}}) {
+    FlopCounter once, twice;
+    const auto got = multi_head_attend(in.q, in.q, in.v, {.n_heads = n_heads}, options, tf, {.flops = &once});
+    const auto want = multi_head_attend(in.q, copy, in.v, {.n_heads = n_heads}, options, tf, {.flops = &twice});
+    EXPECT_SAME_BITS(got.out, want.out);
+    EXPECT_SAME_BITS(got.lse, want.lse);
+    EXPECT_EQ(once.products(Phase::route), 2.0 * n * levels * d * n_heads);
+    EXPECT_EQ(twice.products(Phase::route), 2 * once.products(Phase::route));
+  }
+  // The first rows alone are other queries than the keys.
+  FlopCounter fewer;
+  attend(in.q.topRows(9).leftCols(d), in.q.leftCols(d), in.v, {}, tf, {.flops = &fewer});
+  EXPECT_EQ(fewer.products(Phase::route), 2.0 * (n + 9) * levels * d);
+}
+
 TEST(TfAttention, QueriesInEmptyLeavesSeeTheDeepestAncestorWithKeys) {
   auto in = random_inputs<double>({.n_q = 40, .n_k = 70, .d = 3, .d_v = 4});
   Matrix<double> planes = Matrix<double>::Zero(7, 3);

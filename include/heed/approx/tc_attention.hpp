@@ -51,7 +51,8 @@ struct TcOptions {
 /// Empty   a query with no key to see gets out = 0. There is no lse: has_softmax is false and lse is left alone.
 /// Errors  as attend; ShapeError if cols(q) differs from the tree's d. Of the masks it has causal ones, padding and
 ///         packed sequences: OptionError for windows, pair masks, ALiBi, softcap and sinks, which need a score per key.
-/// Cost    routing 2 h d flops a token, and d_v additions a key that some query sees; then d_v additions an inner node
+/// Cost    routing 2 h d flops a token (once for queries that are the keys, the same rows of memory), and d_v additions
+///         a key that some query sees; then d_v additions an inner node
 ///         and sequence, and 2 d_v flops and an exponential a level of each leaf that has queries. Causal: (h + 1) d_v
 ///         additions a key and 2 (h + 1) d_v a query. by_query: 2 (h + 1) (d + d_v) a query, d additions with every
 ///         d_v. Levels that are off or hold no key cost nothing. Memory 2^(h+1) (d_v + 1) numbers, and d more by_query.

@@ -70,11 +70,12 @@ struct TfGradients {
 /// Errors  as attend; ShapeError if cols(q) differs from the tree's d; OptionError for TreeBiases::key_medians with a
 ///         causal mask or packed sequences: medians, which are over the keys that some query sees, would let queries
 ///         see the future or another sequence. Backward: OptionError with leaf_cap.
-/// Cost    routing 2 h d flops a token and tree (Phase::route), then 2 (d + d_v) flops and one exponential per pair in
-///         S(i): about 2 (d + d_v) n_q n_k / 2^h where leaves are balanced; as much as exact attention where all keys
-///         lie in one leaf or all queries fall back to the root. Centroids: 2 (d + d_v) flops each (Phase::far_field).
-///         Memory: the pairs of all heads are made at once, O(n_heads (n_q + n_k + 2^h)), h 2^h where queries fall
-///         back from everywhere; with leaf_cap those of one head at a time. O(n_q d_v) more where parts are united.
+/// Cost    routing 2 h d flops a token and tree (Phase::route; queries that are the keys, the same rows of memory, are
+///         not routed again), then 2 (d + d_v) flops and one exponential per pair in S(i): about 2 (d + d_v)
+///         n_q n_k / 2^h where leaves are balanced; as much as exact attention where all keys lie in one leaf or all
+///         queries fall back to the root. Centroids: 2 (d + d_v) flops each (Phase::far_field). Memory: the pairs of
+///         all heads are made at once, O(n_heads (n_q + n_k + 2^h)), h 2^h where queries fall back from everywhere;
+///         with leaf_cap those of one head at a time. O(n_q d_v) more where parts are united.
 ///         Backward, beyond the pairs of S(i), each tree looks at those of the own leaf and of h others for queries,
 ///         then of h others for keys, about (1 + 2 h) n_q n_k / 2^h (all_leaves: at n_q n_k): 2 d flops each in
 ///         Phase::backward_scores, 2 d_v in Phase::backward_values, one exponential. Phase::route: 2 h d flops a token

@@ -36,7 +36,8 @@ struct AttentionLayerOptions {
 /// keys of one length.
 ///
 /// Shapes  x, y: n_sequences n x d_model, rows without gaps; d = d_model / n_heads.
-/// Cost    8 n d_model^2 flops and the method's own; backward 16 and the method's own. Kept: 5 n d_model numbers.
+/// Cost    8 n d_model^2 flops (tied: 6) and the method's own; backward twice that and the method's own. Kept: 5 n
+///         d_model numbers.
 template <class T>
 class AttentionLayer {
  public:
@@ -80,7 +81,7 @@ class AttentionLayer {
 
   /// What forward leaves for backward.
   struct Kept {
-    View<T> q, k, v, out;          // n x d_model; q and k as attention saw them
+    View<T> q, k, v, out;          // n x d_model; q and k as attention saw them; the same rows where they are tied
     View<T> lengths_q, lengths_k;  // n x n_heads, before they became those of `cosine`
     View<T> lse;                   // n x n_heads
     ConstView<T> more_d_out{};     // n x d_model: a gradient by `out` of another loss, for backward to add; or no data
@@ -88,20 +89,23 @@ class AttentionLayer {
   Kept take(Workspace::Frame& frame, Index n) const {
     const Index width = d_ * options_.n_heads, heads = options_.n_heads, c = options_.cosine ? heads : 0;
     const auto rows = [&](Index cols) { return detail::take_rows<T>(frame, n, cols); };
-    return {rows(width), rows(width), rows(width), rows(width), rows(c), rows(c), rows(heads)};
+    const View<T> q = rows(width), lengths_q = rows(c);
+    return {q,         options_.tied ? q : rows(width),     rows(width), rows(width),
+            lengths_q, options_.tied ? lengths_q : rows(c), rows(heads)};
   }
 
   void forward(const ParameterStore<T>& store, const ConstView<T>& x, Index n, const Kept& kept, const View<T>& y,
                const Context& context) const {
     q_.forward(store, x, kept.q, context);
-    (options_.tied ? q_ : k_).forward(store, x, kept.k, context);
+    if (!options_.tied) k_.forward(store, x, kept.k, context);
     v_.forward(store, x, kept.v, context);
     for (Index first = 0; options_.rotary && first < x.rows; first += n) {
-      for (const View<T>* rows : {&kept.q, &kept.k}) rotate_positions(rows->rows_from(first, n), options_.n_heads);
+      rotate_positions(kept.q.rows_from(first, n), options_.n_heads);
+      if (!options_.tied) rotate_positions(kept.k.rows_from(first, n), options_.n_heads);
     }
     if (options_.cosine) {
       normalise(store, kept.q, kept.lengths_q);
-      normalise(store, kept.k, kept.lengths_k);
+      if (!options_.tied) normalise(store, kept.k, kept.lengths_k);
     }
     method_.visit(store, options_.causal,
                   [&](const auto& method) { attend(method, kept, n, kept.out, kept.lse, context); });
@@ -141,18 +145,24 @@ class AttentionLayer {
         if constexpr (requires { grads.d_methods; }) method_.add(store, grads.d_methods);
       }
     });
-    if (options_.cosine) {
-      derive(store, kept.q, kept.lengths_q, d_q);
-      derive(store, kept.k, kept.lengths_k, d_k);
-    }
-    for (Index first = 0; options_.rotary && first < x.rows; first += n) {
-      for (const View<T>* of : {&d_q, &d_k}) rotate_positions(of->rows_from(first, n), options_.n_heads, 10000.0, -1);
-    }
-    q_.backward(store, x, detail::read_only(d_q), d_x, context);
-    for (const auto& [linear, gradient] : {std::pair(options_.tied ? &q_ : &k_, d_k), std::pair(&v_, d_v)}) {
-      linear->backward(store, x, detail::read_only(gradient), more, context);
+    for (Index i = 0; options_.tied && i < x.rows; ++i) detail::row_of(d_q, i) += detail::row_of(d_k, i);
+    const auto add_side = [&](const Linear<T>& linear, const View<T>& seen, const View<T>& lengths,
+                              const View<T>& gradient, const View<T>& to) {
+      if (options_.cosine) derive(store, seen, lengths, gradient);
+      for (Index first = 0; options_.rotary && first < x.rows; first += n)
+        rotate_positions(gradient.rows_from(first, n), options_.n_heads, 10000.0, -1);
+      linear.backward(store, x, detail::read_only(gradient), to, context);
+    };
+    const auto add_more = [&] {
       for (Index i = 0; i < x.rows; ++i) detail::row_of(d_x, i) += detail::row_of(more, i);
+    };
+    add_side(q_, kept.q, kept.lengths_q, d_q, d_x);
+    if (!options_.tied) {
+      add_side(k_, kept.k, kept.lengths_k, d_k, more);
+      add_more();
     }
+    v_.backward(store, x, detail::read_only(d_v), more, context);
+    add_more();
   }
 
  private:

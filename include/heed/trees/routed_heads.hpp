@@ -36,6 +36,13 @@ void check_tree(const DecisionTree<S>& tree, Index d, const Mask& mask) {
   }
 }
 
+/// Whether two views are the same rows of memory.
+template <class A, class B>
+bool are_same_rows(const ConstView<A>& a, const ConstView<B>& b) {
+  return static_cast<const void*>(a.data) == static_cast<const void*>(b.data) && std::is_same_v<A, B> &&
+         a.rows == b.rows && a.cols == b.cols && a.row_stride == b.row_stride && a.col_stride == b.col_stride;
+}
+
 /// Flags the real keys that some query of head `head` keeps; null where all are.
 inline const bool* seen_keys(const Mask& mask, Index n_q, Index n_k, Index n_real, Index head,
                              Workspace::Frame& frame) {
@@ -53,9 +60,10 @@ inline const bool* seen_keys(const Mask& mask, Index n_q, Index n_k, Index n_rea
 
 /// Calls visit(call, query_leaf, keys) for every head: the leaf of each of its queries and the leaves of its real keys
 /// (LeafLists::none where no query keeps one), which consecutive heads that share keys also share. Keys are routed once
-/// for them but counted for each, so that counts do not depend on how heads are split between calls. Leaves live as
-/// long as `kept`, or, without it, as long as the visits of heads that share keys. A visit of four arguments also gets
-/// the router, with the biases of these keys.
+/// for them but counted for each, so that counts do not depend on how heads are split between calls. Queries that are
+/// the keys, the same rows of memory, are neither routed nor counted again. Leaves live as long as `kept`, or, without
+/// it, as long as the visits of heads that share keys. A visit of four arguments also gets the router, with the biases
+/// of these keys.
 template <class Call, class S, class Visit>
 void visit_routed_heads(const DecisionTree<S>& tree, std::span<const Call> calls, Index heads_per_kv, const Mask& mask,
                         const Context& context, Workspace::Frame* kept, const Visit& visit) {
@@ -83,17 +91,21 @@ void visit_routed_heads(const DecisionTree<S>& tree, std::span<const Call> calls
       const Key job{&router, k, n_real, TokenRole::key, key_leaf};
       route_all(std::span<const Key>(&job, 1), inside, threads);
       if (biases != nullptr) std::copy_n(router.biases, router.n_nodes(), biases);
+      for (std::size_t c = 0; c < group.size(); ++c) {
+        Index* leaves = query_leaves + static_cast<Index>(c) * n_q;
+        double flops = route_flops(router, n_real, TokenRole::key);
+        if (n_q == n_real && router.lift == nullptr && are_same_rows(group[c].q, k)) {
+          std::copy_n(key_leaf, n_q, leaves);
+        } else {
+          Workspace::Frame route(*context.workspace);
+          const Query queries{&router, group[c].q, n_q, TokenRole::query, leaves};
+          route_all(std::span<const Query>(&queries, 1), route, threads);
+          flops += route_flops(router, n_q, TokenRole::query);
+        }
+        if (context.flops != nullptr) context.flops->add_products(Phase::route, flops);
+      }
       // A key that no query keeps joins no leaf: wherever it were routed it would shift how the others are summed.
       for (Index j = 0; seen != nullptr && j < n_real; ++j) key_leaf[j] = seen[j] ? key_leaf[j] : LeafLists::none;
-      for (std::size_t c = 0; c < group.size(); ++c) {
-        Workspace::Frame route(*context.workspace);
-        const Query queries{&router, group[c].q, n_q, TokenRole::query, query_leaves + static_cast<Index>(c) * n_q};
-        route_all(std::span<const Query>(&queries, 1), route, threads);
-        if (context.flops != nullptr) {
-          context.flops->add_products(
-              Phase::route, route_flops(router, n_q, TokenRole::query) + route_flops(router, n_real, TokenRole::key));
-        }
-      }
     }
     const LeafLists keys(key_leaf, n_real, tree.n_leaves(), frame);
     if (biases != nullptr) used.biases = biases;
