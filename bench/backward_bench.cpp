@@ -44,7 +44,7 @@ class Calls {
     const std::ptrdiff_t stride = heads_.d * heads_.n_heads;
     const auto rows = [&](const auto& m) { return HeadRows<S>{m.data(), stride}; };
     return gradient_error(rows(d_out_.q), rows(heads_.q), rows(heads_.k), rows(heads_.v), rows(grads_.d_q),
-                          rows(grads_.d_k), rows(grads_.d_v), heads_.n_q, heads_.d,
+                          rows(grads_.d_k), rows(grads_.d_v), heads_.n_q, heads_.n_k, heads_.d,
                           [&](auto i, auto j, double s) { return mask.score(i, j, 0, s); });
   }
 

@@ -14,36 +14,13 @@
 #include "support/limits.hpp"
 #include "support/oracle.hpp"
 #include "support/timing.hpp"
+#include "support/tree_case.hpp"
 
 namespace heed_bench {
 namespace {
 
 using heed::Index;
-
-struct Case {
-  Index n = 0;
-  Index leaf = 256;
-  bool causal = false;
-  int threads = 1;
-  Index d = 64;
-
-  [[nodiscard]] Index height() const {
-    Index h = 0;
-    while ((leaf << (h + 1)) <= n) ++h;
-    return h;
-  }
-  [[nodiscard]] double pairs() const { return double(n) * double(causal ? n + 1 : 2 * n) / 2; }
-};
-
-/// A tree that spreads the keys of one head evenly: random planes, biases at the medians.
-heed::DecisionTree<float> balanced_tree(const PackedHeads<float>& head, Index height) {
-  const Index n_nodes = (Index(1) << height) - 1;
-  heed::Matrix<float> planes(n_nodes, head.d);
-  fill_random({planes.data(), static_cast<std::size_t>(planes.size())}, 99);
-  const heed::DecisionTree<float> tree(planes, heed::Vector<float>::Zero(n_nodes).eval(),
-                                       {.biases = heed::TreeBiases::key_medians});
-  return tree.with_biases_of(head.k);
-}
+using Case = TreeCase;
 
 /// Exact attention of one head over its last queries only, so few that a call stays short. `seconds` scales the time of
 /// a call to all queries, by kept pairs.
@@ -215,16 +192,6 @@ void crossover(benchmark::State& state, Case one) {
   }
   state.counters["overtakes_at"] = overtakes_at;
   state.counters["worst_below"] = worst_below;
-}
-
-template <class Body>
-void add(const std::string& name, const Body& body) {
-  benchmark::RegisterBenchmark(name.c_str(), body)->UseManualTime()->Unit(benchmark::kMillisecond);
-}
-
-std::string text(const Case& one) {
-  return std::string(one.causal ? "/causal" : "/none") + "/n:" + std::to_string(one.n) +
-         "/leaf:" + std::to_string(one.leaf) + "/threads:" + std::to_string(one.threads);
 }
 
 const bool registered = [] {

@@ -103,7 +103,7 @@ double largest_gradient_error(const Inputs::Set& in, const std::vector<float>& o
   };
   using Rows = HeadRows<float>;
   return gradient_error(Rows{in.d_out.data(), d}, Rows{in.q.data(), d}, Rows{in.k.data(), d}, Rows{in.v.data(), d},
-                        Rows{d_q, stride}, Rows{d_k, stride}, Rows{d_v, stride}, shape.n_q, d, score);
+                        Rows{d_q, stride}, Rows{d_k, stride}, Rows{d_v, stride}, shape.n_q, shape.n_q, d, score);
 }
 
 /// One engine at work on the setting.

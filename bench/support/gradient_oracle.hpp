@@ -56,27 +56,28 @@ GradientRow gradient_row(HeadRows<S> d_out, HeadRows<S> q, HeadRows<S> k, HeadRo
   return row;
 }
 
-/// Largest error of sampled rows of the gradients of one head of n tokens, each over the largest entry of the sampled
-/// rows of the same gradient: a query with one key has a d_q of zeros. got_q, got_k, got_v: as q, k, v.
+/// Largest error of sampled rows of the gradients of one head, each over the largest entry of the sampled rows of the
+/// same gradient: a query with one key has a d_q of zeros. got_q, got_k, got_v: as q, k, v.
 template <class S, class Score>
 double gradient_error(HeadRows<S> d_out, HeadRows<S> q, HeadRows<S> k, HeadRows<S> v, HeadRows<S> got_q,
-                      HeadRows<S> got_k, HeadRows<S> got_v, std::ptrdiff_t n, std::ptrdiff_t d, const Score& score) {
-  const auto sampled = sample_rows(n, 8);
+                      HeadRows<S> got_k, HeadRows<S> got_v, std::ptrdiff_t n_q, std::ptrdiff_t n_k, std::ptrdiff_t d,
+                      const Score& score) {
+  const auto queries = sample_rows(n_q, 8), keys = sample_rows(n_k, 8);
   const auto width = static_cast<std::size_t>(d);
   using Rows = std::vector<std::vector<double>>;
-  Rows d_q, d_k(sampled.size(), std::vector<double>(width)), d_v = d_k;
-  for (std::ptrdiff_t i = 0; i < n; ++i) {
-    const GradientRow row = gradient_row(d_out, q, k, v, i, n, d, score);
-    for (std::size_t s = 0; s < sampled.size(); ++s) {
-      const auto j = static_cast<std::size_t>(sampled[s]);
+  Rows d_q, d_k(keys.size(), std::vector<double>(width)), d_v = d_k;
+  for (std::ptrdiff_t i = 0; i < n_q; ++i) {
+    const GradientRow row = gradient_row(d_out, q, k, v, i, n_k, d, score);
+    if (std::find(queries.begin(), queries.end(), i) != queries.end()) d_q.push_back(row.d_q);
+    for (std::size_t s = 0; s < keys.size(); ++s) {
+      const auto j = static_cast<std::size_t>(keys[s]);
       for (std::size_t c = 0; c < width; ++c) {
         d_k[s][c] += row.slopes[j] * q.at(i, static_cast<std::ptrdiff_t>(c));
         d_v[s][c] += row.weights[j] * d_out.at(i, static_cast<std::ptrdiff_t>(c));
       }
-      if (sampled[s] == i) d_q.push_back(row.d_q);
     }
   }
-  const auto error_of = [&](const HeadRows<S>& got, const Rows& want) {
+  const auto error_of = [&](const HeadRows<S>& got, const auto& sampled, const Rows& want) {
     double largest = 0, difference = 0;
     for (std::size_t s = 0; s < sampled.size(); ++s) {
       for (std::size_t c = 0; c < width; ++c) {
@@ -87,7 +88,7 @@ double gradient_error(HeadRows<S> d_out, HeadRows<S> q, HeadRows<S> k, HeadRows<
     }
     return largest > 0 ? difference / largest : difference;
   };
-  return std::max({error_of(got_q, d_q), error_of(got_k, d_k), error_of(got_v, d_v)});
+  return std::max({error_of(got_q, queries, d_q), error_of(got_k, keys, d_k), error_of(got_v, keys, d_v)});
 }
 
 }  // namespace heed_bench
