@@ -10,11 +10,12 @@
   HEED_TABLE(heed::detail::WidenKernels<T, S>);   \
   HEED_TABLE(heed::detail::RouteKernels<T, S>)
 
-#define HEED_TABLES(T)                           \
-  HEED_TABLE(heed::detail::TileKernels<T>);      \
-  HEED_TABLE(heed::detail::ProjectKernels<T>);   \
-  HEED_TABLE(heed::detail::GradientKernels<T>);  \
-  HEED_TABLES_OF_STORAGE(T, float);              \
-  HEED_TABLES_OF_STORAGE(T, double);             \
-  HEED_TABLES_OF_STORAGE(T, heed::detail::Half); \
+#define HEED_TABLES(T)                            \
+  HEED_TABLE(heed::detail::TileKernels<T>);       \
+  HEED_TABLE(heed::detail::ProjectKernels<T>);    \
+  HEED_TABLE(heed::detail::GradientKernels<T>);   \
+  HEED_TABLE(heed::detail::ActivationKernels<T>); \
+  HEED_TABLES_OF_STORAGE(T, float);               \
+  HEED_TABLES_OF_STORAGE(T, double);              \
+  HEED_TABLES_OF_STORAGE(T, heed::detail::Half);  \
   HEED_TABLES_OF_STORAGE(T, heed::detail::Bfloat)

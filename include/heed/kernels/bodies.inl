@@ -4,6 +4,7 @@
 #include "heed/kernels/bodies/tile.inl"
 #include "heed/kernels/bodies/adjust.inl"
 #include "heed/kernels/bodies/gradient.inl"
+#include "heed/kernels/bodies/activation.inl"
 #include "heed/kernels/bodies/pack.inl"
 #include "heed/kernels/bodies/pairs.inl"
 #include "heed/kernels/bodies/row.inl"

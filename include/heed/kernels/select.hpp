@@ -1,4 +1,5 @@
 #pragma once
+#include "heed/kernels/activation_kernels.hpp"
 #include "heed/kernels/bf16_kernels.hpp"
 #include "heed/kernels/gradient_kernels.hpp"
 #include "heed/kernels/isa.hpp"
@@ -55,6 +56,12 @@ const ProjectKernels<T>& project_kernels(Isa isa) {
 template <class T>
 const GradientKernels<T>& gradient_kernels(Isa isa) {
   return *find_kernels<GradientKernels<T>>(isa);
+}
+
+/// The kernels of activation functions for scalar T.
+template <class T>
+const ActivationKernels<T>& activation_kernels(Isa isa) {
+  return *find_kernels<ActivationKernels<T>>(isa);
 }
 
 /// The kernels on bfloat16 operands as they are stored, null where the instruction set has none.

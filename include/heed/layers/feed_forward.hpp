@@ -1,12 +1,15 @@
 #pragma once
+#include <algorithm>
 #include <cmath>
-#include <numbers>
 #include <string>
 
 #include "heed/core/context.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/engine/tasks.hpp"
+#include "heed/kernels/isa.hpp"
+#include "heed/kernels/select.hpp"
 #include "heed/layers/linear.hpp"
 #include "heed/layers/parameter_store.hpp"
 #include "heed/layers/rows.hpp"
@@ -47,8 +50,8 @@ class FeedForward {
   void forward(const ParameterStore<T>& store, const ConstView<T>& x, const Kept& kept, const View<T>& y,
                const Context& context) const {
     in_.forward(store, x, kept.u, context);
-    for (Index i = 0; i < x.rows; ++i)
-      activate(detail::row_of(detail::read_only(kept.u), i), detail::row_of(kept.h, i));
+    for_blocks(x.rows, context,
+               [&](Index first, Index n) { activate(kept.u.rows_from(first, n), kept.h.rows_from(first, n)); });
     out_.forward(store, detail::read_only(kept.h), y, context);
   }
 
@@ -59,47 +62,51 @@ class FeedForward {
     const View<T> d_h = detail::take_rows<T>(frame, x.rows, out_.n_in()),
                   d_u = detail::take_rows<T>(frame, x.rows, in_.n_out());
     out_.backward(store, detail::read_only(kept.h), d_y, d_h, context);
-    for (Index i = 0; i < x.rows; ++i) {
-      derive(detail::row_of(detail::read_only(kept.u), i), detail::row_of(detail::read_only(d_h), i),
-             detail::row_of(d_u, i));
-    }
+    for_blocks(x.rows, context, [&](Index first, Index n) {
+      derive(kept.u.rows_from(first, n), d_h.rows_from(first, n), d_u.rows_from(first, n));
+    });
     in_.backward(store, x, detail::read_only(d_u), d_x, context);
   }
 
  private:
-  using Row = Eigen::Map<const detail::RowArray<T>>;
-  using RowOut = Eigen::Map<detail::RowArray<T>>;
+  // Blocks of rows side by side on threads.
+  template <class Body>
+  void for_blocks(Index rows, const Context& context, const Body& body) const {
+    constexpr Index block = 64;
+    const double work = static_cast<double>(rows * out_.n_in());
+    detail::for_each_task((rows + block - 1) / block,
+                          detail::threads_for(work, 2e4, detail::thread_count(context.threads)),
+                          [&](Index task) { body(task * block, std::min(block, rows - task * block)); });
+  }
 
-  // gelu: h = u (1 + tanh(c (u + a u^3))) / 2.
-  static constexpr T a = T(0.044715);
-  static constexpr T c = T(std::numbers::sqrt2 * std::numbers::inv_sqrtpi);
-
-  void activate(const Row& u, RowOut h) const {
-    const Index n = h.size();
-    switch (activation_) {
-      case Activation::gelu: h = u * (T(1) + (c * (u + a * u.cube())).tanh()) / T(2); return;
-      case Activation::swiglu: h = u.head(n) / (T(1) + (-u.head(n)).exp()) * u.tail(n); return;
-      case Activation::squared_relu: h = u.max(T(0)).square(); return;
+  void activate(const View<T>& u, const View<T>& h) const {
+    if (activation_ == Activation::gelu)
+      return detail::activation_kernels<T>(active_isa()).gelu(u.rows * u.cols, u.data, h.data);
+    const Index n = h.cols;
+    for (Index i = 0; i < u.rows; ++i) {
+      const auto row = detail::row_of(u, i);
+      if (activation_ == Activation::swiglu) {
+        detail::row_of(h, i) = row.head(n) / (T(1) + (-row.head(n)).exp()) * row.tail(n);
+      } else {
+        detail::row_of(h, i) = row.max(T(0)).square();
+      }
     }
   }
 
-  void derive(const Row& u, const Row& d_h, RowOut d_u) const {
-    const Index n = d_h.size();
-    switch (activation_) {
-      case Activation::gelu:
-        for (Index e = 0; e < n; ++e) {
-          const T t = std::tanh(c * (u[e] + a * u[e] * u[e] * u[e]));
-          d_u[e] = d_h[e] * ((T(1) + t) + u[e] * (T(1) - t * t) * c * (T(1) + T(3) * a * u[e] * u[e])) / T(2);
-        }
-        return;
-      case Activation::swiglu:
-        for (Index e = 0; e < n; ++e) {
-          const T s = T(1) / (T(1) + std::exp(-u[e]));
-          d_u[e] = d_h[e] * u[n + e] * s * (T(1) + u[e] * (T(1) - s));
-          d_u[n + e] = d_h[e] * u[e] * s;
-        }
-        return;
-      case Activation::squared_relu: d_u = d_h * T(2) * u.max(T(0)); return;
+  void derive(const View<T>& u, const View<T>& d_h, const View<T>& d_u) const {
+    if (activation_ == Activation::gelu)
+      return detail::activation_kernels<T>(active_isa()).gelu_backward(u.rows * u.cols, u.data, d_h.data, d_u.data);
+    const Index n = d_h.cols;
+    for (Index i = 0; i < u.rows; ++i) {
+      if (activation_ == Activation::squared_relu) {
+        detail::row_of(d_u, i) = detail::row_of(d_h, i) * T(2) * detail::row_of(u, i).max(T(0));
+        continue;
+      }
+      for (Index e = 0; e < n; ++e) {  // h = u s w, s = sigmoid(u)
+        const T x = u(i, e), s = T(1) / (T(1) + std::exp(-x));
+        d_u(i, e) = d_h(i, e) * u(i, n + e) * s * (T(1) + x * (T(1) - s));
+        d_u(i, n + e) = d_h(i, e) * x * s;
+      }
     }
   }
 

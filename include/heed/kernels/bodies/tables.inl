@@ -39,6 +39,9 @@ template <class X>
 inline constexpr GradientKernels<typename X::Scalar> gradient_table = {&gradients<X>, &bend<X>, &add_rows<X>,
                                                                        &add_products<X>};
 
+template <class X>
+inline constexpr ActivationKernels<typename X::Scalar> activation_table = {&gelu<X>, &gelu_backward<X>};
+
 // The table of type Table; null where this instance has none.
 template <class Table>
 inline constexpr const Table* table = nullptr;
@@ -54,3 +57,5 @@ template <class T>
 inline constexpr const ProjectKernels<T>* table<ProjectKernels<T>> = &project_table<typename VectorOf<T>::X>;
 template <class T>
 inline constexpr const GradientKernels<T>* table<GradientKernels<T>> = &gradient_table<typename VectorOf<T>::X>;
+template <class T>
+inline constexpr const ActivationKernels<T>* table<ActivationKernels<T>> = &activation_table<typename VectorOf<T>::X>;

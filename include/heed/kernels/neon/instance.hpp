@@ -1,4 +1,5 @@
 #pragma once
+#include "heed/kernels/activation_kernels.hpp"
 #include "heed/kernels/gradient_kernels.hpp"
 #include "heed/kernels/isa.hpp"
 #include "heed/kernels/project_kernels.hpp"
