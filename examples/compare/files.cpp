@@ -46,12 +46,16 @@ StoredInputs open_safetensors(const std::string& path, const std::string& shown)
   stored.source = shown;
   const heed::SafetensorsFile file(path);
   for (const std::string name : {"q", "k"}) stored.tensors.emplace(name, file.load(name));
-  for (const std::string name : {"v", "x", "w_v", "b_v"}) {
+  for (const std::string name : {"v", "x", "w_v", "b_v", "tree_planes", "tree_biases", "level_logits"}) {
     if (file.has(name)) stored.tensors.emplace(name, file.load(name));
   }
   if (file.has("x") != file.has("w_v")) {
     throw heed::FormatError("heed: " + path + ": has " + (file.has("x") ? "x but no w_v" : "w_v but no x") +
                             " but must have both or neither");
+  }
+  if (file.has("tree_planes") != file.has("tree_biases") || (file.has("level_logits") && !file.has("tree_planes"))) {
+    throw heed::FormatError("heed: " + path +
+                            ": tree_planes and tree_biases must both be there or neither, and with level_logits both");
   }
   if (!file.has("v") && !file.has("x")) {
     throw heed::FormatError("heed: " + path +

@@ -22,6 +22,19 @@ double relative_difference(const heed::Matrix<float>& is, const heed::Matrix<flo
   return (is.cast<double>() - want).norm() / std::max(1e-60, want.norm());
 }
 
+// Sizes of what trees are made of; what is in them DecisionTree checks.
+void check_trees(const StoredInputs& stored, Index n_heads) {
+  const Index n_nodes = stored.tensors.contains("tree_planes") ? size_from_end(stored, "tree_planes", 2) : 0;
+  Index n_levels = 1;
+  while ((Index(1) << n_levels) - 1 < n_nodes && n_levels < 24) ++n_levels;  // h + 1 levels, 2^h - 1 nodes
+  for (const auto& [name, size] : {std::pair("tree_planes", size_from_end(stored, "q", 1)),
+                                   std::pair("tree_biases", n_nodes), std::pair("level_logits", n_levels + 1)}) {
+    if (!stored.tensors.contains(name)) continue;
+    require_equal(stored, name, "its number of heads", n_matrices(stored, name), n_heads);
+    require_equal(stored, name, "its last size", size_from_end(stored, name, 1), size);
+  }
+}
+
 Inputs inputs_of(const StoredInputs& stored, const Arguments& arguments) {
   Inputs inputs;
   inputs.source = stored.source;
@@ -38,6 +51,7 @@ Inputs inputs_of(const StoredInputs& stored, const Arguments& arguments) {
     require_equal(stored, "v", "its number of heads", n_matrices(stored, "v"), n_kv_heads);
     require_equal(stored, "v", "its number of rows", size_from_end(stored, "v", 2), size_from_end(stored, "k", 2));
   }
+  check_trees(stored, n_heads);
   std::optional<Projections> projections;
   if (stored.tensors.contains("x")) {
     projections.emplace(stored, n_kv_heads);
@@ -56,6 +70,9 @@ Inputs inputs_of(const StoredInputs& stored, const Arguments& arguments) {
     if (!inputs.heads.empty()) head = inputs.heads.back();
     head.number = h;
     head.q = matrix_of(stored, "q", h);
+    if (stored.tensors.contains("tree_planes")) head.tree_planes = matrix_of(stored, "tree_planes", h);
+    if (stored.tensors.contains("tree_biases")) head.tree_biases = matrix_of(stored, "tree_biases", h);
+    if (stored.tensors.contains("level_logits")) head.level_logits = matrix_of(stored, "level_logits", h);
     if (const Index kv = h / (n_heads / n_kv_heads); kv != shared) {
       shared = kv;
       head.k = matrix_of(stored, "k", kv);

@@ -17,13 +17,16 @@ using Rows = std::shared_ptr<const heed::Matrix<float>>;
 
 /// One head as methods see it. Heads of one group share k and v; heads of one layer share x.
 struct Head {
-  Index number = 0;  ///< its place among the heads of the file
-  Rows q;            ///< n_q x d
-  Rows k;            ///< n_k x d
-  Rows v;            ///< n_k x d_v
-  Rows x;            ///< n_k x d_model; null where the data have none
-  Rows w_v;          ///< d_model x d_v, this head's columns; v = x w_v + b_v
-  Rows b_v;          ///< 1 x d_v; null where there is no bias
+  Index number = 0;   ///< its place among the heads of the file
+  Rows q;             ///< n_q x d
+  Rows k;             ///< n_k x d
+  Rows v;             ///< n_k x d_v
+  Rows x;             ///< n_k x d_model; null where the data have none
+  Rows w_v;           ///< d_model x d_v, this head's columns; v = x w_v + b_v
+  Rows b_v;           ///< 1 x d_v; null where there is no bias
+  Rows tree_planes;   ///< (2^h - 1) x d, of the tree this head was trained with; null where there is none
+  Rows tree_biases;   ///< 1 x (2^h - 1)
+  Rows level_logits;  ///< 1 x (h + 1); null where the layer is no TC-attention
 };
 
 /// Everything the methods run on. All heads have the same shapes.

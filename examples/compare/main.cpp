@@ -23,7 +23,7 @@ using namespace common;
 void list_methods() {
   for (const Method& method : all_methods()) {
     std::printf("%-19s %s%s\n", method.name.c_str(), method.description.c_str(),
-                method.needs_x ? " (needs x and w_v)" : "");
+                method.needs == Needs::nothing ? "" : (" (needs " + name_of(method.needs) + ")").c_str());
   }
 }
 

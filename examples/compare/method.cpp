@@ -32,6 +32,27 @@ Registration::Registration(Method method) {
 
 const std::vector<Method>& all_methods() { return methods(); }
 
+std::string name_of(Needs needs) {
+  switch (needs) {
+    case Needs::nothing: return "";
+    case Needs::projection: return "x and w_v";
+    case Needs::tf_tree: return "tree_planes and tree_biases, without level_logits";
+    case Needs::tc_tree: return "tree_planes, tree_biases and level_logits";
+  }
+  return "";
+}
+
+bool has(const Inputs& inputs, Needs needs) {
+  const Head& head = inputs.heads.front();
+  switch (needs) {
+    case Needs::nothing: return true;
+    case Needs::projection: return inputs.has_x();
+    case Needs::tf_tree: return head.tree_planes != nullptr && head.level_logits == nullptr;
+    case Needs::tc_tree: return head.level_logits != nullptr;
+  }
+  return false;
+}
+
 std::vector<Method> chosen_methods(const std::vector<std::string>& names, const Inputs& inputs) {
   for (const std::string& name : names) {
     const auto found =
@@ -39,14 +60,15 @@ std::vector<Method> chosen_methods(const std::vector<std::string>& names, const 
     if (found == methods().end()) {
       throw heed::OptionError("heed: --methods has " + name + " but must have names among " + names_of(methods()));
     }
-    if (found->needs_x && !inputs.has_x()) {
-      throw heed::OptionError("heed: --methods has " + name + ", which needs x and w_v, but the data have none");
+    if (!has(inputs, found->needs)) {
+      throw heed::OptionError("heed: --methods has " + name + ", which needs " + name_of(found->needs) +
+                              ", but the data have none");
     }
   }
   std::vector<Method> chosen;
   for (const Method& method : methods()) {
     const bool named = std::find(names.begin(), names.end(), method.name) != names.end() || method.name == "exact";
-    const bool possible = inputs.has_x() || !method.needs_x;
+    const bool possible = has(inputs, method.needs);
     if (names.empty() ? possible : named) chosen.push_back(method);
   }
   return chosen;

@@ -29,11 +29,23 @@ class Attempt {
   [[nodiscard]] virtual heed::Matrix<float> out() const = 0;
 };
 
+/// What a method needs beside q, k and v.
+enum class Needs {
+  nothing,
+  projection,  ///< x and w_v
+  tf_tree,     ///< tree_planes and tree_biases of a layer of TF
+  tc_tree,     ///< the same of a layer of TC, and level_logits
+};
+
+/// "x and w_v".
+std::string name_of(Needs needs);
+bool has(const Inputs& inputs, Needs needs);
+
 /// A way to compute attention, by name.
 struct Method {
-  std::string name;         ///< what --methods takes
-  std::string description;  ///< one line
-  bool needs_x = false;     ///< runs only where the data have x and w_v
+  std::string name;              ///< what --methods takes
+  std::string description;       ///< one line
+  Needs needs = Needs::nothing;  ///< runs only where the data have it
   std::function<std::unique_ptr<Attempt>(const Head&, const Settings&)> bind;
 };
 
@@ -48,7 +60,7 @@ const std::vector<Method>& all_methods();
 
 /// The methods of these names in the order of all_methods(); for no names, all that the data allow. "exact" is always
 /// among them: the others are measured against it.
-/// Errors  heed::OptionError for a name there is not, or a method that needs x where there is none.
+/// Errors  heed::OptionError for a name there is not, or a method that needs what the data have not.
 std::vector<Method> chosen_methods(const std::vector<std::string>& names, const Inputs& inputs);
 
 }  // namespace compare

@@ -45,7 +45,7 @@ void add_sampled(const std::string& name, const std::string& description, const 
       return Sampled(x, w_v, options);
     });
   };
-  Registration({.name = name, .description = description, .needs_x = true, .bind = bind});
+  Registration({.name = name, .description = description, .needs = Needs::projection, .bind = bind});
 }
 
 const bool sampled_registered = [] {

@@ -1,6 +1,6 @@
-// Treeformer's layers with an untrained tree, fitted to the head's own keys and queries with about 64 keys a leaf.
-// Published TF and TC are trained with their tree; untrained they are no approximation of softmax attention, and the
-// errors here show it.
+// Treeformer's layers: with the tree that the model was trained with, where the data bring one, and with an untrained
+// tree, fitted to the head's own keys and queries with about 64 keys a leaf. Published TF and TC are trained with their
+// tree; untrained they are no approximation of softmax attention, and the errors here show it.
 #include <algorithm>
 
 #include <Eigen/Core>
@@ -34,6 +34,28 @@ std::unique_ptr<Attempt> tc(const Head& head, const Settings& settings) {
   return attend_attempt<float>(head, settings.options, settings.threads, heed::TcAttention<float>{tree, logits});
 }
 
+heed::DecisionTree<float> stored_tree(const Head& head) {
+  return heed::DecisionTree<float>(*head.tree_planes, head.tree_biases->transpose());
+}
+
+std::unique_ptr<Attempt> tf_trained(const Head& head, const Settings& settings) {
+  return attend_attempt<float>(head, settings.options, settings.threads, heed::TfAttention<float>{stored_tree(head)});
+}
+
+std::unique_ptr<Attempt> tc_trained(const Head& head, const Settings& settings) {
+  return attend_attempt<float>(
+      head, settings.options, settings.threads,
+      heed::TcAttention<float>{stored_tree(head), head.level_logits->row(0).transpose().eval()});
+}
+
+const Registration trained_leaves{{.name = "tf-trained",
+                                   .description = "Treeformer TF with the tree that this layer was trained with",
+                                   .needs = Needs::tf_tree,
+                                   .bind = tf_trained}};
+const Registration trained_path{{.name = "tc-trained",
+                                 .description = "Treeformer TC with the tree and weights of its own training",
+                                 .needs = Needs::tc_tree,
+                                 .bind = tc_trained}};
 const Registration leaves{{.name = "tf-untrained",
                            .description = "Treeformer TF with a fitted, untrained tree: no approximation of softmax",
                            .bind = tf}};

@@ -46,6 +46,17 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   app.add_option("--svg", a.svg, "picture of the curve, default train_treeformer.svg; or none")->type_name("FILE");
   app.add_option("--checkpoint", a.checkpoint, "parameters and moments, written every 50 steps")->type_name("FILE");
   app.add_flag("--resume", a.resume, "go on from --checkpoint, of a run with the same options");
+  app.add_option("--evaluate", a.evaluate,
+                 "a file of --model of a run with the same task, heads and attention, which must be exact")
+      ->type_name("FILE");
+  app.add_option("--values", a.values,
+                 "with --evaluate: values made by Monte Carlo; mca:ALPHA, published:ALPHA, largest:SHARE, draws:SHARE")
+      ->delimiter(',')
+      ->type_name("KIND:NUMBER,...");
+  app.add_option("--model", a.model, "parameters, written after the run")->type_name("FILE");
+  app.add_option("--activations", a.activations,
+                 "queries, keys, inputs, value weights and trees of all heads on a sequence of evaluation, for compare")
+      ->type_name("FILE");
   app.add_option("--table", a.table, "a named set of runs over several seeds: mean, min, max; \"list\" names them")
       ->type_name("NAME");
   app.add_option("--seeds", a.seeds, "of each run of a table, --seed, --seed + 1, ...; default 3")
@@ -57,6 +68,11 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   if (a.resume && a.checkpoint.empty()) throw std::invalid_argument("--resume needs --checkpoint FILE to go on from");
   if (!a.checkpoint.empty() && !a.table.empty())
     throw std::invalid_argument("--checkpoint is of one run, not of a --table");
+  if (!a.evaluate.empty() && a.attention != "exact")
+    throw std::invalid_argument("--evaluate needs --attention exact: sampled values are for exact attention here");
+  if (!a.values.empty() && a.evaluate.empty()) throw std::invalid_argument("--values needs --evaluate FILE");
+  if ((!a.activations.empty() || !a.model.empty()) && !a.table.empty())
+    throw std::invalid_argument("--model and --activations are of one run, not of a --table");
   if (a.length.value_or(8) % 2 != 0 && a.task == "recall")
     throw std::invalid_argument("--length must be even for recall: half of the tokens ask for the other half's values");
   return a;

@@ -30,6 +30,10 @@ struct Arguments {
   std::string csv = "train_treeformer.csv", svg = "train_treeformer.svg";  ///< empty: none
   std::string checkpoint;  ///< written while training, and read by `resume`
   bool resume = false;
+  std::string evaluate;              ///< a file of --model: it is evaluated, and nothing is trained; empty: train
+  std::vector<std::string> values;   ///< how a model that is evaluated makes its values: "mca:0.4", ...
+  std::string model;                 ///< parameters, written after the run; empty: nothing
+  std::string activations;           ///< what attention saw and gave, written after the run; empty: nothing
   std::string table;                 ///< a named set of runs; empty: one run
   Index seeds = 3;                   ///< of each run of a table
   std::optional<double> at_least{};  ///< accuracy below which the exit code is 1

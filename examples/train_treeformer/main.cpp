@@ -16,6 +16,7 @@
 #include "../common/printf_text.hpp"
 #include "../common/progress.hpp"
 #include "arguments.hpp"
+#include "evaluate.hpp"
 #include "report.hpp"
 #include "table.hpp"
 #include "task.hpp"
@@ -48,10 +49,17 @@ Run train_aloud(const Arguments& arguments, const Task& task, Trained& trained) 
 int run_one(const Arguments& arguments) {
   require_writable(arguments.csv, "--csv");
   require_writable(arguments.svg, "--svg");
+  require_writable(arguments.model, "--model");
+  require_writable(arguments.activations, "--activations");
   const Machine machine = describe_machine(arguments.threads);
   say(machine.text());
   const std::unique_ptr<Task> task = make_task(arguments);
   if (!task->about().empty()) say(task->about());
+  if (!arguments.evaluate.empty()) {
+    std::cout << guess_text(task->guesses(task->evaluation(task->recipe().length))) << std::flush;
+    evaluate_model(arguments, *task, say);
+    return 0;
+  }
   const std::vector<Guess> guesses = task->guesses(task->evaluation(task->recipe().length));
   std::cout << guess_text(guesses) << std::flush;
   Trained trained;

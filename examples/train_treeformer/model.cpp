@@ -1,9 +1,15 @@
 #include "model.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <utility>
 
+#include <heed/approx/monte_carlo_values.hpp>
 #include <heed/core/flops.hpp>
+#include <heed/exact/multi_head.hpp>
 #include <heed/io/parameter_file.hpp>
+#include <heed/io/safetensors.hpp>
+#include <heed/io/tensor.hpp>
 #include <heed/train/choose_attention.hpp>
 #include <heed/train/model_pass.hpp>
 #include <heed/trees/tree_balance.hpp>
@@ -103,11 +109,112 @@ Evaluation Model::evaluate(const std::vector<Batch>& batches, heed::TreeBiases b
   return all;
 }
 
+Evaluation Model::evaluate_sampled(const std::vector<Batch>& batches, const heed::MonteCarloOptions& values,
+                                   int threads) {
+  Parts& p = *parts_;
+  heed::FlopCounter counted;
+  double dense = 0;
+  const auto sampled = [&](const heed::ConstView<float>& q, const heed::ConstView<float>& k,
+                           const heed::ConstView<float>& x, const heed::ConstView<float>& w_v,
+                           const heed::AttentionOptions& attention, const heed::View<float>& out,
+                           const heed::Context& context) {
+    using Rows = Eigen::Map<const heed::Matrix<float>, 0, Eigen::OuterStride<>>;
+    const auto rows = [](const auto& view) {
+      return Rows(view.data, view.rows, view.cols, Eigen::OuterStride<>(view.row_stride));
+    };
+    const Rows inputs = rows(x), weights = rows(w_v);
+    heed::Matrix<float> lse(q.rows, options().attention.n_heads);
+    heed::multi_head_attend_into(heed::detail::map_of(out), lse, rows(q), rows(k),
+                                 heed::MonteCarloValues<float>(inputs, weights, values),
+                                 {.n_heads = options().attention.n_heads}, attention, heed::ExactAttention{},
+                                 {.flops = &counted, .workspace = context.workspace, .threads = context.threads});
+    dense += 2.0 * static_cast<double>(x.rows) * static_cast<double>(w_v.rows) * static_cast<double>(w_v.cols);
+  };
+  for (Index l = 0; l < p.transformer.n_layers(); ++l) p.transformer.attention(l).set_substitute(sampled);
+  Evaluation result = evaluate(batches, heed::TreeBiases::stored, threads);
+  for (Index l = 0; l < p.transformer.n_layers(); ++l) p.transformer.attention(l).set_substitute({});
+  const double made = counted.products(heed::Phase::sample) + counted.products(heed::Phase::project);
+  result.values_fewer = dense / made;
+  result.values_fewer_all = dense / (made + counted.products(heed::Phase::route));
+  return result;
+}
+
 void Model::save(const std::string& path, const heed::TextMap& description) const {
   heed::save_parameters(path, parts_->store, description, heed::ParameterParts::training);
 }
+void Model::save_values(const std::string& path, const heed::TextMap& description) const {
+  heed::save_parameters(path, parts_->store, description, heed::ParameterParts::values);
+}
+void Model::load_values(const std::string& path) {
+  heed::load_parameters(path, parts_->store, heed::ParameterParts::values);
+}
 void Model::load(const std::string& path) {
   heed::load_parameters(path, parts_->store, heed::ParameterParts::training);
+}
+
+void Model::save_activations(const std::string& path, const Batch& batch, heed::TreeBiases biases, int threads) {
+  Parts& p = *parts_;
+  const heed::TransformerOptions& o = options();
+  const Index n_layers = o.n_layers, n_heads = o.attention.n_heads, d = o.d_model / n_heads, n = batch.n;
+  std::vector<Eigen::half> values;
+  const auto add = [&](const auto& rows) {
+    for (Index i = 0; i < rows.rows(); ++i) {
+      for (Index c = 0; c < rows.cols(); ++c) values.push_back(static_cast<Eigen::half>(rows(i, c)));
+    }
+  };
+  heed::TensorMap tensors;
+  const auto finish = [&](const char* name, std::vector<Index> shape) {
+    tensors[name] = heed::Tensor::of<Eigen::half>(std::move(shape), values);
+    values.clear();
+  };
+  const auto look = [&](const Transformer::Kept& kept, const heed::LossReport&, const heed::View<float>&) {
+    using Attention = heed::AttentionLayer<float>::Kept;
+    for (const auto& [name, rows] : {std::pair("q", &Attention::q), std::pair("k", &Attention::k)}) {
+      for (const auto& block : kept.blocks) {
+        for (Index h = 0; h < n_heads; ++h)
+          add(heed::detail::map_of((block.attention.*rows).rows_from(0, n).columns(h * d, d)));
+      }
+      finish(name, {n_layers, n_heads, n, d});
+    }
+    for (const auto& block : kept.blocks) add(heed::detail::map_of(block.normed.rows_from(0, n)));
+    finish("x", {n_layers, n, o.d_model});
+    for (Index l = 0; l < n_layers; ++l) {
+      const auto slice = p.store.find(Transformer::attention_name(l) + ".v.w");
+      add(heed::detail::map_of(p.store.values(slice)));
+    }
+    finish("w_v", {n_layers, o.d_model, o.d_model});
+    const auto& method = p.transformer.attention(0).method();
+    if (!method.has_trees() || method.choice().n_trees > 1) return;
+    heed::Matrix<float> all_biases(n_layers * n_heads, (Index(1) << method.choice().height) - 1);
+    Index head = 0;
+    for (Index l = 0; l < n_layers; ++l) {
+      p.visit_trees(kept, l, 0, [&](const auto& tree, const auto&, const auto& k) {
+        add(tree.planes());
+        if (tree.bias_rule() != heed::TreeBiases::key_medians) {
+          all_biases.row(head++) = tree.biases().transpose();
+          return;
+        }
+        const auto rounded = [](const auto& m) { return m.template cast<Eigen::half>().template cast<float>().eval(); };
+        const heed::DecisionTree<float> stored(rounded(tree.planes()), tree.biases(), {.biases = tree.bias_rule()});
+        all_biases.row(head++) = stored.with_biases_of(rounded(k)).biases().transpose();
+      });
+    }
+    finish("tree_planes", {n_layers, n_heads, all_biases.cols(), d});
+    // In float, medians of what is written: a key on the other side of a rounded median would change its leaf.
+    tensors["tree_biases"] = heed::Tensor::of<float>({n_layers, n_heads, 1, all_biases.cols()},
+                                                     {all_biases.data(), static_cast<std::size_t>(all_biases.size())});
+    if (method.choice().kind != heed::AttentionKind::tc) return;
+    for (Index l = 0; l < n_layers; ++l)
+      add(heed::detail::map_of(p.store.values(p.store.find(Transformer::attention_name(l) + ".levels"))));
+    finish("level_logits", {n_layers, n_heads, 1, method.choice().height + 1});
+  };
+  const heed::TreeBiases before = p.transformer.attention(0).method().choice().biases;
+  heed::use_biases(p.transformer, biases);
+  p.pass.run(p.transformer, p.store, batch, {.threads = threads}, false, look);
+  heed::use_biases(p.transformer, before);
+  const double scale = o.attention.cosine ? 1.0 : 1.0 / std::sqrt(static_cast<double>(d));
+  heed::write_safetensors(path, tensors,
+                          {{"causal", o.attention.causal ? "true" : "false"}, {"scale", std::to_string(scale)}});
 }
 
 void Model::settle_medians(const Batch& batch, int threads) {

@@ -6,6 +6,7 @@
 
 #include <heed/io/safetensors.hpp>
 #include <heed/layers/transformer.hpp>
+#include <heed/sampling/monte_carlo_options.hpp>
 #include <heed/train/batch.hpp>
 #include <heed/train/training_run.hpp>
 
@@ -19,9 +20,11 @@ struct Evaluation {
   double loss = 0;  ///< nats an answer
   double accuracy = 0;
   Index n_answers = 0;
-  double flops_per_token = 0;  ///< attention of all layers, forward, routing included, as FlopCounter counts it
-  double fewer = 0;            ///< exact attention's score and value products over these
-  double fullest_leaf = 0;     ///< largest leaf over mean leaf, the worst of all trees and sequences; 0: no trees
+  double flops_per_token = 0;   ///< attention of all layers, forward, routing included, as FlopCounter counts it
+  double fewer = 0;             ///< exact attention's score and value products over these
+  double values_fewer = 0;      ///< sampled values: products of x W_v of all tokens over those that were made
+  double values_fewer_all = 0;  ///< the same with what it took to choose them
+  double fullest_leaf = 0;      ///< largest leaf over mean leaf, the worst of all trees and sequences; 0: no trees
 };
 
 /// A transformer, its parameters and the state of its optimiser, which copies share nothing of. What is a template is
@@ -40,6 +43,9 @@ class Model {
   /// `biases`: medians of each sequence, or the stored ones; matters for trees alone.
   Evaluation evaluate(const std::vector<Batch>& batches, heed::TreeBiases biases, int threads);
 
+  /// The same, every layer of exact attention making its values by Monte Carlo.
+  Evaluation evaluate_sampled(const std::vector<Batch>& batches, const heed::MonteCarloOptions& values, int threads);
+
   /// Replaces the method of every layer. Moments of the optimiser are cleared.
   void convert(const heed::AttentionChoice& choice, std::uint64_t seed);
 
@@ -48,8 +54,16 @@ class Model {
 
   /// A checkpoint: parameters, moments, and a description of the run.
   void save(const std::string& path, const heed::TextMap& description) const;
-  /// Reads one into a model that has the same methods.
+  /// Parameters alone, and a description of the run.
+  void save_values(const std::string& path, const heed::TextMap& description) const;
+  void load_values(const std::string& path);
+  /// Reads a checkpoint into a model that has the same methods.
   void load(const std::string& path);
+
+  /// Writes in half precision what the attention layers see and are made of, for the first sequence of `batch`, as
+  /// examples/compare reads it: q, k, x and w_v, and where there are trees, one a head, their planes, the biases of
+  /// these keys, and level logits.
+  void save_activations(const std::string& path, const Batch& batch, heed::TreeBiases biases, int threads);
 
   [[nodiscard]] const heed::TransformerOptions& options() const;
   [[nodiscard]] Index n_parameters() const;

@@ -105,6 +105,9 @@ class Training {
       }
       learn(model, second_, from.converted ? from.steps_done : 0);
       evaluate(model, arguments_.attention, n_steps_);
+      save_results(model);
+    } else {
+      save_results(*exact);
     }
     run_.seconds = spent();
     return run_;
@@ -203,6 +206,15 @@ class Training {
     model.learn(hooks, options, steps_done, arguments_.threads);
   }
 
+  [[nodiscard]] heed::TreeBiases biases() const {
+    return options_.attention.causal ? heed::TreeBiases::stored : heed::TreeBiases::key_medians;
+  }
+  void save_results(Model& model) const {
+    if (!arguments_.model.empty()) model.save_values(arguments_.model, {{"settings", settings()}});
+    if (!arguments_.activations.empty())
+      model.save_activations(arguments_.activations, evaluation_.front(), biases(), arguments_.threads);
+  }
+
   void evaluate(Model& model, const std::string& name, Index step) {
     const auto add = [&](const std::string& called, heed::TreeBiases biases) {
       run_.milestones.push_back({step, called, model.evaluate(evaluation_, biases, arguments_.threads)});
@@ -233,6 +245,11 @@ class Training {
 };
 
 }  // namespace
+
+std::unique_ptr<Model> make_model(const Arguments& arguments, const Task& task) {
+  Recipe recipe = recipe_of(arguments, task);
+  return std::make_unique<Model>(options_of(arguments, task, recipe));
+}
 
 Run train(const Arguments& arguments, const Task& task, Trained& trained, const Listener& listener,
           const MilestoneListener& milestone) {

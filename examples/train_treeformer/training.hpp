@@ -49,6 +49,9 @@ using Listener = std::function<void(const CurvePoint&, Index n_steps, double sec
 /// Called with every milestone.
 using MilestoneListener = std::function<void(const Milestone&)>;
 
+/// A model as `arguments` say, before its first step.
+std::unique_ptr<Model> make_model(const Arguments& arguments, const Task& task);
+
 /// Trains as `arguments` say: the method from the start, or exact attention that is then converted, all layers at once,
 /// and trained on. Rates rise over 50 steps (20 after the conversion) and fall by half a cosine to 5%.
 Run train(const Arguments& arguments, const Task& task, Trained& trained, const Listener& listener,

@@ -1,7 +1,9 @@
 #pragma once
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "heed/core/context.hpp"
@@ -79,6 +81,14 @@ class AttentionLayer {
     method_.set_biases(biases);
   }
 
+  /// What stands in for values and method: writes `out` of one sequence from its queries and keys, the layer's input x
+  /// and W_v.
+  using Substitute =
+      std::function<void(const ConstView<T>& q, const ConstView<T>& k, const ConstView<T>& x, const ConstView<T>& w_v,
+                         const AttentionOptions& options, const View<T>& out, const Context& context)>;
+  /// For evaluation alone, such as sampled values in a trained model: backward knows nothing of it. Empty: none.
+  void set_substitute(Substitute substitute) { substitute_ = std::move(substitute); }
+
   /// What forward leaves for backward.
   struct Kept {
     View<T> q, k, v, out;          // n x d_model; q and k as attention saw them; the same rows where they are tied
@@ -98,7 +108,7 @@ class AttentionLayer {
                const Context& context) const {
     q_.forward(store, x, kept.q, context);
     if (!options_.tied) k_.forward(store, x, kept.k, context);
-    v_.forward(store, x, kept.v, context);
+    if (!substitute_) v_.forward(store, x, kept.v, context);
     for (Index first = 0; options_.rotary && first < x.rows; first += n) {
       rotate_positions(kept.q.rows_from(first, n), options_.n_heads);
       if (!options_.tied) rotate_positions(kept.k.rows_from(first, n), options_.n_heads);
@@ -107,8 +117,16 @@ class AttentionLayer {
       normalise(store, kept.q, kept.lengths_q);
       if (!options_.tied) normalise(store, kept.k, kept.lengths_k);
     }
-    method_.visit(store, options_.causal,
-                  [&](const auto& method) { attend(method, kept, n, kept.out, kept.lse, context); });
+    if (substitute_) {
+      for (Index first = 0; first < x.rows; first += n) {
+        const auto part = [&](const View<T>& rows) { return detail::read_only(rows.rows_from(first, n)); };
+        substitute_(part(kept.q), part(kept.k), ConstView<T>{x.data + first * x.row_stride, n, x.cols, x.row_stride, 1},
+                    store.values(v_.weights()), attention_options(), kept.out.rows_from(first, n), context);
+      }
+    } else {
+      method_.visit(store, options_.causal,
+                    [&](const auto& method) { attend(method, kept, n, kept.out, kept.lse, context); });
+    }
     o_.forward(store, detail::read_only(kept.out), y, context);
   }
 
@@ -222,6 +240,7 @@ class AttentionLayer {
     }
   }
 
+  Substitute substitute_;
   AttentionLayerOptions options_;
   Index d_ = 0;
   Linear<T> q_, k_, v_, o_;
