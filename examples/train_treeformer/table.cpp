@@ -64,6 +64,15 @@ std::vector<TableRow> others(const Arguments& given) {
           from_the_start(row("tf from the start, 2 heads", given, "tf", 2, 5))};
 }
 
+std::vector<TableRow> methods(const Arguments& given) {
+  const Index heads = given.heads.value_or(2), height = given.height;
+  std::vector<TableRow> rows;
+  for (const char* name : {"exact", "tf", "tc"}) rows.push_back(row(name, given, name, heads, height));
+  for (const char* name : {"linformer", "performer", "bigbird", "window", "linear"})
+    rows.push_back(from_the_start(row(std::string(name) + ", from the start", given, name, heads, height)));
+  return rows;
+}
+
 struct Table {
   const char* name;
   const char* about;
@@ -73,7 +82,8 @@ struct Table {
 const Table tables[] = {
     {"trees", "exact attention, and converted trees of 2 and 4 heads and several heights", trees},
     {"gradients", "with and without the gradient of routing, keys and queries untied and tied", gradients},
-    {"others", "other methods of about equal FLOPs, from the start", others}};
+    {"others", "other methods of about equal FLOPs, from the start", others},
+    {"methods", "every method at one height, for any task: TF and TC converted, the others from the start", methods}};
 
 }  // namespace
 
