@@ -381,6 +381,88 @@ TEST(AttendBackwardOfTrees, WithoutRoutingIsThatOfTheirLeaves) {
   EXPECT_THROW(attend_backward(d_out, in.q, in.k, in.v, r, {}, capped, {}, backward), OptionError);
 }
 
+TYPED_TEST(AttendBackward, WeightsOfHugeScoresSumToOne) {
+  using S = TypeParam;
+  // In double a score of millions is not yet huge: what its rounding takes of a weight is at most 2^-31.
+  const double rounding = std::is_same_v<S, double> ? 0x1p-30 : tolerance<S>();
+  for (const Index n_q : {1, 2, 33}) {
+    const auto in = random_inputs<S>({.n_q = n_q, .n_k = 64, .d = 64, .d_v = 1});
+    const Matrix<S> ones = Matrix<S>::Constant(n_q, 1, S(1));
+    // Keys that are alike share every query's weight, whatever their score.
+    const Matrix<S> alike = in.k.row(0).replicate(4, 1), four = Matrix<S>::Constant(4, 1, S(1));
+    for (const double scale : {1e2, 1e4, 1e6, 1e8, 1e15, 1e30}) {
+      for (const AttentionOptions& options : {AttentionOptions{.scale = scale}, AttentionOptions{.scale = -scale}}) {
+        const auto check = [&](const auto& k, const auto& v) {
+          const auto r = attend(in.q, k, v, options);
+          const auto got = attend_backward(ones, in.q, k, v, r, options);
+          double sum = 0;
+          for (Index j = 0; j < k.rows(); ++j) sum += static_cast<double>(got.d_v(j, 0));
+          EXPECT_NEAR(sum, static_cast<double>(n_q), static_cast<double>(n_q) * 2 * rounding) << scale;
+          for (Index j = 0; j < k.rows() && k.rows() == 4; ++j)
+            EXPECT_NEAR(static_cast<double>(got.d_v(j, 0)), sum / 4, sum * rounding) << scale;
+        };
+        check(in.k, in.v);
+        check(alike, four);
+      }
+    }
+  }
+}
+
+TEST(AttendBackwardOfHugeScores, ASinkWithoutKeysHasAllTheWeight) {
+  const Matrix<float> q = Matrix<float>::Ones(3, 4), none(0, 4), d_out = Matrix<float>::Ones(3, 2), ones(3, 1);
+  const Matrix<float> no_values(0, 2), d_lse = Matrix<float>::Ones(3, 1);
+  for (const double sink : {100.0, 300.0, -1000.0, 1e6, 1e20}) {
+    const AttentionOptions options{.sinks = sink};
+    const auto r = attend(q, none, no_values, options);
+    BackwardOptions backward;
+    backward.d_lse = d_lse;
+    EXPECT_NEAR(
+        static_cast<double>(attend_backward(d_out, q, none, no_values, r, options, {}, {}, backward).d_sinks(0)), 3,
+        1e-5)
+        << sink;
+  }
+}
+
+/// One query and two keys in leaves of their own; the other leaf's key has by far the larger score.
+TEST(AttendBackwardOfHugeScores, TheGradientOfRoutingIsThatOfSmallerOnes) {
+  Matrix<float> plane(1, 1), q(1, 1), k(2, 1), v(2, 1), one(1, 1);
+  plane << 0.5f;
+  q << 1.0f;
+  k << 1.0f, -1.0f;
+  v << 1.0f, 3.0f;
+  one << 1.0f;
+  const TfAttention<float> tf(DecisionTree<float>(plane, Matrix<float>::Zero(1, 1)));
+  const auto gradients = [&](double scale) {
+    const AttentionOptions options{.scale = scale};
+    const auto r = attend(q, k, v, options, tf);
+    return attend_backward(one, q, k, v, r, options, tf);
+  };
+  const auto want = gradients(-1e3);
+  for (const double scale : {-1e9, -1e10, -1e19, -1e30}) {
+    const auto got = gradients(scale);
+    EXPECT_NEAR(got.d_tree.planes(0, 0), want.d_tree.planes(0, 0), 1e-5f) << scale;
+    EXPECT_NEAR(got.d_tree.biases(0), want.d_tree.biases(0), 1e-5f) << scale;
+    EXPECT_NEAR(got.d_v(0, 0), 1.0f, 1e-5f);
+  }
+}
+
+TEST(AttendBackwardOfHugeScores, TheGradientOfRoutingIsFinite) {
+  NumberStream numbers(3);
+  const auto random = [&](Index rows, Index cols) { return random_matrix<float>(rows, cols, numbers.bits()); };
+  for (int turn = 0; turn < 300; ++turn) {
+    const Index n_q = 1 + numbers.below(6), n_k = 1 + numbers.below(11), d = 1 + numbers.below(3);
+    const Matrix<float> q = random(n_q, d), k = random(n_k, d), v = random(n_k, 1), d_out = random(n_q, 1);
+    AttentionOptions options{.scale = std::exp2(90 * numbers.uniform())};
+    if (turn % 3 == 0) options.sinks = *options.scale * numbers.normal();
+    TfOptions near;
+    if (turn % 2 == 0) near.window_left = numbers.below(3);
+    const TfAttention<float> tf(DecisionTree<float>(random(3, d), random(3, 1)), near);
+    const auto r = attend(q, k, v, options, tf);
+    const auto got = attend_backward(d_out, q, k, v, r, options, tf);
+    ASSERT_TRUE(got.d_q.allFinite() && got.d_k.allFinite() && got.d_tree.planes.allFinite()) << turn;
+  }
+}
+
 TEST(AttendBackwardOfHugeScores, PartsOfAUnionKeepTheirSumsToo) {
   const Index n = 140;
   const Inputs<float> in = inputs_of_huge_scores<float>(n, n, false);

@@ -18,6 +18,17 @@
 
 namespace heed::detail {
 
+/// Adds the sink of a head, if it has one, to its split log-sum-exp.
+template <class ScoreMod, class Call>
+void add_sink_to_split(const Call& call, AttentionOptions options) {
+  using T = typename Call::Sum;
+  if (!options.sinks.given()) return;
+  const double sink = options.sinks.of(call.head);
+  options.sinks = PerHead();
+  const T factor = softmax_factor_of<T, ScoreMod>(options, call.k.cols, call.head);
+  for (Index i = 0; i < call.q.rows; ++i) call.split_lse[i] = call.split_lse[i].plus(SplitLse::of_sink(sink, factor));
+}
+
 /// Finds the split log-sum-exp of one head, sink and all, over the pairs of its group.
 template <class Call, class ScoreMod>
 void find_split_lse(const PairsGroup& group, const Call& call, const AttentionOptions& options, const ScoreMod& mod,
@@ -29,7 +40,6 @@ void find_split_lse(const PairsGroup& group, const Call& call, const AttentionOp
   if (!group.is_one_part()) of_part.sinks = PerHead();
   Workspace::Frame frame(*context.workspace);
   SplitLse* found = frame.take<SplitLse>(n_q);
-  std::fill_n(call.split_lse, n_q, SplitLse{});
   FlopCounter flops;
   const Context inside{&flops, context.workspace, context.threads};
   for (const PairsPart* part = group.parts; part != nullptr; part = part->next) {
@@ -39,11 +49,7 @@ void find_split_lse(const PairsGroup& group, const Call& call, const AttentionOp
     run_part(*part, std::span(&one, 1), Index(1), of_part, mod, inside);
     for (Index i = 0; i < n_q; ++i) call.split_lse[i] = call.split_lse[i].plus(found[i]);
   }
-  if (options.sinks.given() && !group.is_one_part()) {
-    const T factor = softmax_factor_of<T, ScoreMod>(of_part, call.k.cols, call.head);
-    const SplitLse sink = SplitLse::of_sink(options.sinks.of(call.head), factor);
-    for (Index i = 0; i < n_q; ++i) call.split_lse[i] = call.split_lse[i].plus(sink);
-  }
+  if (!group.is_one_part()) add_sink_to_split<ScoreMod>(call, options);
   if (context.flops == nullptr) return;
   context.flops->add_products(Phase::backward_scores, flops.products());
   context.flops->add_exponentials(flops.exponentials());
@@ -54,7 +60,13 @@ void find_split_lse(const PairsGroup& group, const Call& call, const AttentionOp
 template <class Call, class ScoreMod>
 void run_backward(const Pairs& pairs, std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
                   const ScoreMod& mod, const Context& context) {
-  if (calls.empty() || calls.front().q.rows == 0 || calls.front().k.rows == 0) return;
+  if (calls.empty() || calls.front().q.rows == 0) return;
+  for (const Call& call : calls) {
+    if (call.split_lse == nullptr) continue;
+    std::fill_n(call.split_lse, call.q.rows, SplitLse{});
+    if (call.k.rows == 0) add_sink_to_split<ScoreMod>(call, options);
+  }
+  if (calls.front().k.rows == 0) return;
   for (const PairsGroup* group = pairs.groups(); group != nullptr; group = group->next) {
     for (const Call& call : calls_of(*group, calls)) {
       if (call.split_lse != nullptr) find_split_lse(*group, call, options, mod, context);

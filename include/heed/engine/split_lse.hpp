@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -14,20 +15,21 @@ T score_of_sink(double logit, T factor) {
   return static_cast<T>(logit * 1.4426950408889634074 / static_cast<double>(factor));
 }
 
-/// A log-sum-exp in two numbers, log2(e) lse = top + rest: the base-2 exponent of the largest score, and the logarithm
-/// of the sum of weights relative to it. One number of the size of a huge score has no digits left for that sum.
+/// A log-sum-exp in parts, log2(e) lse = top + low + rest: the base-2 exponent of the largest score, what its rounding
+/// took, and the logarithm of the sum of weights relative to it. One number of the size of a huge score has no digits
+/// left for that sum.
 struct SplitLse {
   static constexpr double log2_e = 1.4426950408889634074;
 
   double top = minus_infinity<double>;
-  double rest = 0;
+  double low = 0, rest = 0;
 
   /// Of a score which `factor` brings to base-2 exponents.
   template <class T>
   static SplitLse of_score(T score, T factor) {
     const double s = static_cast<double>(score), f = static_cast<double>(factor);
     if (is_minus_infinity(s)) return {};
-    return {s * f, std::fma(s, f, -(s * f))};
+    return {s * f, std::fma(s, f, -(s * f)), 0};
   }
   /// Of the logit of a sink, rounded as the softmax rounds it to the units of scores.
   template <class T>
@@ -37,25 +39,28 @@ struct SplitLse {
   /// Of a log-sum-exp of which nothing more is known.
   template <class T>
   static SplitLse of_lse(T lse) {
-    return is_minus_infinity(lse) ? SplitLse{} : SplitLse{static_cast<double>(lse) * log2_e, 0};
+    return is_minus_infinity(lse) ? SplitLse{} : SplitLse{static_cast<double>(lse) * log2_e, 0, 0};
   }
 
-  double exponent() const { return top + rest; }
+  double exponent() const { return top + (low + rest); }
   /// What a sum makes of this one's weights: 2^(this - all).
-  double share_of(const SplitLse& all) const { return std::exp2((top - all.top) + (rest - all.rest)); }
+  double share_of(const SplitLse& all) const {
+    return std::exp2((top - all.top) + (low - all.low) + (rest - all.rest));
+  }
   SplitLse plus(const SplitLse& other) const {
     if (is_minus_infinity(other.top)) return *this;
     if (is_minus_infinity(top)) return other;
-    const bool mine = top + rest >= other.top + other.rest;
+    const bool mine = (top - other.top) + (low - other.low) + (rest - other.rest) >= 0;
     const SplitLse &large = mine ? *this : other, &small = mine ? other : *this;
-    return {large.top, large.rest + std::log2(1 + small.share_of(large))};
+    return {large.top, large.low, large.rest + std::log2(1 + small.share_of(large))};
   }
 };
 
-/// Whether lse is so large that its rounding shows in the weights recomputed from it: by 2^-16 and more.
+/// Whether lse is so large that its rounding shows in the weights recomputed from it: by 2^-16 and more in float, by
+/// 2^-31 in double.
 template <class T>
 bool needs_split(T lse) {
-  constexpr T limit = T(0x1p-15) / std::numeric_limits<T>::epsilon();
+  constexpr T limit = (sizeof(T) == 4 ? T(0x1p-15) : T(0x1p-30)) / std::numeric_limits<T>::epsilon();
   return is_finite(lse) && std::abs(lse) > limit;
 }
 
@@ -79,9 +84,12 @@ WeightBase<T> weight_base(const Call& call, Index i, T factor) {
   if (call.split_lse == nullptr || !needs_split(lse)) return {static_cast<T>(exponent / f), 0};
   SplitLse split = call.split_lse[i];
   constexpr double few = 8 * static_cast<double>(std::numeric_limits<T>::epsilon());
-  if (std::abs(split.exponent() - exponent) > few * std::abs(exponent)) split = {exponent, 0};
-  const T base = static_cast<T>(split.top / f);
-  return {base, static_cast<T>(std::fma(static_cast<double>(base), f, -split.top) - split.rest)};
+  if (std::abs(split.exponent() - exponent) > few * std::abs(exponent)) split = SplitLse::of_lse(lse);
+  T base = static_cast<T>(split.top / f);
+  const auto beside = [&] { return std::fma(static_cast<double>(base), f, -split.top) - split.low; };
+  base -= static_cast<T>(beside() / f);  // the score itself, which top / f may miss by a rounding
+  // A sum over n keys is below 64 bits. Where units differ, roundings of a base may be more than that.
+  return {base, static_cast<T>(std::clamp(beside() - split.rest, -64.0, 64.0))};
 }
 
 /// Room for the split log-sum-exp of those `calls` where some query needs it: run_backward finds it.

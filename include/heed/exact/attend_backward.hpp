@@ -128,10 +128,10 @@ auto gradients_of_heads(const D& d_out, const Q& q, const K& k, const V& v, cons
 ///   d_v_j = sum_i P_ij d_out_i,  d_s_ij = P_ij (d_out_i . v_j - d_out_i . out_i + d_lse_i),  d_q_i = sum_j d_r_ij k_j,
 ///   d_k_j = sum_i d_r_ij q_i,
 /// P recomputed from lse, d_r what d_s becomes through score functor, bias, softcap and scale. Methods that are no
-/// softmax over pairs, and what else methods and value sources add, are documented there. Scores may have
-/// any finite size: where |lse| has no digits left for the sum of weights (above 256 in float), the largest score and
-/// that sum are found again, at the cost of one more product. Given the lse of a larger whole, of which this call is a
-/// part, weights are as exact as lse: their relative error is about |lse| times the unit roundoff of sums.
+/// softmax over pairs, and what else methods and value sources add, are documented there. Scores may have any finite
+/// size: where |lse| has no digits left for the sum of weights (above 256 in float, 4 million in double), the largest
+/// score and that sum are found again, at the cost of one more product. Given the lse of a larger whole, of which this
+/// call is a part, weights are as exact as lse: their relative error is about |lse| times the unit roundoff of sums.
 ///
 /// Shapes  d_out: n_q x d_v, r: what attend(q, k, v, options, method) returned; returns d_q, d_k, d_v as q, k, v;
 ///         d_bias and d_sinks where asked for; gradients of the method's own parameters, and, where v is a computed

@@ -61,7 +61,7 @@ class MembershipPanel {
         scores_(scratch, room.scores, d, isa) {
     const Index width = tiles_.lanes * tiles_.vectors;
     d_out_ = scratch.take<T>(width * d_v);
-    for (T** row : {&base_, &shift_, &mean_, &most_, &m_, &l_, &sum_}) *row = scratch.take<T>(width);
+    for (T** row : {&base_, &shift_, &mean_, &m_, &l_, &sum_}) *row = scratch.take<T>(width);
   }
 
   /// Starts on `queries` of `call`, whose log-sum-exp is known.
@@ -78,7 +78,6 @@ class MembershipPanel {
       const WeightBase<T> base = i < n ? weight_base(call, queries[i], factor) : weightless<T>;
       base_[i] = base.base;
       shift_[i] = base.shift;
-      most_[i] = base.base + (T(limit) - base.shift) / factor;
       mean_[i] = i < n ? call.mean[queries[i]] : T(0);
       m_[i] = base_[i];
       l_[i] = 1;
@@ -94,14 +93,13 @@ class MembershipPanel {
     const std::span<const TilePart> parts = scores_.score(scored, keys, nullptr);
     if (parts.empty()) return;
     const Index width = scores_.width();
-    bool raised = false, moved = false;  // some score is above its query's lse; the running maximum is
-    for (Index i = 0; i < width; ++i) raised = raised || room_.scores.top[i] > base_[i];
+    bool moved = false;  // the running maximum is above some query's lse
     if (wants_.bounded && wants_.queries) {
       tiles_.advance(width, scores_.softmax_factor(), room_.scores.top, m_, l_, room_.shifted, room_.correction);
       for (Index i = 0; i < width; ++i) moved = moved || m_[i] > base_[i];
       for (Index i = 0; moved && i < width; ++i) sum_[i] *= room_.correction[i];
     }
-    for (const TilePart& part : parts) add_part(values, part, raised, moved);
+    for (const TilePart& part : parts) add_part(values, part, moved);
   }
 
   /// Writes the sums of the panel's queries to `to`.
@@ -114,7 +112,7 @@ class MembershipPanel {
  private:
   static constexpr double limit = std::numeric_limits<T>::max_exponent * 0.75;
 
-  void add_part(const Rows& values, const TilePart& part, bool raised, bool moved) {
+  void add_part(const Rows& values, const TilePart& part, bool moved) {
     const Index width = scores_.width(), lanes = tiles_.lanes, first = part.first * lanes,
                 end = first + part.count * lanes, d_v = scores_.call().v.cols;
     const T factor = scores_.softmax_factor();
@@ -128,9 +126,6 @@ class MembershipPanel {
       gradients_.gradients(part.n_keys, width, part.first, part.count, factor, T(limit), room_.shifted, shift_, mean_,
                            room_.w_shifted, room_.d_shifted);
       add_to_queries(part.n_keys, first, end, room_.w_shifted, room_.d_shifted);
-    }
-    for (Index j = 0; raised && j < part.n_keys; ++j) {
-      for (Index i = first; i < end; ++i) w[j * width + i] = w[j * width + i] > most_[i] ? most_[i] : w[j * width + i];
     }
     if (moved && !wants_.keys) return;
     gradients_.gradients(part.n_keys, width, part.first, part.count, factor, T(limit), base_, shift_, mean_, w, d);
@@ -179,8 +174,8 @@ class MembershipPanel {
   ScoreTile<Operands, Call, NoScoreMod> scores_;
   NoScoreMod none_;
   MembershipWants wants_;
-  T* d_out_;                                           // d_v x width
-  T *base_, *shift_, *mean_, *most_, *m_, *l_, *sum_;  // width
+  T* d_out_;                                   // d_v x width
+  T *base_, *shift_, *mean_, *m_, *l_, *sum_;  // width
 };
 
 }  // namespace heed::detail

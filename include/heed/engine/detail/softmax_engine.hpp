@@ -52,8 +52,10 @@ class SoftmaxEngine {
   void run() {
     const Index n_q = calls_.front().q.rows, n_k = calls_.front().k.rows;
     if (n_q == 0) return;
-    if (n_q == 1 && tiles_.n_groups() == 1 && tiles_.n_segments(0) == 1 && tiles_.keys(0, 0).list == nullptr &&
-        tiles_.keys(0, 0).size == n_k) {
+    // Scores alone are asked for by the backward pass, whose own are those of panels.
+    const bool scores_alone = d_v_ == 0 && calls_.front().split_lse != nullptr;
+    if (n_q == 1 && !scores_alone && tiles_.n_groups() == 1 && tiles_.n_segments(0) == 1 &&
+        tiles_.keys(0, 0).list == nullptr && tiles_.keys(0, 0).size == n_k) {
       run_rows(n_k);
       return;
     }
