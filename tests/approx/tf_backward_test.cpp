@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <Eigen/Core>
@@ -192,6 +193,19 @@ TEST_F(TfBackward, AtHeightOneAFlipIsAllLeavesAndThreeTreesAreUnited) {
   for (std::size_t t = 0; t < 3; ++t) EXPECT_LT(off_by(flips.trees[t].planes, all.trees[t].planes), 1e-13);
 }
 
+/// Leaves of more queries than one round of panels takes.
+TEST_F(TfBackward, IsItsFormulaWhereLeavesAreLong) {
+  const auto in = random_inputs<double>({.n_q = 900, .n_k = 15, .d = 4, .d_v = 3});
+  const Matrix<double> d_out = random_matrix<double>(900, 3, 7);
+  const Trees trees{small_tree(1, 4, 3)};
+  for (const RoutingGradient routing : {RoutingGradient::flip, RoutingGradient::all_leaves}) {
+    for (const bool bounded : {false, true}) {
+      expect_routing(routed(trees, {}, in, d_out, {}, asked(routing, bounded)),
+                     formula(trees, {}, in, d_out, {}, asked(routing, bounded)), 1e-12);
+    }
+  }
+}
+
 TEST_F(TfBackward, MediansStandAsConstantsAndALiftReachesItsKeys) {
   const auto in = random_inputs<double>({.n_q = 65, .n_k = 90, .d = 6});
   const Matrix<double> d_out = random_matrix<double>(65, 6, 7);
@@ -335,14 +349,48 @@ TEST_F(TfBackward, HeadsAddUpAndEachMethodOfAListHasItsOwn) {
   EXPECT_GT(got.d_methods[1].d_tree.planes.norm(), 0);
 }
 
+/// Masks of their own make pairs of their own: heads that share keys are then gone through one by one.
+TEST_F(TfBackward, HeadsOfOwnMasksThatShareKeysAddUp) {
+  constexpr Index n_q = 41, n_k = 57, d = 6, d_v = 4, n_heads = 4, n_kv = 2;
+  const Matrix<double> q = random_matrix<double>(n_q, n_heads * d, 1), k = random_matrix<double>(n_k, n_kv * d, 2),
+                       v = random_matrix<double>(n_k, n_kv * d_v, 3),
+                       d_out = random_matrix<double>(n_q, n_heads * d_v, 4);
+  const HeadOptions heads{.n_heads = n_heads, .n_kv_heads = n_kv};
+  const OptionStore store(n_q, n_k, n_heads);
+  const TfAttention<double> tf(small_tree(3, d, 3));
+  const BackwardOptions leaves_only = asked(RoutingGradient::none);
+  const AttentionOptions options{.mask = {.allowed = store.allowed}};
+  const auto got = multi_head_attend_backward(d_out, q, k, v, multi_head_attend(q, k, v, heads, options, tf), heads,
+                                              options, tf, {.threads = 2}, leaves_only);
+  Matrix<double> d_q(n_q, n_heads * d), d_k = Matrix<double>::Zero(n_k, n_kv * d),
+                                        d_values = Matrix<double>::Zero(n_k, n_kv * d_v);
+  for (Index h = 0; h < n_heads; ++h) {
+    const auto allowed = store.allowed.middleRows(h * n_q, n_q).eval();
+    const AttentionOptions own{.mask = {.allowed = allowed}};
+    const Inputs<double> in{q.middleCols(h * d, d), k.middleCols(h / 2 * d, d), v.middleCols(h / 2 * d_v, d_v)};
+    const Matrix<double> d_own = d_out.middleCols(h * d_v, d_v);
+    const auto one =
+        attend_backward(d_own, in.q, in.k, in.v, attend(in.q, in.k, in.v, own, tf), own, tf, {}, leaves_only);
+    d_q.middleCols(h * d, d) = one.d_q;
+    d_k.middleCols(h / 2 * d, d) += one.d_k;
+    d_values.middleCols(h / 2 * d_v, d_v) += one.d_v;
+  }
+  EXPECT_GT(d_q.norm(), 0.1);
+  EXPECT_LT(off_by(got.d_q, d_q), 1e-12);
+  EXPECT_LT(off_by(got.d_k, d_k), 1e-12);
+  EXPECT_LT(off_by(got.d_v, d_values), 1e-12);
+}
+
 TEST_F(TfBackward, CountsThePairsAndNodesItLooksAt) {
   const auto in = random_inputs<double>({.n_q = 65, .n_k = 90, .d = 7, .d_v = 4});
   const Matrix<double> d_out = random_matrix<double>(65, 4, 7);
   const Trees trees{small_tree(3, 7, 3), small_tree(2, 7, 4)};
   const TfOptions tf{.n_sinks = 3};
   for (const RoutingGradient routing : {RoutingGradient::flip, RoutingGradient::all_leaves}) {
-    for (const Causal causal : {Causal::none, Causal::bottom_right}) {
-      const AttentionOptions options{.mask = {.causal = causal, .n_real_keys = 80}};
+    for (const auto& [causal, left] : {std::pair<Causal, Index>{Causal::none, Mask::unlimited},
+                                       {Causal::bottom_right, Mask::unlimited},
+                                       {Causal::bottom_right, 4}}) {  // of these windows the first keys are in none
+      const AttentionOptions options{.mask = {.causal = causal, .window_left = left, .n_real_keys = 80}};
       FlopCounter flops;
       routed(trees, tf, in, d_out, options, asked(routing), &flops);
       const PlainRouting want = formula(trees, tf, in, d_out, options, asked(routing));
@@ -445,6 +493,18 @@ TEST_F(TfBackward, RefusesWhatItCannotMeanAndTouchesNothing) {
   EXPECT_NE(into(one).find("d_trees has 2 entries"), std::string::npos);
   grads.d_trees[0].planes.resize(3, 5);
   EXPECT_NE(into(two).find("d_trees.planes is 3 x 5 but must be as the tree's planes: 3 x 6"), std::string::npos);
+  const HeadOptions two_heads{.n_heads = 2};
+  const std::vector<TfAttention<double>> list{TfAttention<double>(small_tree(1, 3, 3)),
+                                              TfAttention<double>(small_tree(1, 3, 4))};
+  const auto of_heads = multi_head_attend(in.q, in.k, in.v, two_heads, {}, list);
+  auto listed = multi_head_attend_backward(d_out, in.q, in.k, in.v, of_heads, two_heads, {}, list);
+  for (const std::size_t size : {0, 1, 3}) {
+    listed.d_methods.resize(size);
+    const auto message = said([&] {
+      multi_head_attend_backward_into(listed, d_out, in.q, in.k, in.v, of_heads.out, of_heads.lse, two_heads, {}, list);
+    });
+    EXPECT_NE(message.find("d_methods has " + std::to_string(size) + " entries"), std::string::npos) << message;
+  }
   grads.d_trees.clear();
   grads.d_tree.biases.resize(4);
   EXPECT_NE(into(one).find("d_tree.biases is 4 x 1"), std::string::npos);

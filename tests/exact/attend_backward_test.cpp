@@ -499,6 +499,85 @@ TEST(AttendBackwardOfHugeScores, PartsOfAUnionKeepTheirSumsToo) {
         TfAttention<double>(std::vector{tree(0.0, 5), tree(0.0, 6)}), leaves_only);
 }
 
+/// Sinks and parts of a union are of about one weight, near the top of scores that have no digits left for sums.
+TEST(AttendBackwardOfHugeScores, SinksOfAUnionCountAsTheirWeight) {
+  const Index n = 40;
+  const Inputs<float> in = inputs_of_huge_scores<float>(n, n, false);
+  const Matrix<float> d_out = random_matrix<float>(n, 8, 7);
+  const PatternAttention both{[](Index n_q, Index n_k) {
+    return PatternUnion{ThirdPattern(n_q, n_k), DensePattern{n_q, 20}};
+  }};
+  Eigen::Matrix<bool, Eigen::Dynamic, Eigen::Dynamic> seen(n, n);
+  for (Index j = 0; j < n; ++j) seen.col(j).setConstant(j % 3 == 0 || j < 20);
+  const AttentionOptions options{.scale = 1.0, .sinks = 0x1p20 + 6};
+  AttentionOptions masked = options;
+  masked.mask.allowed = seen;
+  const auto r = attend(in.q, in.k, in.v, options, both);
+  const auto got = attend_backward(d_out, in.q, in.k, in.v, r, options, both);
+  const auto wide = in.cast<double>();
+  const auto want = reference_attention_backward(d_out.cast<double>().eval(), wide.q, wide.k, wide.v, masked);
+  EXPECT_LT(off(got.d_q.rightCols(8), want.d_q.rightCols(8)), 1e-4);
+  EXPECT_LT(off(got.d_v, want.d_v), 1e-4);
+  EXPECT_NEAR(static_cast<double>(got.d_sinks(0)), want.d_sinks(0), 1e-4 * std::abs(want.d_sinks(0)));
+}
+
+TEST(AttendBackwardOfHugeScores, OneQueryOfOneHeadIsEnough) {
+  const Index n_q = 30, n_k = 40, n_heads = 3;
+  const Inputs<float> one = inputs_of_huge_scores<float>(n_q, n_k, false);
+  const Matrix<float> d_out = random_matrix<float>(n_q, n_heads * 8, 7);
+  Matrix<float> q(n_q, n_heads * 24), k(n_k, n_heads * 24), v(n_k, n_heads * 8);
+  for (Index h = 0; h < n_heads; ++h) {
+    q.middleCols(h * 24, 24) = one.q;
+    q.middleCols(h * 24, 16).topRows(h == 1 ? n_q - 1 : n_q).setZero();  // all but the last query of head 1
+    k.middleCols(h * 24, 24) = one.k;
+    v.middleCols(h * 8, 8) = one.v;
+  }
+  const AttentionOptions options{.scale = 1.0};
+  const HeadOptions heads{.n_heads = n_heads};
+  const auto got =
+      multi_head_attend_backward(d_out, q, k, v, multi_head_attend(q, k, v, heads, options), heads, options);
+  for (Index h = 0; h < n_heads; ++h) {
+    const auto wide = [](const Matrix<float>& m, Index first, Index size) {
+      return Matrix<double>(m.middleCols(first, size).cast<double>());
+    };
+    const auto want = reference_attention_backward(wide(d_out, h * 8, 8), wide(q, h * 24, 24), wide(k, h * 24, 24),
+                                                   wide(v, h * 8, 8), options);
+    EXPECT_LT(off(got.d_q.middleCols(h * 24 + 16, 8), want.d_q.rightCols(8)), 1e-5) << h;
+    EXPECT_LT(off(got.d_v.middleCols(h * 8, 8), want.d_v), 1e-5) << h;
+  }
+}
+
+/// Given the lse of the whole, the weights of a half are those that the whole gives its keys: as exact as that lse.
+TEST(AttendBackwardOfHugeScores, AHalfTakesTheLseOfTheWhole) {
+  const Index n_q = 20, n_k = 60;
+  Inputs<float> in = inputs_of_huge_scores<float>(n_q, n_k, false);
+  in.q.leftCols(16) *= 0x1p-6f;  // scores of 2^14: an lse is good to a thousandth
+  const Matrix<float> d_out = random_matrix<float>(n_q, 8, 7);
+  const AttentionOptions options{.scale = 1.0};
+  const auto whole = attend(in.q, in.k, in.v, options);
+  const auto want = attend_backward(d_out, in.q, in.k, in.v, whole, options);
+  for (const Index first : {0, 30}) {
+    const Matrix<float> k = in.k.middleRows(first, 30), v = in.v.middleRows(first, 30);
+    const auto got = attend_backward(d_out, in.q, k, v, whole, options);
+    EXPECT_LT(off(got.d_v, want.d_v.middleRows(first, 30)), 5e-3);
+    EXPECT_LT(off(got.d_k.rightCols(8), want.d_k.middleRows(first, 30).rightCols(8)), 5e-3);
+  }
+}
+
+TEST(AttendBackwardOfHugeScores, CostOneMoreProductAndOneMoreExponential) {
+  const Inputs<float> in = inputs_of_huge_scores<float>(20, 30, false);
+  const Matrix<float> d_out = random_matrix<float>(20, 8, 7);
+  const AttentionOptions options{.scale = 1.0};
+  FlopCounter flops;
+  attend_backward(d_out, in.q, in.k, in.v, attend(in.q, in.k, in.v, options), options, ExactAttention<>{},
+                  {.flops = &flops});
+  const double pairs = 20 * 30;
+  EXPECT_EQ(flops.products(Phase::backward_scores), (6 + 2) * 24 * pairs);
+  EXPECT_EQ(flops.products(Phase::backward_values), 4 * 8 * pairs);
+  EXPECT_EQ(flops.products(), (8 * 24 + 4 * 8) * pairs);
+  EXPECT_EQ(flops.exponentials(), 2 * pairs);
+}
+
 TEST(AttendBackwardCounts, AreThoseOfKeptPairs) {
   const auto in = random_inputs<float>({.n_q = 40, .n_k = 70, .d = 8, .d_v = 5});
   const Matrix<float> d_out = random_matrix<float>(40, 5, 7);
@@ -589,6 +668,8 @@ TEST(AttendBackwardErrors, NameTheArgumentAndTouchNothing) {
   grads.d_sinks = Vector<float>::Constant(2, 3);
   refused("d_sinks has 2 entries", with({.sinks = sinks}));
   grads.d_sinks.resize(0);
+  const PatternAttention beyond{[](Index n_q, Index n_k) { return DensePattern{n_q, n_k + 1}; }};
+  refused("names token 7", [&] { attend_backward_into(grads, d_out, in.q, in.k, in.v, r.out, r.lse, {}, beyond); });
   grads.d_k = Matrix<float>::Constant(6, 4, 3);
   refused("d_k", [&] { attend_backward_into(grads, d_out, in.q, in.k, in.v, r.out, r.lse); });
 }

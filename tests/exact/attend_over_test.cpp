@@ -134,6 +134,27 @@ TEST(AttendOver, TakesValuesFromASource) {
   EXPECT_SAME_BITS(attend(in.q, in.k, values).out, attend(in.q, in.k, in.v).out);
 }
 
+/// Two parts and a sink whose sums lie to either side of where a log-sum-exp in float is kept in two numbers.
+TEST(AttendOver, PartsOfAUnionMergeAtTheEdgeOfHugeScores) {
+  const Matrix<float> q = Matrix<float>::Ones(3, 1), v = random_matrix<float>(12, 5, 1);
+  const ListedPattern third{{{0, 1, 2}}, {{{0, 3, 6, 9}}}};
+  PairMatrix seen(3, 12);
+  for (Index j = 0; j < 12; ++j) seen.col(j).setConstant(j % 3 == 0 || j < 6);
+  for (const float score : {250.0f, 254.0f, 255.0f, 257.0f}) {
+    const Matrix<float> k = Matrix<float>::Constant(12, 1, score);
+    for (const double sink : {250.0, 255.5, 256.5}) {
+      const AttentionOptions options{.scale = 1.0, .sinks = sink};
+      AttentionOptions masked = options;
+      masked.mask.allowed = seen;
+      const auto got = attend_over(PatternUnion{third, DensePattern{3, 6}}, q, k, v, options);
+      const auto want =
+          reference_attention(q.cast<double>().eval(), k.cast<double>().eval(), v.cast<double>().eval(), masked);
+      EXPECT_MATRIX_NEAR(got.out, want.out, 2e-4) << score << " and " << sink;
+      EXPECT_MATRIX_NEAR(got.lse, want.lse, 1e-4) << score << " and " << sink;
+    }
+  }
+}
+
 TEST(AttendOver, RefusesTokensThatAreNotThere) {
   const auto in = random_inputs<float>({.n_q = 30, .n_k = 40, .d = 8, .d_v = 5});
   const auto said = [&](const ListedPattern& pattern) {

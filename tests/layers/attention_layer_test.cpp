@@ -1,5 +1,9 @@
 #include "heed/layers/attention_layer.hpp"
 
+#include <cmath>
+#include <string>
+#include <vector>
+
 #include <gtest/gtest.h>
 
 #include "support/layer_check.hpp"
@@ -57,6 +61,87 @@ TEST(AttentionLayerOf, PositionsAndTyingHaveTheGradientsOfTheirFormulas) {
       check_layer({.n_heads = 2, .causal = causal, .rotary = true, .tied = tied, .cosine = causal});
     }
   }
+}
+
+/// A layer of two heads of width 6 that has run forward and backward over one sequence of 40 tokens.
+struct LayerThatRan {
+  explicit LayerThatRan(const AttentionChoice& choice, bool cosine = false, bool first_is_zero = false)
+      : layer(store, "attention", 12, n, {.n_heads = 2, .choice = choice, .cosine = cosine}, 3),
+        frame(kept_in),
+        kept(layer.take(frame, n)) {
+    const Context context{.workspace = &workspace};
+    if (first_is_zero) x.row(0).setZero();
+    layer.forward(store, view_of(x), n, kept, output_view_of(y), context);
+    layer.backward(store, view_of(x), n, kept, view_of(d_y), output_view_of(d_x), context);
+  }
+  static Eigen::MatrixXd wide(const View<double>& rows) { return detail::map_of(rows).cast<double>(); }
+  Matrix<double> gradient(const std::string& name) {
+    const View<double> all = store.gradients(store.find(name));
+    return Eigen::Map<const Matrix<double>>(all.data, all.rows, all.cols);
+  }
+  /// Of the loss by what attention returned, before W_o.
+  Matrix<double> d_out() {
+    const View<double> w = store.values(store.find("attention.o.w"));
+    return d_y * Eigen::Map<const Matrix<double>>(w.data, w.rows, w.cols).transpose();
+  }
+
+  static constexpr Index n = 40;
+  ParameterStore<double> store;
+  Workspace workspace, kept_in;
+  AttentionLayer<double> layer;
+  Workspace::Frame frame;
+  AttentionLayer<double>::Kept kept;
+  Matrix<double> x = random_matrix<double>(n, 12, 1), d_y = random_matrix<double>(n, 12, 2), y{n, 12}, d_x{n, 12};
+};
+
+TEST(AttentionLayerOf, TreesLearnByTheGradientThatWasChosen) {
+  for (const RoutingGradient routing : {RoutingGradient::flip, RoutingGradient::all_leaves, RoutingGradient::none}) {
+    for (const bool bounded : {false, true}) {
+      for (const TreeBiases biases : {TreeBiases::stored, TreeBiases::key_medians}) {
+        LayerThatRan ran(
+            {.kind = AttentionKind::tf, .height = 2, .biases = biases, .routing = routing, .bounded = bounded});
+        const auto q = LayerThatRan::wide(ran.kept.q), k = LayerThatRan::wide(ran.kept.k),
+                   v = LayerThatRan::wide(ran.kept.v);
+        const std::vector<TfAttention<double>> methods{TfAttention<double>(ran.layer.method().tree(ran.store, 0)),
+                                                       TfAttention<double>(ran.layer.method().tree(ran.store, 1))};
+        const HeadOptions heads{.n_heads = 2};
+        const auto r = multi_head_attend(q, k, v, heads, {}, methods);
+        EXPECT_MATRIX_NEAR(detail::map_of(ran.kept.out), r.out, 1e-13);
+        const auto want = multi_head_attend_backward(ran.d_out().cast<double>().eval(), q, k, v, r, heads, {}, methods,
+                                                     {}, {.routing = routing, .bounded = bounded});
+        const Matrix<double> planes = ran.gradient("attention.planes"), of_biases = ran.gradient("attention.biases");
+        for (Index h = 0; h < 2; ++h) {
+          const auto& tree = want.d_methods[static_cast<std::size_t>(h)].d_tree;
+          EXPECT_MATRIX_NEAR(planes.middleRows(3 * h, 3).eval(), tree.planes, 1e-11);
+          // Biases that medians stand in for learn nothing.
+          const double used = biases == TreeBiases::stored ? 1 : 0;
+          EXPECT_MATRIX_NEAR(of_biases.row(h).transpose().eval(), (used * tree.biases).eval(), 1e-11);
+        }
+        EXPECT_EQ(planes.norm() > 1e-6, routing != RoutingGradient::none);
+      }
+    }
+  }
+}
+
+TEST(AttentionLayerOf, LevelsAreWeighedByQueriesWhereAsked) {
+  for (const bool by_query : {false, true}) {
+    LayerThatRan ran({.kind = AttentionKind::tc, .height = 2, .by_query = by_query});
+    std::vector<TcAttention<double>> methods;
+    for (Index h = 0; h < 2; ++h) {
+      methods.emplace_back(ran.layer.method().tree(ran.store, h), Vector<double>::Zero(3).eval(),
+                           TcOptions{.by_query = by_query});
+    }
+    const auto want = multi_head_attend(LayerThatRan::wide(ran.kept.q), LayerThatRan::wide(ran.kept.k),
+                                        LayerThatRan::wide(ran.kept.v), {.n_heads = 2}, {}, methods);
+    EXPECT_MATRIX_NEAR(detail::map_of(ran.kept.out), want.out, 1e-13);
+  }
+}
+
+TEST(AttentionLayerOf, ATokenOfZerosHasNoNaNUnderCosine) {
+  LayerThatRan ran({}, true, true);
+  EXPECT_TRUE(ran.y.allFinite());
+  EXPECT_TRUE(ran.d_x.bottomRows(LayerThatRan::n - 1).allFinite());
+  for (const double gradient : ran.store.all_gradients()) ASSERT_TRUE(std::isfinite(gradient));
 }
 
 TEST(AttentionLayerOf, RoutingReachesPlanes) {

@@ -1,3 +1,5 @@
+#include <cmath>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -66,6 +68,24 @@ void check_norm(Index kept_per_row) {
 TEST(RmsNormLayer, HasTheGradientsOfItsFormula) { check_norm<RmsNorm<double>>(1); }
 TEST(LayerNormLayer, HasTheGradientsOfItsFormula) { check_norm<LayerNorm<double>>(2); }
 
+TEST(NormLayers, RowsOfOneNumberGiveNoNaN) {
+  ParameterStore<double> store;
+  const RmsNorm<double> of_squares(store, "squares", 4);
+  const LayerNorm<double> of_moments(store, "moments", 4);
+  disturb(store);
+  const Matrix<double> zeros = Matrix<double>::Zero(1, 4), ones = Matrix<double>::Ones(1, 4);
+  Matrix<double> y(1, 4), d_x = zeros;
+  double inverse = 0, moments[2] = {};
+  of_squares.forward(store, view_of(zeros), output_view_of(y), &inverse);
+  EXPECT_TRUE(y.isZero(0));
+  of_moments.forward(store, view_of(ones), output_view_of(y), moments);
+  const ConstView<double> shift = std::as_const(store).values(store.find("moments.shift"));
+  for (Index c = 0; c < 4; ++c) EXPECT_EQ(y(0, c), shift(0, c));
+  of_squares.backward(store, view_of(zeros), &inverse, view_of(ones), output_view_of(d_x));
+  of_moments.backward(store, view_of(ones), moments, view_of(ones), output_view_of(d_x));
+  EXPECT_TRUE(d_x.allFinite());
+}
+
 TEST(FeedForwardLayer, HasTheGradientsOfItsFormula) {
   for (const Activation activation : {Activation::gelu, Activation::swiglu, Activation::squared_relu}) {
     SCOPED_TRACE(static_cast<int>(activation));
@@ -106,6 +126,23 @@ TEST(EmbeddingLayer, GathersRowsAndScattersGradients) {
   expect_parameter_derivatives(store, loss);
   const std::vector<std::int32_t> wrong{6};
   EXPECT_THROW(layer.forward(store, wrong, output_view_of(y)), OptionError);
+}
+
+TEST(RotaryPositions, RowIStandsAtPositionI) {
+  Matrix<double> x = random_matrix<double>(5, 12, 1);  // two heads of width 6
+  const Matrix<double> before = x;
+  rotate_positions(output_view_of(x), 2, 100.0);
+  EXPECT_SAME_BITS(x.row(0).eval(), before.row(0).eval());
+  for (Index i = 0; i < 5; ++i) {
+    for (Index h = 0; h < 2; ++h) {
+      for (Index c = 0; c < 3; ++c) {
+        const double angle = static_cast<double>(i) / std::pow(100.0, static_cast<double>(c) / 3);
+        const double a = before(i, 6 * h + c), b = before(i, 6 * h + 3 + c);
+        EXPECT_NEAR(x(i, 6 * h + c), a * std::cos(angle) - b * std::sin(angle), 1e-14);
+        EXPECT_NEAR(x(i, 6 * h + 3 + c), a * std::sin(angle) + b * std::cos(angle), 1e-14);
+      }
+    }
+  }
 }
 
 TEST(RotaryPositions, TurnBackAndKeepLengths) {

@@ -1,5 +1,7 @@
 #include "heed/layers/transformer.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -37,7 +39,7 @@ TEST(TransformerModel, HasTheGradientsOfItsLoss) {
                                  .n_out = 6,
                                  .d_model = 8,
                                  .d_hidden = pooling == Pooling::first ? 0 : 12,
-                                 .length = 9,
+                                 .length = 11,  // sequences may be shorter
                                  .positions = positions,
                                  .pooling = pooling};
       options.attention.n_heads = 2;
@@ -62,6 +64,43 @@ TEST(TransformerModel, HasTheGradientsOfItsLoss) {
       expect_parameter_derivatives(store, loss, 1e-6);
     }
   }
+}
+
+TEST(TransformerModel, RefusesSequencesBeyondItsPositions) {
+  const SmallTask task = small_task(18, 18, 6);
+  for (const Positions positions : {Positions::learned, Positions::sinusoidal}) {
+    ParameterStore<double> store;
+    TransformerOptions options{.vocabularies = {7, 5}, .n_out = 6, .d_model = 8, .length = 8, .positions = positions};
+    const Transformer<double> model(store, options);
+    Workspace workspace, kept_in;
+    Workspace::Frame frame(kept_in);
+    Transformer<double>::Kept kept;
+    const auto run = [&](Index n) { model.forward(store, task.tokens(), n, kept, frame, {.workspace = &workspace}); };
+    EXPECT_NO_THROW(run(6));
+    if (positions == Positions::learned) {
+      EXPECT_THROW(run(9), ShapeError);  // it has 8
+    } else {
+      EXPECT_NO_THROW(run(9));
+    }
+  }
+}
+
+TEST(LearningRate, FollowsTheFormulaOfItsDecay) {
+  Schedule schedule{.rate = 0.2, .warm_up = 4, .n_steps = 12, .last_share = 0.1};
+  const double pi = std::acos(-1.0);
+  for (const Decay decay : {Decay::cosine, Decay::inverse_root, Decay::none}) {
+    schedule.decay = decay;
+    for (Index step = 1; step <= 4; ++step) EXPECT_NEAR(schedule.at(step), 0.05 * static_cast<double>(step), 1e-16);
+    for (Index step = 5; step <= 14; ++step) {
+      const double t = static_cast<double>(step), done = std::min(1.0, (t - 4) / 8);
+      const double share = decay == Decay::cosine         ? 0.1 + 0.45 * (1 + std::cos(pi * done))
+                           : decay == Decay::inverse_root ? std::sqrt(4 / t)
+                                                          : 1.0;
+      EXPECT_NEAR(schedule.at(step), 0.2 * share, 1e-15) << step;
+    }
+  }
+  schedule = {.rate = 0.2, .warm_up = 0, .decay = Decay::inverse_root};  // without a warm-up it begins at the top
+  for (const double t : {1.0, 2.0, 9.0}) EXPECT_NEAR(schedule.at(static_cast<Index>(t)), 0.2 / std::sqrt(t), 1e-16);
 }
 
 TEST(AdamW, FollowsItsFormula) {

@@ -201,6 +201,26 @@ TEST(GrowTrees, MomentsStayAtTheirNodesWhereTheyAreKept) {
   EXPECT_EQ(of.store.second_moments()[3], 0.0);
 }
 
+TEST(GrowTrees, ALayerNamedTwiceGrowsOnce) {
+  GrowingModel of;
+  const AttentionChoice choice{.kind = AttentionKind::tf, .height = 1};
+  choose_attention(of.model, of.store, {choice, choice});
+  grow_trees(of.model, of.store, GrowingModel::batch(5), {1, 1});
+  EXPECT_EQ(attention_choices(of.model)[0].height, 1);
+  EXPECT_EQ(attention_choices(of.model)[1].height, 2);
+}
+
+TEST(GrowTrees, RandomPlanesOfEachLayerAreItsOwn) {
+  GrowingModel of;
+  const AttentionChoice choice{.kind = AttentionKind::tf, .height = 1};
+  choose_attention(of.model, of.store, {choice, choice});
+  GrowthOptions options{.planes = NewPlanes::random};
+  options.conversion.seed = 8;
+  grow_trees(of.model, of.store, GrowingModel::batch(5), {}, options);
+  for (Index node = 1; node < 3; ++node)
+    EXPECT_GT((of.part(0, ".planes").row(node) - of.part(1, ".planes").row(node)).norm(), 0.1) << node;
+}
+
 TEST(RunningMedians, StandForThoseOfTheSequence) {
   GrowingModel of;
   const AttentionChoice choice{.kind = AttentionKind::tf, .height = 3};
@@ -227,11 +247,34 @@ TEST(RunningMedians, StandForThoseOfTheSequence) {
   slow.go_on(half, hooks);
   EXPECT_MATRIX_NEAR(slow.part(0, ".biases").eval(), (0.75 * biases).eval(), 1e-13);
 
-  use_biases(slow.model, TreeBiases::stored);  // those that are used are learned
-  half.schedule = {.rate = 1e-2, .warm_up = 0};
+  use_biases(slow.model, TreeBiases::stored);  // those that are used are learned, and no longer led to medians
   const Matrix<double> before = slow.part(0, ".biases");
   slow.go_on(half, hooks);
+  EXPECT_SAME_BITS(slow.part(0, ".biases").eval(), before);
+  half.schedule = {.rate = 1e-2, .warm_up = 0};
+  slow.go_on(half, hooks);
   EXPECT_GT((slow.part(0, ".biases") - before).norm(), 0);
+}
+
+TEST(RunningMedians, OfUnitedTreesAreThoseOfTheKeysOfTheirHead) {
+  GrowingModel of;
+  const AttentionChoice choice{.kind = AttentionKind::tf, .height = 2, .n_trees = 3};
+  choose_attention(of.model, of.store, {choice, choice});
+  of.go_on({.n_steps = 1, .schedule = {.rate = 0}, .median_share = 1}, GrowingModel::hooks(1));
+  const Batch batch = GrowingModel::batch(0, 1);
+  const double medians = of.loss(batch);
+  use_biases(of.model, TreeBiases::stored);
+  EXPECT_EQ(of.loss(batch), medians);
+}
+
+TEST(Bootstrap, AnotherNumberOfTreesIsPlantedAnew) {
+  GrowingModel of, fresh;
+  const Batch batch = GrowingModel::batch(5);
+  const AttentionChoice one{.kind = AttentionKind::tf, .height = 1}, two{.kind = AttentionKind::tf, .n_trees = 2};
+  choose_attention(of.model, of.store, {one, one});
+  choose_attention(fresh.model, fresh.store, {two, two});
+  enter_stage(of.model, of.store, {two, two}, batch);
+  EXPECT_SAME_BITS(of.part(1, ".planes").eval(), fresh.part(1, ".planes").eval());
 }
 
 TEST(Bootstrap, StagesGoThroughLayersAndHeights) {

@@ -202,6 +202,36 @@ TEST(TrainingRun, StopsWhenAskedAndGoesOn) {
   EXPECT_EQ(train(run.model, run.store, hooks, options, 12).steps_done, 12);  // nothing left to do
 }
 
+TEST(TrainingRun, AskedToStopInItsLastStepItHasComeToItsEnd) {
+  SmallRun run;
+  const std::atomic<bool> stop = true;
+  TrainingHooks hooks = SmallRun::hooks();
+  hooks.stop = &stop;
+  Index saved = 0;
+  hooks.save = [&](Index step) { saved = step; };
+  const auto result = train(run.model, run.store, hooks, SmallRun::options(1));
+  EXPECT_FALSE(result.stopped);
+  EXPECT_EQ(result.steps_done, 1);
+  EXPECT_EQ(saved, 1);
+}
+
+TEST(TrainingRun, MomentsOfAPhaseBeforeAreAsOldAsItWasLong) {
+  SmallRun whole, phases;
+  TrainingOptions options = SmallRun::options(6);
+  options.schedule = {.rate = 1e-2, .warm_up = 0, .decay = Decay::none};
+  train(whole.model, whole.store, SmallRun::hooks(), options);
+  options.n_steps = 4;
+  train(phases.model, phases.store, SmallRun::hooks(), options);
+  options.n_steps = 2;  // counted anew, with the moments of four steps
+  options.earlier_steps = 4;
+  TrainingHooks hooks;
+  hooks.make_batch = [](Batch& batch, std::uint64_t seed, Index number) {
+    SmallRun::make_batch(batch, seed, number + 4);
+  };
+  train(phases.model, phases.store, hooks, options);
+  EXPECT_TRUE(same_bits_of_stores(phases.store, whole.store));
+}
+
 TEST(TrainingRun, AllocatesNothingAfterItsFirstStepWithExactAttention) {
   if (!counts_allocations()) GTEST_SKIP() << "allocations are not counted here";
   SmallRun run;
