@@ -194,6 +194,25 @@ TEST(FeatureAttention, PaddingIsNeitherReadNorGivenAGradient) {
   });
 }
 
+/// The last real key lies before the diagonal of the first query: a causal mask hides nothing.
+TEST(FeatureAttention, QueriesBehindAllRealKeysSeeThemAll) {
+  for_both([](const auto& method, const auto&) {
+    const auto in = random_inputs<double>({.n_q = 40, .n_k = 130, .d = 6, .d_v = 5});
+    const Mat d_out = random_matrix<double>(40, 5, 77);
+    for (const Index n_real : {30, 89, 90, 91}) {
+      const AttentionOptions causal{.mask = {.causal = Causal::bottom_right, .n_real_keys = n_real}},
+          none{.mask = {.n_real_keys = n_real}};
+      const auto r = attend(in.q, in.k, in.v, causal, method), want = attend(in.q, in.k, in.v, none, method);
+      EXPECT_MATRIX_NEAR(r.out, want.out, near);
+      const auto got = attend_backward(d_out, in.q, in.k, in.v, r, causal, method);
+      const auto grads = attend_backward(d_out, in.q, in.k, in.v, want, none, method);
+      EXPECT_MATRIX_NEAR(got.d_q, grads.d_q, near * 10);
+      EXPECT_MATRIX_NEAR(got.d_k, grads.d_k, near * 10);
+      EXPECT_MATRIX_NEAR(got.d_v, grads.d_v, near * 10);
+    }
+  });
+}
+
 TEST(FeatureAttention, GroupedHeadsGiveTheirKeysTheSumOfAllWithTheSameBitsOnAnyThreads) {
   for_both([](const auto& method, const auto&) {
     constexpr Index n_q = 83, n_k = 91, d = 6, d_v = 5;

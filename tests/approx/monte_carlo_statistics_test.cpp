@@ -117,6 +117,7 @@ TEST(MonteCarloBounds, AreAlphaTimesTheMeanRowTimesTheNormOfTheWeights) {
   EXPECT_DOUBLE_EQ(published_bound_within(0.25, 0.4, 2.5, 3.0), 12.0);
   const std::vector<double> importance{0.1, 0.01, 0.02, 0.5}, norms{3, 5, 7, 11};
   EXPECT_DOUBLE_EQ(skip_bound(importance, norms, 2.0, 0.05), 2.0 * (0.01 * 5 + 0.02 * 7));
+  EXPECT_DOUBLE_EQ(skip_bound(importance, norms, 2.0, 0.02), 2.0 * (0.01 * 5));  // a token of just that size is kept
 }
 
 TEST(MonteCarloBounds, HoldInTheMeanAndWithTheirProbability) {

@@ -76,6 +76,24 @@ TEST(MonteCarloValues, WithAllProductsIsTheExactProductBitForBit) {
   expect_exact_limit<Eigen::bfloat16>();
 }
 
+/// Errors of tokens that drew alike would add up in the sums over tokens that attention makes.
+TEST(MonteCarloValues, TokensDrawIndependently) {
+  Layer<double> layer(4, 64, 4, 40, 3);
+  layer.x = layer.x.row(0).replicate(64, 1).eval();
+  for (const Estimator estimator : {Estimator::product_weighted, Estimator::without_replacement}) {
+    const MonteCarloValues<double> values(
+        layer.x, layer.w,
+        {.estimator = estimator, .budget = Budget::constant, .fraction = 0.1, .path = ValuePath::sampled});
+    Matrix<double> rows(64, 3);
+    values.value_rows_into(rows, layer.q, layer.k);
+    std::vector<double> first(64);
+    for (Index j = 0; j < 64; ++j) first[static_cast<std::size_t>(j)] = rows(j, 0);
+    std::sort(first.begin(), first.end());
+    const auto different = std::unique(first.begin(), first.end()) - first.begin();
+    EXPECT_GT(different, 8) << static_cast<int>(estimator);
+  }
+}
+
 TEST(MonteCarloValues, LargestIsTheSumOfTheLargestProducts) {
   Layer<double> layer(9, 250, 4, 70, 13);
   layer.x.row(5).head(60).setZero();  // fewer products than asked for

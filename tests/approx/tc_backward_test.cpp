@@ -265,6 +265,19 @@ TEST(TcBackward, LongCallsGiveTheSameBitsForAnyThreads) {
   }
 }
 
+/// Longer than the blocks of queries that threads share out, and not at the beginning.
+TEST(TcBackward, EachOfSeveralLongSequencesHasItsOwnGradient) {
+  const std::vector<Index> offsets{0, 150, 700};
+  for (const bool by_query : {false, true}) {
+    for (const Causal causal : {Causal::none, Causal::square}) {
+      Case c{.sizes = {.n_q = 700, .n_k = 700, .d = 4, .d_v = 3}, .height = 2, .tc = {.by_query = by_query}};
+      c.options.mask.causal = causal;
+      c.options.mask.sequence_offsets = offsets;
+      check(c, 1e-11);
+    }
+  }
+}
+
 /// Of a table this large one place is kept: threads begin there wherever their tokens are.
 TEST(TcBackward, RunningSumsOfALargeTreeGiveTheSameBitsForAnyThreads) {
   Case c{.sizes = {.n_q = 600, .d = 2, .d_v = 1030}, .height = 8};

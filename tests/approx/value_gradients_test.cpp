@@ -292,6 +292,20 @@ TEST(ProjectedValuesGradient, KeysNoQuerySeesGet0EvenIfTheyAreNaN) {
       MonteCarloValues<double>(in.x, in.w, {.budget = Budget::constant, .centred = true, .path = ValuePath::sampled}));
 }
 
+TEST(ProjectedValuesGradient, AHeadLeavesOutWhatItDoesNotSeeThoughTheLastOneSeesIt) {
+  Layer<double> in({.n_q = 20, .n_k = 30, .n_heads = 2, .n_kv = 2});
+  in.x.row(8).setConstant(nan_of<double>());
+  Eigen::Matrix<bool, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> allowed(40, 30);
+  allowed.setConstant(true);
+  allowed.col(8).head(20).setConstant(false);
+  const AttentionOptions options{.mask = {.allowed = allowed}};
+  const ProjectedValues<double> values(in.x, in.w);
+  const auto r = multi_head_attend(in.q, in.k, values, in.heads, options);
+  const auto got = multi_head_attend_backward(in.d_out, in.q, in.k, values, r, in.heads, options);
+  EXPECT_TRUE(got.d_w_v.leftCols(17).allFinite());
+  EXPECT_TRUE(is_nan(got.d_w_v(3, 20)));
+}
+
 // --- sampled products ---------------------------------------------------------------------------------------------
 
 /// What forward made of x and w for one call, found from its rows alone: s_jk = (V_j - base_j) W^+ / (x_j - m).

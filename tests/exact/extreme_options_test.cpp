@@ -298,5 +298,12 @@ TEST(ExtremeOptions, EntriesOfABiasSaturateForListedTokensToo) {
   }
 }
 
+/// The default scale of wide heads leaves room for a softcap that is too small beside a scale of 1.
+TEST(ExtremeOptions, ASoftcapIsJudgedByTheScaleThatIsUsed) {
+  const auto in = random_inputs<float>({.n_q = 5, .n_k = 7, .d = 64});
+  EXPECT_NO_THROW(attend(in.q, in.k, in.v, {.softcap = 4e-39}));
+  EXPECT_THROW(attend(in.q, in.k, in.v, {.scale = 1.0, .softcap = 4e-39}), OptionError);
+}
+
 }  // namespace
 }  // namespace heed::test
