@@ -405,6 +405,25 @@ TEST(MonteCarloBudget, SpendsTheFractionThatIsAskedFor) {
 }
 
 // With few tokens the mean row costs several products of each.
+/// Tokens that are alike have the same products above any floor: what is too much goes one by one, the last of a token
+/// too.
+TEST(MonteCarloBudget, LargestProductsSpendNoMoreWhereAllTokensAreAlike) {
+  const Index n = 40, d_in = 32;
+  Matrix<float> x = random_matrix<float>(1, d_in, 1).replicate(n, 1), w_v = random_matrix<float>(d_in, 4, 2);
+  const Matrix<float> q = Matrix<float>::Zero(n, 4), k = q;
+  for (const double a_token : {0.25, 0.5, 1.5, 2.75}) {
+    const MonteCarloValues<float> values(x, w_v,
+                                         {.estimator = Estimator::largest,
+                                          .budget = Budget::column_norm,
+                                          .fraction = a_token / static_cast<double>(d_in),
+                                          .path = ValuePath::sampled});
+    const double total = a_token * static_cast<double>(n);
+    const double spent = static_cast<double>(values.plan(q, k).counts.sum());
+    EXPECT_LE(spent, total) << a_token;
+    EXPECT_GE(spent, total - 1) << a_token;
+  }
+}
+
 TEST(MonteCarloBudget, PaysTheMeanRowFromTheSameFraction) {
   const Layer<double> layer(16, 16, 8, 64, 12);
   for (const Estimator estimator : estimators) {

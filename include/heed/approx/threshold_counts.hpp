@@ -67,12 +67,13 @@ class ThresholdCounts {
       (sum > total ? many : few) = floor;
       aim *= 0.998 * total / std::max(sum, 1.0);
     }
-    while (sum > total) {  // the last few one by one
-      const double before = sum;
-      for (Index j = 0; j < n_ && sum > total; ++j) {
-        if (counts[j] > 1) --counts[j], --sum;
+    for (const Index least : {1, 0}) {  // the last few one by one; the only product of a token goes last
+      for (double before = sum + 1; sum > total && sum < before;) {
+        before = sum;
+        for (Index j = 0; j < n_ && sum > total; ++j) {
+          if (counts[j] > least) --counts[j], --sum;
+        }
       }
-      if (sum == before) return;
     }
   }
 
