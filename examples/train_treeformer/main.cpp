@@ -47,21 +47,22 @@ Run train_aloud(const Arguments& arguments, const Task& task, Trained& trained) 
 }
 
 int run_one(const Arguments& arguments) {
-  require_writable(arguments.csv, "--csv");
-  require_writable(arguments.svg, "--svg");
-  require_writable(arguments.model, "--model");
-  require_writable(arguments.activations, "--activations");
+  if (arguments.evaluate.empty()) {  // else nothing is written
+    require_writable(arguments.csv, "--csv");
+    require_writable(arguments.svg, "--svg");
+    require_writable(arguments.model, "--model");
+    require_writable(arguments.activations, "--activations");
+  }
   const Machine machine = describe_machine(arguments.threads);
   say(machine.text());
   const std::unique_ptr<Task> task = make_task(arguments);
   if (!task->about().empty()) say(task->about());
+  const std::vector<Guess> guesses = task->guesses(task->evaluation(task->recipe().length));
+  std::cout << guess_text(guesses) << std::flush;
   if (!arguments.evaluate.empty()) {
-    std::cout << guess_text(task->guesses(task->evaluation(task->recipe().length))) << std::flush;
     evaluate_model(arguments, *task, say);
     return 0;
   }
-  const std::vector<Guess> guesses = task->guesses(task->evaluation(task->recipe().length));
-  std::cout << guess_text(guesses) << std::flush;
   Trained trained;
   const Run run = train_aloud(arguments, *task, trained);
   const double accuracy = run.milestones.back().evaluation.accuracy;

@@ -404,7 +404,6 @@ TEST(MonteCarloBudget, SpendsTheFractionThatIsAskedFor) {
   }
 }
 
-// With few tokens the mean row costs several products of each.
 /// Tokens that are alike have the same products above any floor: what is too much goes one by one, the last of a token
 /// too.
 TEST(MonteCarloBudget, LargestProductsSpendNoMoreWhereAllTokensAreAlike) {
@@ -424,6 +423,7 @@ TEST(MonteCarloBudget, LargestProductsSpendNoMoreWhereAllTokensAreAlike) {
   }
 }
 
+// With few tokens the mean row costs several products of each.
 TEST(MonteCarloBudget, PaysTheMeanRowFromTheSameFraction) {
   const Layer<double> layer(16, 16, 8, 64, 12);
   for (const Estimator estimator : estimators) {

@@ -180,7 +180,6 @@ TEST(TfAttention, WithEveryTokenInOneLeafOfManyEqualsExactBitForBit) {
   }
 }
 
-/// Queries turn one way and keys the other at the root.
 TEST(TfAttention, QueriesThatAreTheKeysAreRoutedOnce) {
   const Index n = 150, d = 8, levels = 3, n_heads = 2;
   const auto in = random_inputs<float>({.n_q = n, .d = n_heads * d, .d_v = n_heads * d});
@@ -204,6 +203,7 @@ TEST(TfAttention, QueriesThatAreTheKeysAreRoutedOnce) {
   EXPECT_EQ(fewer.products(Phase::route), 2.0 * (n + 9) * levels * d);
 }
 
+/// Queries turn one way and keys the other at the root.
 TEST(TfAttention, QueriesInEmptyLeavesSeeTheDeepestAncestorWithKeys) {
   auto in = random_inputs<double>({.n_q = 40, .n_k = 70, .d = 3, .d_v = 4});
   Matrix<double> planes = Matrix<double>::Zero(7, 3);

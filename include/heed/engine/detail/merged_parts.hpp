@@ -17,8 +17,8 @@ namespace heed::detail {
 
 /// One head's attention over disjoint sets of keys, merged by their log-sum-exp:
 ///   lse = log(e^lse_1 + e^lse_2), out = e^(lse_1 - lse) out_1 + e^(lse_2 - lse) out_2.
-/// A huge lse has no digits left for the sum of weights: there it is merged in two. A part without
-/// a key for a query leaves its row alone, bit for bit.
+/// A huge lse has no digits left for the sum of weights: then what it is made of (SplitLse) is merged in its place. A
+/// part without a key for a query leaves its row alone, bit for bit.
 /// Source: Rabe and Staats 2021.
 template <class Call>
 class MergedParts {

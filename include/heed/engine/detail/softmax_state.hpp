@@ -78,6 +78,7 @@ struct SoftmaxState {
     for (Index c = 0; c < d_v; ++c) out[c * width + i] *= mine;
   }
 
+  /// The same log-sum-exp as lse(i), in parts.
   SplitLse split_lse(Index i) const {
     if (empty(i)) return {};
     SplitLse split = SplitLse::of_score(m[i], factor);
