@@ -10,7 +10,8 @@
 # tidy          clang-tidy over every header and every example
 # test          the workflow preset `test`: g++, warnings as errors, tests under each kernel instance, examples,
 #               layering, consumers
-# clang         tests, examples, consumers with clang, plus the benchmarks
+# clang         examples, consumers, benchmarks, and the tests of kernels and exact attention, with clang at -O2; the
+#               other tests meet clang in asan
 # asan          tests under sanitizers, after programs with deliberate mistakes have been caught; each test file on its
 # tsan          own, and those of several threads
 # neon          tests of kernels and of exact attention on 64-bit Arm, emulated; skipped where its tools are not found
