@@ -62,13 +62,15 @@ Mat project(const Mat& projection, const Mat& rows, Index n_real) {
   return projected;
 }
 AttentionOptions without_mask(AttentionOptions options) {
+  const SequenceOffsets query_lengths = options.mask.query_lengths;
   options.mask = Mask();
+  options.mask.query_lengths = query_lengths;
   return options;
 }
 struct Formula {
   Mat e, f;
   AttentionResult<double> result(const Inputs<double>& in, const AttentionOptions& options) const {
-    const Index n_real = std::min(options.mask.n_real_keys, in.k.rows());
+    const Index n_real = real_keys_of(options.mask, in.k.rows());
     return reference_attention(in.q, project(e, in.k, n_real), project(f, in.v, n_real), without_mask(options));
   }
 };
@@ -82,8 +84,8 @@ constexpr auto expected_result = []<class S>(const Inputs<S>& in, const Attentio
   return formula_for<S>(in.k.rows()).result(in.template cast<double>(), options);
 };
 bool linformer_supports(std::string_view option) {
-  for (const std::string_view has :
-       {"padding", "softcap", "sink", "large_sink", "scale", "negative_scale", "zero_scale"}) {
+  for (const std::string_view has : {"padding", "shift", "key_length", "query_length", "softcap", "sink", "large_sink",
+                                     "scale", "negative_scale", "zero_scale"}) {
     if (option == has) return true;
   }
   return false;
@@ -112,7 +114,7 @@ struct AllGradients {
 };
 AllGradients gradients_of(const Formula& formula, const Inputs<double>& in, const Mat& d_out,
                           const AttentionOptions& options, const BackwardOptions& backward) {
-  const Index n_k = in.k.rows(), n_real = std::min(options.mask.n_real_keys, n_k);
+  const Index n_k = in.k.rows(), n_real = real_keys_of(options.mask, n_k);
   const auto narrow =
       reference_attention_backward(d_out, in.q, project(formula.e, in.k, n_real), project(formula.f, in.v, n_real),
                                    without_mask(options), NoScoreMod{}, backward);

@@ -102,8 +102,8 @@ FlopCounter lifted_flops(const FlopCase& sizes) {
 }
 
 bool without_the_future(std::string_view option) {
-  return option != "top_left" && option != "bottom_right" && option != "square" && option != "sequences" &&
-         option != "same_sequences";
+  return option != "top_left" && option != "shifted" && option != "bottom_right" && option != "square" &&
+         option != "sequences" && option != "same_sequences";
 }
 
 INSTANTIATE_METHOD_SUITE(TfAttention, {.make = small_tree,

@@ -287,16 +287,17 @@ TEST_P(MethodConformance, CountedWorkOfGradientsEqualsTheFormula) {
       if (method_case().supports(kind.name)) all_options.push_back(options_of(store, kind));
     }
     for (const AttentionOptions& options : all_options) {
+      if (!options.mask.query_lengths.empty()) continue;  // work of fewer queries: see batch_test.cpp
       const PairMatrix kept = kept_pairs(method_case(), in, options);
-      const FlopCounter want = method_case().backward_flops(
-          {.n_q = 65,
-           .n_k = 113,
-           .d = 9,
-           .d_v = 7,
-           .kept_pairs = static_cast<double>(kept.count()),
-           .real_keys = static_cast<double>(std::min<Index>(113, options.mask.n_real_keys)),
-           .options = options,
-           .in = in.template cast<double>()});
+      const FlopCounter want =
+          method_case().backward_flops({.n_q = 65,
+                                        .n_k = 113,
+                                        .d = 9,
+                                        .d_v = 7,
+                                        .kept_pairs = static_cast<double>(kept.count()),
+                                        .real_keys = static_cast<double>(real_keys_of(options.mask, 113)),
+                                        .options = options,
+                                        .in = in.template cast<double>()});
       FlopCounter got;
       gradients(method, in, call(method, in, options), d_out, options, {.flops = &got});
       for (const Phase phase : {Phase::scores, Phase::values, Phase::backward_scores, Phase::backward_values})

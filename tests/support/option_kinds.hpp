@@ -29,10 +29,14 @@ struct OptionStore {
   std::vector<float> large_sinks;  // larger than any score, or than most
   std::vector<Index> query_offsets;
   std::vector<Index> key_offsets;
+  BoolMatrix keys;         // 1 x n_k: keys that are there
+  BoolMatrix allowed_row;  // 1 x n_k, for all queries
+  Matrix<float> bias_row;
+  std::vector<Index> key_lengths, query_lengths;  // one entry
 
-  OptionStore(Index queries, Index keys, Index n_heads = 1, std::uint64_t seed = 5)
+  OptionStore(Index queries, Index key_count, Index n_heads = 1, std::uint64_t seed = 5)
       : n_q(queries),
-        n_k(keys),
+        n_k(key_count),
         allowed(n_heads * n_q, n_k),
         bias(random_matrix<float>(n_heads * n_q, n_k, seed)),
         masking_bias(random_matrix<double>(n_heads * n_q, n_k, seed + 1)) {
@@ -49,6 +53,15 @@ struct OptionStore {
       sinks.push_back(0.5f * static_cast<float>(h) - 0.25f);
       large_sinks.push_back(h % 2 == 0 ? 200.0f : 7.0f);
     }
+    keys.resize(1, n_k);
+    allowed_row.resize(1, n_k);
+    for (Index j = 0; j < n_k; ++j) {
+      keys(0, j) = numbers.uniform() < 0.4 || j % 16 > 11;
+      allowed_row(0, j) = numbers.uniform() < 0.6;
+    }
+    bias_row = random_matrix<float>(1, n_k, seed + 3);
+    key_lengths = {n_k - n_k / 4};
+    query_lengths = {n_q - n_q / 3};
     // Three sequences, the middle one with no queries.
     query_offsets = {0, n_q / 3, n_q / 3, n_q};
     key_offsets = {0, n_k / 4, n_k / 2, n_k};
@@ -66,6 +79,12 @@ struct OptionStore {
     return one;
   }
 };
+
+/// Keys of n_k that are no padding.
+inline Index real_keys_of(const Mask& mask, Index n_k) {
+  const Index real = mask.n_real_keys < n_k ? mask.n_real_keys : n_k;
+  return mask.key_lengths.empty() || real < mask.key_lengths[0] ? real : mask.key_lengths[0];
+}
 
 /// One way to use one option. Two kinds of the same group cannot be combined.
 struct OptionKind {
@@ -89,6 +108,17 @@ inline std::vector<OptionKind> option_kinds(const OptionStore& store) {
       {"allowed", "allowed", [](O& o, const Store& s) { o.mask.allowed = s.allowed; }},
       {"bias", "bias", [](O& o, const Store& s) { o.mask.bias = s.bias; }, false},
       {"masking_bias", "bias", [](O& o, const Store& s) { o.mask.bias = s.masking_bias; }},
+      {"shift", "causal", [](O& o, const Store&) { o.mask.shift = 6; }, false},
+      {"shifted", "causal",
+       [](O& o, const Store&) {
+         o.mask.causal = Causal::top_left;
+         o.mask.shift = -9;
+       }},
+      {"keys", "keys", [](O& o, const Store& s) { o.mask.keys = s.keys; }},
+      {"key_length", "padding", [](O& o, const Store& s) { o.mask.key_lengths = s.key_lengths; }},
+      {"query_length", "queries", [](O& o, const Store& s) { o.mask.query_lengths = s.query_lengths; }},
+      {"allowed_row", "allowed", [](O& o, const Store& s) { o.mask.allowed = s.allowed_row; }},
+      {"bias_row", "bias", [](O& o, const Store& s) { o.mask.bias = s.bias_row; }, false},
       {"alibi", "alibi", [](O& o, const Store& s) { o.mask.alibi_slope = s.slopes; }, false},
       {"sequences", "sequences",
        [](O& o, const Store& s) {
@@ -121,9 +151,10 @@ inline AttentionOptions options_of(const OptionStore& store, const OptionKind& f
   second.apply(options, store);
   return options;
 }
-/// "square" cannot be combined with sequences of differing lengths.
+/// "square" cannot be combined with sequences of differing lengths, nor lengths with sequences, which have their own.
 inline bool fit_together(const OptionKind& a, const OptionKind& b) {
   const auto clash = [](const OptionKind& x, const OptionKind& y) {
+    if (x.name == "key_length" || x.name == "query_length") return y.group == "sequences";
     return x.name == "square" && y.name == "sequences";
   };
   return a.group != b.group && !clash(a, b) && !clash(b, a);

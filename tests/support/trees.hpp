@@ -11,6 +11,7 @@
 #include "heed/trees/decision_tree.hpp"
 #include "support/inputs.hpp"
 #include "support/method_case.hpp"
+#include "support/option_kinds.hpp"
 #include "support/plain_tree.hpp"
 
 namespace heed::test {
@@ -77,7 +78,7 @@ double tree_flops(const DecisionTree<S>& tree, const FlopCase& sizes) {
   const PlainTree plain(tree);
   double flops = 0;
   for (Index i = 0; i < sizes.n_q; ++i) flops += plain.route_flops(false);
-  for (Index j = 0; j < std::min(sizes.n_k, sizes.options.mask.n_real_keys); ++j) flops += plain.route_flops(true);
+  for (Index j = 0; j < real_keys_of(sizes.options.mask, sizes.n_k); ++j) flops += plain.route_flops(true);
   return flops;
 }
 

@@ -8,6 +8,7 @@
 
 #include "heed/core/errors.hpp"
 #include "heed/core/floating.hpp"
+#include "heed/core/key_bounds.hpp"
 #include "heed/core/mask.hpp"
 #include "heed/core/number_range.hpp"
 #include "heed/core/options.hpp"
@@ -23,6 +24,7 @@ struct CallShape {
   Index d = 0;
   Index d_v = 0;
   Index n_heads = 1;
+  Index n_entries = 1;  ///< of a batch
 };
 
 namespace detail {
@@ -57,14 +59,80 @@ inline void check_offsets(std::span<const Index> offsets, const char* name, cons
   }
 }
 
+inline void check_tensor_size(Index size, Index expected, const char* name, const char* dimension, const char* what) {
+  if (size != 1 && size != expected)
+    throw ShapeError(message(name, " has ", size, " ", dimension, " but must have 1 or ", what, " = ", expected));
+}
+
+/// For a column where a row belongs, what to pass.
+inline std::string as_a_row(const PairView& pairs, Index n_k) {
+  return pairs.rows() == n_k && pairs.cols() == 1 ? " (it is a column: pass its transpose(), a row for all queries)"
+                                                  : "";
+}
+
 inline void check_pairs(const PairView& pairs, const char* name, const CallShape& shape) {
   if (!pairs.given()) return;
-  if (pairs.cols() != shape.n_k)
-    throw ShapeError(message("cols(", name, ") = ", pairs.cols(), " must be rows(k) = ", shape.n_k));
-  if (pairs.rows() != shape.n_q && pairs.rows() != shape.n_heads * shape.n_q) {
+  if (pairs.cols() != shape.n_k) {
+    throw ShapeError(
+        message("cols(", name, ") = ", pairs.cols(), " must be rows(k) = ", shape.n_k, as_a_row(pairs, shape.n_k)));
+  }
+  if (pairs.is_tensor()) {
+    check_tensor_size(pairs.n_entries(), shape.n_entries, name, "batch entries", "those of q");
+    check_tensor_size(pairs.n_heads(), shape.n_heads, name, "heads", "n_heads");
+    check_tensor_size(pairs.rows(), shape.n_q, name, "rows", "rows(q)");
+  } else if (pairs.rows() != 1 && pairs.rows() != shape.n_q && pairs.rows() != shape.n_heads * shape.n_q) {
     const std::string or_heads =
         shape.n_heads > 1 ? joined({" or n_heads * rows(q) = ", shape.n_heads * shape.n_q}) : std::string();
-    throw ShapeError(message("rows(", name, ") = ", pairs.rows(), " must be rows(q) = ", shape.n_q, or_heads));
+    throw ShapeError(
+        message("rows(", name, ") = ", pairs.rows(), " must be rows(q) = ", shape.n_q, or_heads, ", or 1 for all"));
+  }
+}
+
+/// Mask::keys, which has a row for each entry, or one for all.
+inline void check_keys(const PairView& keys, const CallShape& shape) {
+  if (!keys.given()) return;
+  if (keys.is_tensor()) throw OptionError("heed: mask.keys is a tensor but must be a matrix of 1 or batch rows");
+  if (keys.cols() != shape.n_k) {
+    throw ShapeError(
+        message("cols(mask.keys) = ", keys.cols(), " must be rows(k) = ", shape.n_k, as_a_row(keys, shape.n_k)));
+  }
+  if (keys.rows() != 1 && keys.rows() != shape.n_entries) {
+    throw ShapeError(
+        message("rows(mask.keys) = ", keys.rows(), " must be 1, or one per batch entry (", shape.n_entries, ")"));
+  }
+}
+
+/// Lengths, one an entry of the batch.
+inline void check_lengths(std::span<const Index> lengths, const char* name, const char* rows, Index n,
+                          const CallShape& shape) {
+  if (lengths.empty()) return;
+  if (static_cast<Index>(lengths.size()) != shape.n_entries) {
+    throw OptionError(
+        message(name, " has ", lengths.size(), " entries but must have one per batch entry: ", shape.n_entries));
+  }
+  for (std::size_t b = 0; b < lengths.size(); ++b) {
+    if (lengths[b] < 0 || lengths[b] > n)
+      throw OptionError(message(name, "[", b, "] = ", lengths[b], " must be 0 .. ", rows, " = ", n));
+  }
+}
+
+/// Where queries stand, and the sizes beyond shapes: Mask::shift and lengths.
+inline void check_positions(const Mask& mask, const CallShape& shape) {
+  if (mask.shift) {
+    if (mask.causal == Causal::square || mask.causal == Causal::bottom_right) {
+      throw OptionError(message("Mask::shift = ", *mask.shift,
+                                " is given but Mask::causal names its own: use Causal::top_left or Causal::none"));
+    }
+    if (*mask.shift > most_size || *mask.shift < -most_size)
+      throw OptionError(message("Mask::shift = ", *mask.shift, " must be at most 2^40 in size"));
+  }
+  check_keys(mask.keys, shape);
+  check_lengths(mask.key_lengths, "Mask::key_lengths", "rows(k)", shape.n_k, shape);
+  check_lengths(mask.query_lengths, "Mask::query_lengths", "rows(q)", shape.n_q, shape);
+  if (!mask.sequence_offsets.empty() && !(mask.key_lengths.empty() && mask.query_lengths.empty())) {
+    throw OptionError(
+        "heed: Mask::key_lengths and Mask::query_lengths must not be given with "
+        "Mask::sequence_offsets, which say how long packed sequences are");
   }
 }
 
@@ -118,12 +186,13 @@ inline void check_scores(const AttentionOptions& options, Index d, const NumberR
 inline void check_options(const AttentionOptions& options, const CallShape& shape, const NumberRange& range) {
   const Mask& mask = options.mask;
   check_sizes(shape);
+  check_positions(mask, shape);
   check_scores(options, shape.d, range);
   const NumberRange sinks{range.none, std::min(range.largest, 0x1p1023),
                           range.scalar};  // their base is changed in double
   check_per_head(options.sinks, "AttentionOptions::sinks", shape.n_heads, true, sinks);
   check_per_head(mask.alibi_slope, "Mask::alibi_slope", shape.n_heads, false, range,
-                 static_cast<double>(shape.n_q + shape.n_k + 1));
+                 static_cast<double>(reach_of(mask, shape.n_q, shape.n_k) + 1));
   check_bound(mask.window_left, "Mask::window_left");
   check_bound(mask.window_right, "Mask::window_right");
   check_bound(mask.n_real_keys, "Mask::n_real_keys");
@@ -186,8 +255,9 @@ inline void refuse_option(bool given, const char* name, const char* why) {
   if (given) throw OptionError(message(name, " is given but must not be: ", why));
 }
 
-/// The same for all that says something of single pairs: windows, pair masks, ALiBi.
+/// The same for all that says something of single pairs: windows, keys that are not there, pair masks, ALiBi.
 inline void refuse_pair_masks(const Mask& mask, const char* why) {
+  refuse_option(mask.keys.given(), "Mask::keys", why);
   refuse_option(mask.window_left != Mask::unlimited, "Mask::window_left", why);
   refuse_option(mask.window_right != Mask::unlimited, "Mask::window_right", why);
   refuse_option(mask.allowed.given(), "Mask::allowed", why);

@@ -39,6 +39,14 @@ class FlopCounter {
     sampled_rows_ += sampled;
     projected_rows_ += projected;
   }
+  /// Adds what another has counted.
+  FlopCounter& operator+=(const FlopCounter& other) {
+    for (std::size_t phase = 0; phase < products_.size(); ++phase) products_[phase] += other.products_[phase];
+    exponentials_ += other.exponentials_;
+    add_tokens(other.real_tokens_, other.padded_tokens_);
+    add_value_rows(other.sampled_rows_, other.projected_rows_);
+    return *this;
+  }
   void reset() { *this = FlopCounter(); }
 
  private:

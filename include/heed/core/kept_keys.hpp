@@ -12,25 +12,28 @@ namespace heed::detail {
 /// Which keys all parts of a mask together leave one query of one head: for code that decides pair by pair.
 class KeptKeys {
  public:
-  KeptKeys(const Mask& mask, Index n_q, Index n_k, Index head) : mask_(mask), bounds_(mask, n_q, n_k) {
-    bias_row_ = mask.bias.rows() > n_q ? head * n_q : 0;
-    allowed_row_ = mask.allowed.rows() > n_q ? head * n_q : 0;
-  }
+  KeptKeys(const Mask& mask, Index n_q, Index n_k, Index head)
+      : bounds_(mask, n_q, n_k),
+        keys_(mask.keys),
+        allowed_(mask.allowed.of_head(head, n_q)),
+        bias_(mask.bias.of_head(head, n_q)) {}
 
   const KeyBounds& bounds() const { return bounds_; }
-  bool has_pairs() const { return mask_.allowed.given() || mask_.bias.given(); }
+  /// True where a key may be kept by one query and not by another whose range it is in.
+  bool has_pairs() const { return allowed_.given() || bias_.given(); }
 
   /// The same for a key inside the range of query i.
   bool pair(Index i, Index key) const {
-    if (mask_.allowed.given() && mask_.allowed.at(allowed_row_ + i, key) == 0.0) return false;
-    return !mask_.bias.given() || !is_minus_infinity(mask_.bias.at(bias_row_ + i, key));
+    if (keys_.given() && keys_.at(0, key) == 0.0) return false;
+    if (allowed_.given() && allowed_.at(i, key) == 0.0) return false;
+    return !bias_.given() || !is_minus_infinity(bias_.at(i, key));
   }
-  double bias(Index i, Index key) const { return mask_.bias.given() ? mask_.bias.at(bias_row_ + i, key) : 0.0; }
+  double bias(Index i, Index key) const { return bias_.given() ? bias_.at(i, key) : 0.0; }
 
   /// True when query i, whose range is `range`, keeps one of `keys`.
   bool any(const TokenSet& keys, Index i, const KeyRange& range) const {
     if (keys.size == 0) return false;
-    if (!has_pairs()) {
+    if (!has_pairs() && !keys_.given()) {
       const Index front = keys[0], back = keys[keys.size - 1];
       if (front >= range.low && front < range.high) return true;
       if (back < range.low || front >= range.high) return false;
@@ -43,9 +46,9 @@ class KeptKeys {
   }
 
  private:
-  const Mask& mask_;
   KeyBounds bounds_;
-  Index bias_row_ = 0, allowed_row_ = 0;
+  BoolView keys_, allowed_;
+  BiasView bias_;
 };
 
 /// Flags every key that some query keeps, and leaves the flags of the others alone. It ends once it has set `most`

@@ -20,14 +20,28 @@ inline Index end_of_sequence(const Mask& mask, Index first, Index n_q) {
   return *std::upper_bound(mask.sequence_offsets.begin(), mask.sequence_offsets.end(), first);
 }
 
+/// More than the distance of any two positions of a call.
+inline Index reach_of(const Mask& mask, Index n_q, Index n_k) {
+  const Index shift = mask.shift.value_or(0);
+  return n_q + n_k + (shift < 0 ? -shift : shift);
+}
+
+/// True when positions alone hide no key: no causal mask, window or packed sequences.
+inline bool every_position(const Mask& mask, Index n_q, Index n_k) {
+  const Index reach = reach_of(mask, n_q, n_k);
+  return mask.causal == Causal::none && mask.window_left >= reach && mask.window_right >= reach &&
+         mask.sequence_offsets.empty();
+}
+
 /// The positional part of a mask (causal, window, padding, packed sequences), bound to the shape of a call. Ranges of
 /// consecutive queries have non-decreasing ends. The mask must have passed check_attention.
 class KeyBounds {
  public:
   KeyBounds(const Mask& mask, Index n_q, Index n_k) : mask_(mask), n_q_(n_q), n_k_(n_k) {
     // Windows reach no further than the sequence is long: no overflow for huge bounds.
-    left_ = std::min(mask.window_left, n_q + n_k);
-    right_ = mask.causal != Causal::none ? 0 : std::min(mask.window_right, n_q + n_k);
+    const Index reach = reach_of(mask, n_q, n_k);
+    left_ = std::min(mask.window_left, reach);
+    right_ = mask.causal != Causal::none ? 0 : std::min(mask.window_right, reach);
     whole_ = sequence({0, n_q, 0, n_k});
   }
 
@@ -46,10 +60,7 @@ class KeyBounds {
   }
 
   /// True when every query sees every key.
-  bool unlimited() const {
-    return mask_.causal == Causal::none && mask_.window_left >= n_q_ + n_k_ && mask_.window_right >= n_q_ + n_k_ &&
-           mask_.n_real_keys >= n_k_ && mask_.sequence_offsets.empty();
-  }
+  bool unlimited() const { return mask_.n_real_keys >= n_k_ && every_position(mask_, n_q_, n_k_); }
 
  private:
   struct Sequence {
@@ -68,7 +79,7 @@ class KeyBounds {
   }
 
   Sequence sequence(Sequence s) const {
-    s.shift = s.k_first - s.q_first;
+    s.shift = s.k_first - s.q_first + mask_.shift.value_or(0);
     if (mask_.causal == Causal::bottom_right) s.shift += (s.k_last - s.k_first) - (s.q_last - s.q_first);
     s.k_real = std::min(s.k_last, mask_.n_real_keys);
     return s;

@@ -1,8 +1,10 @@
 #pragma once
+#include <algorithm>
 #include <type_traits>
 
 #include <Eigen/Core>
 
+#include "heed/core/tensor_view.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 
@@ -22,8 +24,9 @@ constexpr Dtype dtype_of() {
 }
 }  // namespace detail
 
-/// Type-erased read-only view of one value per (query, key) pair: n_q x n_k, or (n_heads * n_q) x n_k with the rows of
-/// head 0 first when it differs between heads. Empty means "not given". The matrix must outlive the view.
+/// Type-erased read-only view of one value per (query, key) pair: n_q x n_k, or 1 x n_k for all queries, or
+/// (n_heads * n_q) x n_k with the rows of head 0 first where it differs between heads; or a tensor of batch x heads x
+/// n_q x n_k, of which each of the first three may be 1. Empty means "not given". The numbers must outlive the view.
 class PairView {
  public:
   PairView() = default;
@@ -46,6 +49,13 @@ class PairView {
   }
   const void* data() const { return data_; }
 
+  /// What a tensor names; a matrix is the same for all entries of a batch, and stacks the rows of its heads.
+  bool is_tensor() const { return is_tensor_; }
+  Index n_entries() const { return n_entries_; }
+  Index n_heads() const { return n_heads_; }
+  /// True where heads of n_q queries have values of their own.
+  bool by_head(Index n_q) const { return n_heads_ > 1 || rows_ > std::max<Index>(n_q, 1); }
+
   /// Value at (i, j) as a number; false is 0 and true is 1.
   double at(Index i, Index j) const {
     const Index offset = i * row_stride_ + j * col_stride_;
@@ -61,12 +71,65 @@ class PairView {
   }
 
  protected:
+  /// The values of one head of n_q queries: row i is that of query i.
+  void choose_head(Index head, Index n_q) {
+    if (n_heads_ > 1) {
+      move(head * head_stride_);
+    } else if (by_head(n_q)) {
+      move(head * n_q * row_stride_);
+    }
+    n_heads_ = 1;
+    rows_ = std::min(rows_, std::max<Index>(n_q, 1));
+  }
+  /// The values of one entry of a batch.
+  void choose_entry(Index entry) {
+    if (n_entries_ > 1) move(entry * entry_stride_);
+    n_entries_ = 1;
+  }
+  /// One row, for all queries.
+  void choose_row(Index row) {
+    move(row * row_stride_);
+    rows_ = 1;
+    row_stride_ = 0;
+  }
+  /// Rows first .. first + count - 1 of a matrix.
+  void choose_rows(Index first, Index count) {
+    move(first * row_stride_);
+    rows_ = count;
+  }
+  /// The first n_q queries of each head, which had n_before.
+  void cut_queries(Index n_q, Index n_before, Index n_heads) {
+    if (!given() || rows_ == 1 || n_q == n_before) return;
+    if (by_head(n_before) && n_heads_ == 1) {
+      n_heads_ = n_heads;
+      head_stride_ = n_before * row_stride_;
+      is_tensor_ = true;
+    }
+    rows_ = n_q;
+  }
+
+  template <class S>
+  explicit PairView(TensorView<S> t)
+      : data_(t.data),
+        rows_(t.sizes[2]),
+        cols_(t.sizes[3]),
+        row_stride_(t.sizes[2] == 1 ? 0 : t.strides[2]),
+        col_stride_(t.strides[3]),
+        n_heads_(t.sizes[1]),
+        head_stride_(t.strides[1]),
+        n_entries_(t.sizes[0]),
+        entry_stride_(t.strides[0]),
+        dtype_(detail::dtype_of<std::remove_const_t<S>>()),
+        is_tensor_(true) {
+    static const std::remove_const_t<S> nothing{};
+    if (data_ == nullptr) data_ = &nothing;
+  }
   template <class S>
   explicit PairView(ConstView<S> m)
       : data_(m.data),
         rows_(m.rows),
         cols_(m.cols),
-        row_stride_(m.row_stride),
+        row_stride_(m.rows == 1 ? 0 : m.row_stride),
         col_stride_(m.col_stride),
         dtype_(detail::dtype_of<S>()) {
     static const S nothing{};
@@ -74,20 +137,70 @@ class PairView {
   }
 
  private:
+  void move(Index offset) { data_ = static_cast<const char*>(data_) + offset * scalar_bytes(); }
+
   const void* data_ = nullptr;
-  Index rows_ = 0;
+  Index rows_ = 0;  // of one head of a tensor; all of a matrix
   Index cols_ = 0;
-  Index row_stride_ = 0;
+  Index row_stride_ = 0;  // 0 where there is one row
   Index col_stride_ = 0;
+  Index n_heads_ = 1, head_stride_ = 0;  // of a tensor
+  Index n_entries_ = 1, entry_stride_ = 0;
   Dtype dtype_ = Dtype::f32;
+  bool is_tensor_ = false;
 };
 
+namespace detail {
+
+/// What the views of masks have in common: parts of themselves.
+template <class Own>
+class PairPart : public PairView {
+ public:
+  PairPart() = default;
+
+  /// The values of one head of n_q queries, row i those of query i; of one entry of a batch; of one row.
+  Own of_head(Index head, Index n_q) const {
+    return part([&](Own& own) { own.choose_head(head, n_q); });
+  }
+  Own of_entry(Index entry) const {
+    return part([&](Own& own) { own.choose_entry(entry); });
+  }
+  Own of_rows(Index first, Index count) const {
+    return part([&](Own& own) { own.choose_rows(first, count); });
+  }
+  Own of_row(Index row) const {
+    return part([&](Own& own) { own.choose_row(row); });
+  }
+  /// The same without the queries from n_q on of n_before.
+  Own of_queries(Index n_q, Index n_before, Index n_heads) const {
+    return part([&](Own& own) { own.cut_queries(n_q, n_before, n_heads); });
+  }
+
+ protected:
+  using PairView::PairView;
+
+ private:
+  template <class Choose>
+  Own part(const Choose& choose) const {
+    Own own = static_cast<const Own&>(*this);
+    if (own.given()) choose(own);
+    return own;
+  }
+};
+
+}  // namespace detail
+
 /// View of a boolean matrix: true = may attend.
-class BoolView : public PairView {
+class BoolView : public detail::PairPart<BoolView> {
+  using Base = detail::PairPart<BoolView>;
+  friend Base;
+
  public:
   BoolView() = default;
   template <DenseMatrix T>
-  BoolView(const T& allowed) : PairView(checked(allowed)) {}
+  BoolView(const T& allowed) : Base(checked(allowed)) {}
+  BoolView(TensorView<const bool> allowed) : Base(allowed) {}
+  BoolView(TensorView<bool> allowed) : Base(allowed) {}
   template <TemporaryMatrix T>
   BoolView(T&&) {
     static_assert(sizeof(T) == 0,
@@ -98,29 +211,34 @@ class BoolView : public PairView {
   template <class T>
   static auto checked(const T& m) {
     static_assert(std::is_same_v<typename T::Scalar, bool>,
-                  "heed: mask.allowed must be a matrix of bool (true = may attend)");
+                  "heed: mask.allowed and mask.keys must be matrices of bool (true = may attend)");
     return view_of(m);
   }
 };
 
 /// View of an additive matrix, in units of the scores after scaling; -inf masks the pair.
-class BiasView : public PairView {
+class BiasView : public detail::PairPart<BiasView> {
+  using Base = detail::PairPart<BiasView>;
+  friend Base;
+
  public:
   BiasView() = default;
   template <DenseMatrix T>
-  BiasView(const T& bias) : PairView(checked(bias)) {}
-  template <TemporaryMatrix T>
-  BiasView(T&&) {
-    static_assert(sizeof(T) == 0, "heed: mask.bias would dangle: it views a temporary matrix; name the matrix first");
-  }
-
- private:
+  BiasView(const T& bias) : Base(checked(bias)) {}
   template <class T>
-  static auto checked(const T& m) {
-    static_assert(RealScalar<typename T::Scalar>,
-                  "heed: mask.bias must be a matrix of float, double, half or bfloat16");
-    return view_of(m);
-  }
+    requires RealScalar<std::remove_const_t<T>> BiasView(TensorView<T> bias) : Base(bias) {}
+    template <TemporaryMatrix T>
+    BiasView(T&&) {
+      static_assert(sizeof(T) == 0, "heed: mask.bias would dangle: it views a temporary matrix; name the matrix first");
+    }
+
+   private:
+    template <class T>
+    static auto checked(const T& m) {
+      static_assert(RealScalar<typename T::Scalar>,
+                    "heed: mask.bias must be a matrix of float, double, half or bfloat16");
+      return view_of(m);
+    }
 };
 
 }  // namespace heed

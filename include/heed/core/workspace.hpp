@@ -26,13 +26,21 @@ class Workspace {
                                         " frames are open but none must be: a call uses the memory"));
     }
     std::vector<Block>().swap(blocks_);
+    std::vector<Workspace>().swap(of_threads_);
   }
 
   /// Bytes held.
   std::size_t bytes() const {
     std::size_t sum = 0;
     for (const Block& block : blocks_) sum += block.size;
+    for (const Workspace& own : of_threads_) sum += own.bytes();
     return sum;
+  }
+
+  /// Workspaces of the threads of a call each of which runs calls of its own; `n` of them at least.
+  std::vector<Workspace>& of_threads(std::size_t n) {
+    if (of_threads_.size() < n) of_threads_.resize(n);
+    return of_threads_;
   }
 
   /// Takes memory for the life of one call and gives all of it back when destroyed; frames nest.
@@ -103,6 +111,7 @@ class Workspace {
   }
 
   std::vector<Block> blocks_;
+  std::vector<Workspace> of_threads_;
   std::size_t block_ = 0;  // where the next bytes come from
   std::size_t used_ = 0;   // bytes in use of that block
   int frames_ = 0;         // open ones

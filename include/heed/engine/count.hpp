@@ -38,7 +38,7 @@ inline double kept_pairs(const TileList& tiles, const PairRule& rule, const Mask
 /// The same for heads first_head .. first_head + n_heads - 1 together.
 inline double kept_pairs(const TileList& tiles, const PairRule& rule, const Mask& mask, Index n_q, Index n_k,
                          Index first_head, Index n_heads) {
-  const bool alike = mask.bias.rows() <= n_q && mask.allowed.rows() <= n_q;
+  const bool alike = !mask.bias.by_head(n_q) && !mask.allowed.by_head(n_q);
   if (alike) return static_cast<double>(n_heads) * kept_pairs(tiles, rule, mask, n_q, n_k, first_head);
   double pairs = 0.0;
   for (Index h = first_head; h < first_head + n_heads; ++h) pairs += kept_pairs(tiles, rule, mask, n_q, n_k, h);

@@ -14,15 +14,16 @@
 namespace heed::detail {
 
 /// A pattern written out, so that what runs over pairs is compiled once for all patterns. Its lists stay where they
-/// are.
+/// are. Queries from n_q on, which are padding, are left out.
 template <KeyPattern Pattern>
-TileList tile_list_of(const Pattern& pattern, Workspace::Frame& frame) {
+TileList tile_list_of(const Pattern& pattern, Index n_q, Workspace::Frame& frame) {
   const Index n_groups = pattern.n_groups();
   TokenSet* queries = frame.take<TokenSet>(n_groups);
   Index* first_segment = frame.take<Index>(n_groups + 1);
   first_segment[0] = 0;
   for (Index g = 0; g < n_groups; ++g) {
-    queries[g] = pattern.queries(g);
+    const TokenSet all = pattern.queries(g);
+    queries[g] = all.part(0, tokens_below(all, n_q));
     first_segment[g + 1] = first_segment[g] + pattern.n_segments(g);
   }
   TokenSet* segments = frame.take<TokenSet>(first_segment[n_groups]);
@@ -94,7 +95,7 @@ PairTest members_of(const Pattern& pattern, Index n_q, Pairs& pairs) {
   } else if constexpr (requires { pattern.sees(Index(0), Index(0)); }) {
     return PairTest::of_object(pairs.keep(AskPattern<Pattern>{&pattern}));
   } else {
-    return PairTest::of_object(pairs.keep(TileMembers(tile_list_of(pattern, pairs.frame()), n_q, pairs.frame())));
+    return PairTest::of_object(pairs.keep(TileMembers(tile_list_of(pattern, n_q, pairs.frame()), n_q, pairs.frame())));
   }
 }
 
@@ -110,7 +111,7 @@ void add_pattern(Pairs& pairs, PairsGroup& group, const Pattern& pattern, const 
     PairRule rule;
     if (RefinedPattern<Pattern> || before.given())
       rule.keeps = PairTest::of_object(pairs.keep(NewPairs<Pattern>{&pattern, before}));
-    pairs.add_part(group, tile_list_of(pattern, pairs.frame()), rule);
+    pairs.add_part(group, tile_list_of(pattern, n_q, pairs.frame()), rule);
   }
 }
 

@@ -53,10 +53,10 @@ void run_merged(const PairsGroup& group, std::span<const Call> calls, const Atte
   }
 }
 
-/// Rows of queries without keys.
+/// Rows of queries without keys, from `first` on.
 template <class Call>
-void clear_rows(const Call& call) {
-  for (Index i = 0; i < call.q.rows; ++i) {
+void clear_rows(const Call& call, Index first = 0) {
+  for (Index i = first; i < call.q.rows; ++i) {
     for (Index c = 0; c < call.out.cols; ++c) call.out(i, c) = static_cast<typename Call::Out>(0.0f);
     if (call.lse != nullptr) call.lse[i * call.lse_stride] = minus_infinity<typename Call::Sum>;
   }

@@ -5,6 +5,7 @@
 
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
+#include "heed/core/entry_options.hpp"
 #include "heed/core/gradients.hpp"
 #include "heed/core/method.hpp"
 #include "heed/core/options.hpp"
@@ -34,18 +35,22 @@ concept DerivableScoreMod = std::is_same_v<ScoreMod, NoScoreMod> || requires(con
 /// Runs checked shapes. `grads`: members d_q and d_k, d_v or what a computed source writes in its place, and d_bias,
 /// d_sinks and gradients of the method where they are wanted and not empty.
 template <class S, class Out, class V, class Grads, class Method>
-void backward_of_heads(Grads& grads, const BackwardOperands<S, Out>& in, const V& v, const AttentionOptions& options,
-                       const Method& method, const Context& given, const BackwardOptions& backward) {
+void backward_of_heads(Grads& grads, const BackwardOperands<S, Out>& all, const V& v,
+                       const AttentionOptions& all_options, const Method& method, const Context& given,
+                       const BackwardOptions& backward) {
   using T = Accumulator<S>;
   using Call = GradientCall<S, S>;
   using One = MethodOfHead<Method>;
   using ScoreMod = std::remove_cvref_t<decltype(score_mod_of(std::declval<const One&>()))>;
   static_assert(DerivableScoreMod<ScoreMod, T>,
                 "heed: a gradient needs the functor's derivative(s, i, j), that of what it returns by s");
-  const PackedHeads& packed = in.heads;
-  const Index n_q = in.q.rows;
+  const PackedHeads& packed = all.heads;
   check_running(given);
-  check_backward(in, v, One::has_softmax, grads, options, backward);
+  check_backward(all, v, One::has_softmax, grads, all_options, backward);
+  const RealTokens real = real_tokens_of(all_options, all.q.rows, all.k.rows, packed.n_heads);
+  const AttentionOptions& options = real.options;
+  const BackwardOperands<S, Out> in = all.of_queries(real.n_q);
+  const Index n_q = real.n_q;
   check_heads_of(method, {n_q, in.k.rows, packed.d, packed.d_v, packed.n_heads}, options);
   check_backward_of(method, backward, grads);
   const WithWorkspace inner(given);
@@ -57,9 +62,9 @@ void backward_of_heads(Grads& grads, const BackwardOperands<S, Out>& in, const V
   T* means = frame.take<T>(packed.n_heads * n_q);
   for (Call& call : calls) {
     if constexpr (requires { grads.d_bias; }) {
-      const bool stacked = options.mask.bias.rows() > n_q;
+      const bool stacked = all_options.mask.bias.by_head(all.q.rows);
       if (grads.d_bias.size() > 0)
-        call.d_bias = output_view_of(grads.d_bias).rows_from(stacked ? call.head * n_q : 0, n_q);
+        call.d_bias = output_view_of(grads.d_bias).rows_from(stacked ? call.head * all.q.rows : 0, n_q);
     }
     call.mean = means + call.head * n_q;
     row_means(call, in.out.columns(call.head * packed.d_v, packed.d_v), backward.d_lse, means + call.head * n_q);
@@ -75,10 +80,10 @@ void backward_of_heads(Grads& grads, const BackwardOperands<S, Out>& in, const V
     give_values(calls, packed.per_kv(), stored_rows(v));
     for (Call& call : calls) call.d_v = v_sum.sum().columns(call.head / packed.per_kv() * packed.d_v, packed.d_v);
     BackwardRun<Method, T, Grads> run(method, backward, grads, q_sum.sum(), k_sum.sum(), frame);
-    const std::span<const Call> all(calls);
-    run.prepare(all, packed.per_kv(), options, context);  // may throw: nothing has been written yet
+    const std::span<const Call> given_calls(calls);
+    run.prepare(given_calls, packed.per_kv(), options, context);  // may throw: nothing has been written yet
     fill(v_sum.sum(), T(0));
-    run.run_backward(all, packed.per_kv(), options, context);
+    run.run_backward(given_calls, packed.per_kv(), options, context);
     v_sum.finish();
   }
   if constexpr (requires { grads.d_sinks; }) {

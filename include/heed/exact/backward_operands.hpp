@@ -58,6 +58,13 @@ struct BackwardOperands {
   ConstView<Out> out;
   ConstView<Accumulator<S>> lse;  // not looked at of methods without a softmax
   PackedHeads heads;
+
+  /// The same of the first n_q queries.
+  BackwardOperands of_queries(Index n_q) const {
+    BackwardOperands cut = *this;
+    cut.d_out.rows = cut.q.rows = cut.out.rows = cut.lse.rows = n_q;
+    return cut;
+  }
 };
 
 template <class D, class Q, class K, class Out, class Lse>
@@ -113,8 +120,14 @@ void check_backward(const BackwardOperands<S, Out>& in, const V& v, bool has_sof
   check_gradient_of_lse(backward.d_lse, n_q, in.heads.n_heads);
   if constexpr (requires { grads.d_bias; }) {
     const PairView& bias = options.mask.bias;
-    if (grads.d_bias.size() > 0)
+    if (grads.d_bias.size() > 0) {
+      if (bias.is_tensor() || (bias.rows() == 1 && n_q != 1)) {
+        throw OptionError(
+            "heed: a gradient of the bias is wanted, but the bias is a tensor or one row for all "
+            "queries: give it as a matrix of rows(q) or n_heads * rows(q) rows");
+      }
       check_gradient(grads.d_bias.rows(), grads.d_bias.cols(), "d_bias", "mask.bias", bias.rows(), bias.cols());
+    }
   }
   if constexpr (requires { grads.d_sinks; }) {
     const Index n_sinks = options.sinks.given() ? in.heads.n_heads : 0;

@@ -5,11 +5,13 @@
 
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
+#include "heed/core/entry_options.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/values.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/engine/run_pairs.hpp"
 #include "heed/exact/run_method.hpp"
 
 namespace heed::detail {
@@ -106,10 +108,10 @@ void attend_all_heads(const Method& method, std::span<const Call> calls, Index h
   MethodRun<Method>(method, frame).run(calls, heads_per_kv, options, inner.context());
 }
 
-/// The same for calls that lack their values, which `v` gives or makes.
+/// The same for calls of real queries that lack their values, which `v` gives or makes.
 template <class V, class Method, class Call>
-void attend_values(const V& v, const Method& method, std::span<Call> calls, Index heads_per_kv,
-                   const AttentionOptions& options, const Context& context) {
+void attend_real_queries(const V& v, const Method& method, std::span<Call> calls, Index heads_per_kv,
+                         const AttentionOptions& options, const Context& context) {
   const std::span<const Call> given(calls);
   if constexpr (ComputedValues<V>) {
     require_method<MethodOfHead<Method>, Call>();
@@ -128,6 +130,31 @@ void attend_values(const V& v, const Method& method, std::span<Call> calls, Inde
     give_values(calls, heads_per_kv, stored_rows(v));
     attend_all_heads(method, given, heads_per_kv, options, context);
   }
+}
+
+/// Runs run(calls, options) with the real queries of calls whose mask may say how many tokens are real, and clears the
+/// rows of the others. Options are those of one entry of n_heads heads, of which these may be some.
+template <class Call, class Run>
+void run_real_queries(std::span<Call> calls, Index n_heads, const AttentionOptions& options, const Run& run) {
+  if (!has_lengths(options.mask)) return run(calls, options);
+  const Index n_q = calls.front().q.rows;
+  const RealTokens real = real_tokens_of(options, n_q, calls.front().k.rows, n_heads);
+  for (Call& call : calls) call.q.rows = call.out.rows = real.n_q;
+  run(calls, real.options);
+  for (Call& call : calls) {
+    call.q.rows = call.out.rows = n_q;
+    clear_rows(call, real.n_q);
+  }
+}
+
+/// Runs one method over checked heads that lack their values, which `v` gives or makes.
+template <class V, class Method, class Call>
+void attend_values(const V& v, const Method& method, std::span<Call> calls, Index heads_per_kv,
+                   const AttentionOptions& options, const Context& context) {
+  run_real_queries(calls, static_cast<Index>(calls.size()), options,
+                   [&](std::span<Call> real, const AttentionOptions& own) {
+                     attend_real_queries(v, method, real, heads_per_kv, own, context);
+                   });
 }
 
 }  // namespace heed::detail

@@ -9,6 +9,7 @@
 
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
+#include "heed/core/entry_options.hpp"
 #include "heed/core/floating.hpp"
 #include "heed/core/flops.hpp"
 #include "heed/core/method.hpp"
@@ -97,13 +98,16 @@ void key_importance(std::span<const Call> calls, Index heads_per_kv, const Atten
 }
 
 template <class S, class Q, class K, class Method>
-KeyImportance<Accumulator<S>> importance_of(const Q& q, const K& k, const AttentionOptions& options,
-                                            const Method& method, const Context& context) {
+KeyImportance<Accumulator<S>> importance_of(const Q& q, const K& k, const AttentionOptions& given, const Method& method,
+                                            const Context& context) {
   using T = Accumulator<S>;
   using Call = HeadCall<S, S, T>;
-  const Call call{view_of(q), view_of(k), {}, {}};
+  Call call{view_of(q), view_of(k), {}, {}};
   const std::span<const Call> calls(&call, 1);
-  check_head(call, {call.k.rows, 0}, options, context);
+  check_head(call, {call.k.rows, 0}, given, context);
+  const RealTokens real = real_tokens_of(given, call.q.rows, call.k.rows, 1);
+  const AttentionOptions& options = real.options;
+  call.q.rows = real.n_q;  // padding gives no weight
   check_heads_of(method, shape_of(calls), options);
   const WithWorkspace inner(context);
   Workspace::Frame frame(inner.workspace());

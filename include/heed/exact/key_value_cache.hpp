@@ -221,13 +221,15 @@ void attend_cached_heads(const View<To>& out, const View<Sum>& lse, const Q& q, 
   const auto key_of = [&](Index h) { return cache.keys(h); };
   const std::span<Call> calls = calls_of_heads<Call>(frame, view_of(q), key_of, out, lse, packed);
   for (Call& call : calls) call.v = cache.values(call.head / packed.per_kv());
-  attend_all_heads(method, std::span<const Call>(calls), packed.per_kv(), options, inner.context());
+  run_real_queries(calls, packed.n_heads, options, [&](std::span<Call> real, const AttentionOptions& own) {
+    attend_all_heads(method, std::span<const Call>(real), packed.per_kv(), own, inner.context());
+  });
 }
 
 }  // namespace detail
 
-/// `attend` over a cache into storage the caller owns: out: n_q x (n_heads * d_v), lse: n_q x n_heads, or 0 x 0 where
-/// not wanted.
+/// `attend` over a cache into storage the caller owns: out: n_q x (n_heads * d_v), lse: n_q x n_heads, or
+/// nullptr or 0 x 0 where not wanted.
 template <class Out, class Lse, class Q, class S, class Method = ExactAttention<>>
 void attend_into(Out&& out, Lse&& lse, const Q& q, const KeyValueCache<S>& cache, const AttentionOptions& options = {},
                  const Method& method = {}, const Context& context = {}) {

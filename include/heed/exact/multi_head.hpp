@@ -72,13 +72,17 @@ PackedHeads check_heads(const Q& q, const K& k, const ValueShape& values, const 
   return packed;
 }
 
-/// Writable view of the lse of all heads.
+/// Writable view of the lse of all heads; 0 x 0 where it is nullptr: not wanted.
 template <class S, class Lse>
-auto lse_output_of(Lse&& lse) {
-  auto view = output_view_of(std::forward<Lse>(lse));
-  static_assert(std::is_same_v<typename decltype(view)::Scalar, Accumulator<S>>,
-                "heed: lse must have the scalar sums are kept in: double for double, float otherwise");
-  return view;
+View<Accumulator<S>> lse_output_of(Lse&& lse) {
+  if constexpr (std::is_null_pointer_v<std::remove_cvref_t<Lse>>) {
+    return {};
+  } else {
+    auto view = output_view_of(std::forward<Lse>(lse));
+    static_assert(std::is_same_v<typename decltype(view)::Scalar, Accumulator<S>>,
+                  "heed: lse must have the scalar sums are kept in: double for double, float otherwise");
+    return view;
+  }
 }
 
 /// Checks the outputs of all heads; where lse is 0 x 0 it is not wanted, and its data null from here on.
@@ -147,7 +151,7 @@ MultiHeadResult<S> result_of_heads(Index n_q, Index n_heads, Index d_v) {
 
 /// `multi_head_attend` into storage the caller owns; nothing is allocated with a grown Workspace.
 ///
-/// Shapes  out: n_q x (n_heads * d_v), lse: n_q x n_heads (or 0 x 0: not wanted), both writable TokenMatrix.
+/// Shapes  out: n_q x (n_heads * d_v), lse: n_q x n_heads, or nullptr or 0 x 0: not wanted.
 /// Errors  as multi_head_attend; out and lse are untouched when it throws, but for what attend_into says.
 template <class Out, class Lse, class Q, class K, class V, class Method = ExactAttention<>>
 void multi_head_attend_into(Out&& out, Lse&& lse, const Q& q, const K& k, const V& v, const HeadOptions& heads,

@@ -51,18 +51,25 @@ inline ReferencePair reference_pair(const Mask& mask, Index i, Index j, Index n_
   const ReferenceSequence queries = reference_sequence(mask.sequence_offsets, i, n_q);
   const ReferenceSequence keys = reference_sequence(key_offsets, j, n_k);
   if (queries.number < 0 || queries.number != keys.number) return {};
-  const Index shift = mask.causal == Causal::bottom_right ? keys.length - queries.length : 0;
+  const Index real_queries = mask.query_lengths.empty() ? queries.length : mask.query_lengths[0];
+  const Index real_keys = mask.key_lengths.empty() ? keys.length : mask.key_lengths[0];
+  Index shift = mask.shift.value_or(0);
+  if (mask.causal == Causal::bottom_right) shift = real_keys - real_queries;
   const Index ahead = (j - keys.first) - (i - queries.first + shift);
-  bool kept = true;
+  bool kept = i - queries.first < real_queries && j - keys.first < real_keys;
+  if (mask.keys.given() && mask.keys.at(0, j) == 0.0) kept = false;
   if (j >= mask.n_real_keys) kept = false;
   if (mask.causal != Causal::none && ahead > 0) kept = false;
   if (ahead < 0 && -ahead > mask.window_left) kept = false;
   if (ahead > 0 && ahead > mask.window_right) kept = false;
-  // A stacked matrix has the n_q rows of head 0 first; one with n_q rows serves every head.
-  const auto row_in = [&](const PairView& pairs) { return pairs.rows() == n_q ? i : head * n_q + i; };
-  if (mask.allowed.given() && mask.allowed.at(row_in(mask.allowed), j) == 0.0) kept = false;
-  if (mask.bias.given() && is_minus_infinity(mask.bias.at(row_in(mask.bias), j))) kept = false;
+  if (mask.allowed.given() && mask.allowed.of_head(head, n_q).at(i, j) == 0.0) kept = false;
+  if (mask.bias.given() && is_minus_infinity(mask.bias.of_head(head, n_q).at(i, j))) kept = false;
   return {kept, ahead};
+}
+
+/// False for a query that is padding: it has no sink either.
+inline bool reference_query_is_real(const Mask& mask, Index i) {
+  return mask.query_lengths.empty() || i < mask.query_lengths[0];
 }
 
 inline void check_reference_head(Index head) {
@@ -76,6 +83,7 @@ inline Index reference_heads(const AttentionOptions& options, Index n_q, Index h
     n_heads = std::max(n_heads, numbers->size());
   for (const PairView* pairs :
        {static_cast<const PairView*>(&options.mask.allowed), static_cast<const PairView*>(&options.mask.bias)}) {
+    n_heads = std::max(n_heads, pairs->n_heads());
     if (n_q > 0 && pairs->rows() % n_q == 0) n_heads = std::max(n_heads, pairs->rows() / n_q);
   }
   return n_heads;
@@ -110,8 +118,8 @@ A reference_score(const ConstView<S>& q, const ConstView<S>& k, const AttentionO
   for (Index c = 0; c < q.cols; ++c) score += static_cast<A>(q(i, c)) * static_cast<A>(k(j, c));
   score *= scale;
   if (options.softcap) score = A(*options.softcap) * tanh(score / A(*options.softcap));
-  const PairView& bias = options.mask.bias;
-  if (bias.given()) score += reference_bias<A>(bias.at(bias.rows() == q.rows ? i : head * q.rows + i, j));
+  const BiasView& bias = options.mask.bias;
+  if (bias.given()) score += reference_bias<A>(bias.of_head(head, q.rows).at(i, j));
   if (options.mask.alibi_slope.given()) {
     score -= A(options.mask.alibi_slope.of(head)) * A(static_cast<double>(ahead < 0 ? -ahead : ahead));
   }
@@ -166,7 +174,8 @@ AttentionResult<typename Q::Scalar> reference_attention(const Q& q_rows, const K
       kept.push_back(j);
       scores.push_back(score);
     }
-    const bool has_sink = options.sinks.given() && !detail::is_minus_infinity(options.sinks.of(head));
+    const bool has_sink = options.sinks.given() && !detail::is_minus_infinity(options.sinks.of(head)) &&
+                          detail::reference_query_is_real(options.mask, i);
     if (kept.empty()) {
       for (Index c = 0; c < v.cols; ++c) result.out(i, c) = static_cast<S>(A(0));
       result.lse(i) = A(detail::minus_infinity<double>);

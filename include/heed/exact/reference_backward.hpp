@@ -68,6 +68,7 @@ AttentionGradients<typename Q::Scalar> reference_attention_backward(
   if (backward.bias && bias.given()) result.d_bias.setZero(q.rows, k.rows);
   if (options.sinks.given()) result.d_sinks.setZero(1);
   for (Index i = 0; i < q.rows; ++i) {
+    if (!detail::reference_query_is_real(options.mask, i)) continue;
     detail::ReferenceRow<A> row;
     A largest = has_sink ? A(options.sinks.of(head)) : A(0);
     for (Index j = 0; j < k.rows; ++j) {

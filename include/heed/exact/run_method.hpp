@@ -12,6 +12,7 @@
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/pairs.hpp"
+#include "heed/engine/present_keys.hpp"
 #include "heed/engine/run_pairs.hpp"
 
 namespace heed::detail {
@@ -138,7 +139,8 @@ class MethodRun {
             run_pairs(pairs_[m], own, share, options, score_mod_of(one), context);
           } else {
             Workspace::Frame frame(*context.workspace);
-            run_pairs(one.pairs(own, share, options, context, frame), own, share, options, score_mod_of(one), context);
+            run_pairs(pairs_of(one, own, share, options, context, frame), own, share, options, score_mod_of(one),
+                      context);
           }
           return;
         }
@@ -198,7 +200,9 @@ class MethodRun {
   static Pairs pairs_of(const One& one, std::span<const Call> calls, Index heads_per_kv,
                         const AttentionOptions& options, const Context& context, Workspace::Frame& frame) {
     if (!names_pairs_now(one)) return Pairs(frame);
-    return one.pairs(calls, heads_per_kv, options, context, frame);
+    Pairs pairs = one.pairs(calls, heads_per_kv, options, context, frame);
+    if (options.mask.keys.given()) leave_out_absent_keys(pairs, options.mask.keys, calls.front().k.rows);
+    return pairs;
   }
 
   const Method& method_;

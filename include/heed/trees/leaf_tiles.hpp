@@ -61,8 +61,7 @@ class NodeFinder {
 
 /// True when the mask hides some key that is no padding from some query.
 inline bool hides_keys(const Mask& mask, Index n_q, Index n_k) {
-  return !(mask.causal == Causal::none && mask.window_left >= n_q + n_k && mask.window_right >= n_q + n_k &&
-           mask.sequence_offsets.empty() && !mask.allowed.given() && !mask.bias.given());
+  return !every_position(mask, n_q, n_k) || mask.keys.given() || mask.allowed.given() || mask.bias.given();
 }
 
 /// The tiles of TF-attention for one head: a group for each leaf that has queries, and for each ancestor some fall back

@@ -48,7 +48,7 @@ inline const bool* seen_keys(const Mask& mask, Index n_q, Index n_k, Index n_rea
                              Workspace::Frame& frame) {
   if (!hides_keys(mask, n_q, n_k)) return nullptr;
   const KeptKeys kept(mask, n_q, n_k, head);
-  if (n_q > 0 && !kept.has_pairs()) {
+  if (n_q > 0 && !kept.has_pairs() && !mask.keys.given()) {
     const KeyRange last = kept.bounds().of(n_q - 1);
     if (last.low == 0 && last.high >= n_real) return nullptr;
   }

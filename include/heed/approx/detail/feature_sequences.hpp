@@ -32,7 +32,7 @@ void visit_feature_sequences(const Mask& mask, Index n_q, Index n_k, const Visit
     if (q_first == q_end) return;
     FeatureSequence sequence{q_first, q_end, k_first, std::max(k_first, std::min(k_last, mask.n_real_keys))};
     sequence.causal = mask.causal != Causal::none;
-    sequence.shift = k_first - q_first;
+    sequence.shift = k_first - q_first + mask.shift.value_or(0);
     if (mask.causal == Causal::bottom_right) sequence.shift += (k_last - k_first) - (q_end - q_first);
     if (sequence.causal) sequence.k_end = std::clamp(q_end + sequence.shift, k_first, sequence.k_end);
     visit(sequence);

@@ -102,7 +102,7 @@ inline const PairRule* without_near(Index n_sinks, const std::optional<Index>& w
   }
   if (window_left) {
     near = rule(near, [&](const KeyRange& range, Index& first, Index& end) {
-      first = range.diagonal - std::min(*window_left, n_q + n_k);
+      first = range.diagonal - std::min(*window_left, reach_of(mask, n_q, n_k));
       end = range.diagonal + 1;
     });
   }

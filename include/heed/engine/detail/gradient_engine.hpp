@@ -81,7 +81,7 @@ class GradientEngine {
     const GradientSchedule schedule(part_.tiles, one.q.rows, one.k.rows, width, largest_tile, workspace_, frame);
     // A bias that heads share gathers what all of them give: then they take turns in one task.
     const Index n_calls = static_cast<Index>(calls_.size());
-    const bool in_turn = one.d_bias.data != nullptr && options_.mask.bias.rows() <= one.q.rows;
+    const bool in_turn = one.d_bias.data != nullptr && !options_.mask.bias.by_head(one.q.rows);
     const Index together = in_turn ? n_calls : heads_per_kv_, n_sets = n_calls / together;
     for (Index wave = 0; wave < schedule.n_waves; ++wave) {
       Workspace::Frame inside(workspace_);

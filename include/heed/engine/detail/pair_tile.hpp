@@ -38,22 +38,22 @@ template <class T>
 class PairTile {
  public:
   PairTile(const Mask& mask, Index n_q, Index head, Isa isa)
-      : bias_(mask.bias), allowed_(mask.allowed), tiles_(tile_kernels<T>(isa)), isa_(isa) {
-    bias_row_ = bias_.rows() > n_q ? head * n_q : 0;
-    allowed_row_ = allowed_.rows() > n_q ? head * n_q : 0;
-  }
+      : bias_(mask.bias.of_head(head, n_q)),
+        allowed_(mask.allowed.of_head(head, n_q)),
+        tiles_(tile_kernels<T>(isa)),
+        isa_(isa) {}
 
   /// True when query i may see key j as far as these two say.
   bool keeps(Index i, Index j) const {
-    if (allowed_.given() && allowed_.at(allowed_row_ + i, j) == 0.0) return false;
-    return !bias_.given() || !is_minus_infinity(bias_.at(bias_row_ + i, j));
+    if (allowed_.given() && allowed_.at(i, j) == 0.0) return false;
+    return !bias_.given() || !is_minus_infinity(bias_.at(i, j));
   }
 
   /// Reads the boolean mask into `room`, for a panel of `panel` lanes, and of the bias whether it masks all.
   PairCensus census(const TokenSet& queries, const TokenSet& keys, Index panel, const PairRoom<T>& room) const {
     PairCensus pairs;
     if (allowed_.given()) {
-      const Bool* from = origin<Bool>(allowed_, allowed_row_, queries, keys);
+      const Bool* from = origin<Bool>(allowed_, queries, keys);
       const int found = tiles_.lane_masks(from, allowed_.row_stride(), allowed_.col_stride(), queries.list,
                                           queries.size, keys.list, keys.size, room.allowed);
       pairs = {found == 3 ? room.allowed : nullptr, (found & 2) != 0, (found & 1) != 0};
@@ -87,24 +87,22 @@ class PairTile {
   template <class Rows>
   void visit_rows(const TokenSet& queries, const TokenSet& keys, const Rows& rows) const {
     if (queries.list != nullptr || keys.list != nullptr) return;
-    const auto visit = [&](const PairView& pairs, Index first_row) {
+    const auto visit = [&](const PairView& pairs) {
       if (!pairs.given()) return;
       const Index size = pairs.scalar_bytes(), row = pairs.row_stride() * size, column = pairs.col_stride() * size;
-      const char* from =
-          static_cast<const char*>(pairs.data()) + (first_row + queries.first) * row + keys.first * column;
+      const char* from = static_cast<const char*>(pairs.data()) + queries.first * row + keys.first * column;
       if (column == size) rows(from, keys.size * size, row, queries.size);
       if (row == size) rows(from, queries.size * size, column, keys.size);
     };
-    visit(bias_, bias_row_);
-    visit(allowed_, allowed_row_);
+    visit(bias_);
+    visit(allowed_);
   }
 
  private:
   // First entry of the tile.
   template <class S>
-  static const S* origin(const PairView& pairs, Index first_row, const TokenSet& queries, const TokenSet& keys) {
-    const Index row = first_row + (queries.list == nullptr ? queries.first : 0),
-                column = keys.list == nullptr ? keys.first : 0;
+  static const S* origin(const PairView& pairs, const TokenSet& queries, const TokenSet& keys) {
+    const Index row = queries.list == nullptr ? queries.first : 0, column = keys.list == nullptr ? keys.first : 0;
     return static_cast<const S*>(pairs.data()) + row * pairs.row_stride() + column * pairs.col_stride();
   }
 
@@ -112,7 +110,7 @@ class PairTile {
   bool bias_masks_all(const TokenSet& queries, const TokenSet& keys, Index panel, const PairRoom<T>& room) const {
     for (const Index i : {queries.size - 1, Index(0)}) {
       for (const Index j : {Index(0), keys.size - 1}) {
-        if (!is_minus_infinity(bias_.at(bias_row_ + queries[i], keys[j]))) return false;
+        if (!is_minus_infinity(bias_.at(queries[i], keys[j]))) return false;
       }
     }
     for (Index at = 0; at < keys.size; at += PairRoom<T>::block) {
@@ -136,7 +134,7 @@ class PairTile {
   template <class S>
   void load_bias_of(const TokenSet& queries, const TokenSet& keys, Index panel, const PairRoom<T>& room) const {
     const StorageKernels<T, T>& same = storage_kernels<T, T>(isa_);
-    const S* from = origin<S>(bias_, bias_row_, queries, keys);
+    const S* from = origin<S>(bias_, queries, keys);
     const Index row = bias_.row_stride(), column = bias_.col_stride();
     const auto transpose = [&](const T* rows, Index row_stride, Index column_stride, const Index* row_list,
                                const Index* column_list) {
@@ -156,7 +154,7 @@ class PairTile {
     } else {
       for (Index j = 0; j < keys.size; ++j) {
         for (Index i = 0; i < queries.size; ++i)
-          room.rows[j * queries.size + i] = saturated<T>(bias_.at(bias_row_ + queries[i], keys[j]));
+          room.rows[j * queries.size + i] = saturated<T>(bias_.at(queries[i], keys[j]));
       }
       transpose(room.rows, 1, queries.size, nullptr, nullptr);
     }
@@ -174,12 +172,10 @@ class PairTile {
     }
   }
 
-  const BiasView& bias_;
-  const BoolView& allowed_;
+  BiasView bias_;  // of this head
+  BoolView allowed_;
   const TileKernels<T>& tiles_;
   Isa isa_;
-  Index bias_row_ = 0;
-  Index allowed_row_ = 0;
 };
 
 }  // namespace heed::detail

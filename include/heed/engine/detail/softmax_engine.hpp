@@ -75,7 +75,7 @@ class SoftmaxEngine {
   void run_rows(Index n_k) {
     using RowRun = DecodeRows<T, Call, ScoreMod>;
     const Index n_calls = static_cast<Index>(calls_.size()), n_chunks = chunks_of(n_k, row_chunk);
-    const bool apart = options_.mask.bias.rows() > 1 || options_.mask.allowed.rows() > 1;  // heads mask different keys
+    const bool apart = options_.mask.bias.by_head(1) || options_.mask.allowed.by_head(1);  // heads mask different keys
     const Index together = apart ? 1 : std::min(heads_per_kv_, RowRun::max_heads);
     const Index parts = (heads_per_kv_ + together - 1) / together, n_groups = n_calls / heads_per_kv_ * parts;
     SoftmaxState<T>* states = take_states(n_calls * n_chunks, 1);
