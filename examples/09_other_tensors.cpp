@@ -22,10 +22,10 @@ void pytorch(const float* q, const float* k, const float* v, float* out, Index b
 // bottom-right diagonal, with or without causal=True
 void flash_attn(const float* q, const float* k, const float* v, float* out, Index batch, Index heads, Index kv_heads,
                 Index n_q, Index n_k, Index d, Index left, Index right) {
-  heed::batch_attend_into(
-      heed::tokens_first(out, batch, n_q, heads, d), nullptr, heed::tokens_first(q, batch, n_q, heads, d),
-      heed::tokens_first(k, batch, n_k, kv_heads, d), heed::tokens_first(v, batch, n_k, kv_heads, d),
-      {.mask = {.shift = n_k - n_q, .window_left = left, .window_right = right}});
+  heed::batch_attend_into(heed::tokens_first(out, batch, n_q, heads, d), nullptr,
+                          heed::tokens_first(q, batch, n_q, heads, d), heed::tokens_first(k, batch, n_k, kv_heads, d),
+                          heed::tokens_first(v, batch, n_k, kv_heads, d),
+                          {.mask = {.shift = n_k - n_q, .window_left = left, .window_right = right}});
 }
 
 // flash_attn_with_kvcache(q, k_cache, v_cache, cache_seqlens=lengths, causal=True): each entry's last query sees its own
@@ -33,18 +33,17 @@ void flash_attn(const float* q, const float* k, const float* v, float* out, Inde
 void flash_attn_cache(const float* q, const float* k, const float* v, const std::vector<Index>& lengths, float* out,
                       Index heads, Index n_q, Index capacity, Index d) {
   const auto batch = static_cast<Index>(lengths.size());
-  heed::batch_attend_into(
-      heed::tokens_first(out, batch, n_q, heads, d), nullptr, heed::tokens_first(q, batch, n_q, heads, d),
-      heed::tokens_first(k, batch, capacity, heads, d), heed::tokens_first(v, batch, capacity, heads, d),
-      {.mask = {.causal = heed::Causal::bottom_right, .key_lengths = lengths}});
+  heed::batch_attend_into(heed::tokens_first(out, batch, n_q, heads, d), nullptr,
+                          heed::tokens_first(q, batch, n_q, heads, d), heed::tokens_first(k, batch, capacity, heads, d),
+                          heed::tokens_first(v, batch, capacity, heads, d),
+                          {.mask = {.causal = heed::Causal::bottom_right, .key_lengths = lengths}});
 }
 
 // ONNX Attention with past_key and past_value concatenated before k and v, is_causal=1: queries continue the past
 void onnx(const float* q, const float* k, const float* v, float* out, Index batch, Index heads, Index n_q, Index past,
           Index d) {
   heed::batch_attend_into(heed::heads_first(out, batch, heads, n_q, d), nullptr,
-                          heed::heads_first(q, batch, heads, n_q, d),
-                          heed::heads_first(k, batch, heads, past + n_q, d),
+                          heed::heads_first(q, batch, heads, n_q, d), heed::heads_first(k, batch, heads, past + n_q, d),
                           heed::heads_first(v, batch, heads, past + n_q, d),
                           {.mask = {.causal = heed::Causal::top_left, .shift = past}});
 }

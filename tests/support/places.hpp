@@ -18,7 +18,11 @@ inline Place place_of(const Mask& mask, Index i, Index j, Index n_q, Index n_k) 
   const auto of_query = heed::detail::reference_sequence(mask.sequence_offsets, i, n_q);
   const auto of_key = heed::detail::reference_sequence(key_offsets, j, n_k);
   if (of_query.number != of_key.number) return {};
-  const Index shift = mask.causal == Causal::bottom_right ? of_key.length - of_query.length : 0;
+  Index shift = mask.shift.value_or(0);
+  if (mask.causal == Causal::bottom_right) {
+    shift = (mask.key_lengths.empty() ? of_key.length : mask.key_lengths[0]) -
+            (mask.query_lengths.empty() ? of_query.length : mask.query_lengths[0]);
+  }
   return {true, j - of_key.first, i - of_query.first + shift, i - of_query.first};
 }
 

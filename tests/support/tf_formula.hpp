@@ -37,8 +37,7 @@ TfAnswer tf_formula(const DecisionTree<S>& tree, const TfOptions& tf, const Inpu
   const auto q = in.q.template cast<double>().eval(), k = in.k.template cast<double>().eval(),
              v = in.v.template cast<double>().eval();
   const double scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(d)));
-  const PairView& given_bias = options.mask.bias;
-  const Index bias_row = given_bias.rows() > n_q ? head * n_q : 0;
+  const BiasView given_bias = options.mask.bias.of_head(head, n_q);
   // The place of a key in its leaf. One that no query keeps takes none.
   std::vector<Index> rank(static_cast<std::size_t>(n_k)), size(static_cast<std::size_t>(tree.n_leaves()));
   for (Index j = 0; j < n_k; ++j) {
@@ -52,6 +51,10 @@ TfAnswer tf_formula(const DecisionTree<S>& tree, const TfOptions& tf, const Inpu
     std::vector<double> scores;
     std::vector<Eigen::RowVectorXd> values;
     std::vector<Index> key;  // -1: a centroid
+    if (!heed::detail::reference_query_is_real(options.mask, i)) {
+      answer.result.lse(i) = minus_infinity_of<double>();
+      continue;
+    }
     for (Index l = 0; l < tree.n_leaves(); ++l) {
       double n = 0, position = 0, bias = 0, diagonal = 0;
       Eigen::RowVectorXd mean_k = Eigen::RowVectorXd::Zero(d), mean_v = Eigen::RowVectorXd::Zero(d_v);
@@ -70,7 +73,7 @@ TfAnswer tf_formula(const DecisionTree<S>& tree, const TfOptions& tf, const Inpu
           n += 1;
           diagonal = static_cast<double>(j - pair.ahead);
           position += static_cast<double>(j);
-          if (given_bias.given()) bias += given_bias.at(bias_row + i, j);
+          if (given_bias.given()) bias += given_bias.at(i, j);
           mean_k += k.row(j);
           mean_v += v.row(j);
         }

@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include "heed/core/entry_options.hpp"
 #include "support/inputs.hpp"
 #include "support/option_kinds.hpp"
 #include "support/plain_tree.hpp"
@@ -27,6 +28,7 @@ TEST(SeenKeys, AreThoseThatSomeQueryOfTheHeadKeeps) {
     for (const OptionKind& a : option_kinds(store)) {
       for (const OptionKind& b : option_kinds(store)) {
         if (a.name != b.name && !fit_together(a, b)) continue;
+        if (heed::detail::has_lengths(options_of(store, a, b).mask)) continue;  // methods see masks without
         SCOPED_TRACE(std::string(a.name) + " and " + std::string(b.name));
         const Mask mask = options_of(store, a, b).mask;
         const Index n_real = std::min(n_k, mask.n_real_keys);

@@ -7,6 +7,7 @@
 
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
+#include "heed/core/entry_options.hpp"
 #include "heed/core/mask.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/pattern.hpp"
@@ -33,7 +34,7 @@ namespace heed {
 class LeafPattern {
  public:
   template <class S, class Q, class K>
-  LeafPattern(const DecisionTree<S>& tree, const Q& q, const K& k, const Mask& mask = {}) {
+  LeafPattern(const DecisionTree<S>& tree, const Q& q, const K& k, const Mask& given = {}) {
     const auto queries = view_of(q);
     const auto keys = view_of(k);
     using T = Accumulator<S>;
@@ -41,7 +42,8 @@ class LeafPattern {
     static_assert(std::is_same_v<Token, typename decltype(keys)::Scalar> && std::is_same_v<Accumulator<Token>, T>,
                   "heed: q and k must have the scalar of the tree (a float tree also routes half and bfloat16)");
     detail::check_attention<T>(queries.cols, keys.rows, keys.cols, keys.rows, {queries.rows, keys.rows, keys.cols, 1},
-                               {.scale = 1.0, .mask = mask});
+                               {.scale = 1.0, .mask = given});
+    const Mask mask = detail::real_tokens_of({.mask = given}, queries.rows, keys.rows, 1).options.mask;
     detail::check_tree(tree, keys.cols, mask);
     Workspace::Frame frame(memory_);  // what it takes stays: nothing else takes from this workspace
     const Index n_q = queries.rows, n_k = keys.rows, n_real = std::min(n_k, mask.n_real_keys);

@@ -10,6 +10,7 @@
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/pairs.hpp"
+#include "heed/engine/present_keys.hpp"
 #include "heed/engine/run_pairs.hpp"
 #include "heed/trees/leaf_lists.hpp"
 #include "heed/trees/leaf_overflow.hpp"
@@ -29,6 +30,7 @@ void attend_capped(const Call& call, const Index* query_leaf, const LeafLists& k
   const TreeLeaves<T> tree{
       {}, keys, leaf_tiles(query_leaf, n_q, n_k, keys, height, options.mask, call.head, cap, frame), 0};
   add_tf_parts(pairs, pairs.add_group(0, 1), std::span(&tree, 1), n_sinks, window_left, options.mask, n_q, n_k);
+  if (options.mask.keys.given()) leave_out_absent_keys(pairs, options.mask.keys, n_k);
   const std::span<const Call> one(&call, 1);
   bool overflows = false;
   for (Index l = 0; l < keys.n_leaves(); ++l) overflows = overflows || keys.size(l) > cap;
