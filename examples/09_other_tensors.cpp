@@ -28,8 +28,8 @@ void flash_attn(const float* q, const float* k, const float* v, float* out, Inde
                           {.mask = {.shift = n_k - n_q, .window_left = left, .window_right = right}});
 }
 
-// flash_attn_with_kvcache(q, k_cache, v_cache, cache_seqlens=lengths, causal=True): each entry's last query sees its own
-// last key
+// flash_attn_with_kvcache(q, k_cache, v_cache, cache_seqlens=lengths, causal=True): each entry's last query sees its
+// own last key
 void flash_attn_cache(const float* q, const float* k, const float* v, const std::vector<Index>& lengths, float* out,
                       Index heads, Index n_q, Index capacity, Index d) {
   const auto batch = static_cast<Index>(lengths.size());

@@ -90,8 +90,12 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
       ->option_text("none|square|top_left|bottom_right");
   app.add_option("--scale", arguments.scale, "multiplies q.k; default: as the file says, else 1/sqrt(d)");
   app.add_option("--real-keys", arguments.real_keys, "keys from here on are padding")->check(CLI::NonNegativeNumber);
-  app.add_option("--methods", arguments.methods, "only these, separated by commas")->delimiter(',')->type_name("NAMES");
-  app.add_flag("--list-methods", arguments.list_methods, "print the methods there are, and stop");
+  app.add_option("--n", arguments.n, "the first N tokens only: of q, k, v and x")->check(CLI::PositiveNumber);
+  app.add_option("--methods", arguments.methods,
+                 "these, separated by commas, or all; default: one or two of a family, see --list-methods")
+      ->delimiter(',')
+      ->type_name("NAMES");
+  app.add_flag("--list-methods", arguments.list_methods, "print the methods there are, family by family, and stop");
   app.add_option("--window", arguments.window, "keys to the left (and right) of the sliding window, default 64")
       ->check(CLI::NonNegativeNumber);
   app.add_option("--fraction", arguments.fraction,

@@ -21,9 +21,10 @@ struct Arguments {
   std::optional<std::string> causal;      ///< none, square, top_left or bottom_right; default: as the file says
   std::optional<double> scale;            ///< default: as the file says, else 1/sqrt(d)
   std::optional<long> real_keys;          ///< keys from here on are padding
+  std::optional<long> n;                  ///< the first n tokens only
   long first_head = 0;                    ///< heads first_head ... last_head, both included
   long last_head = -1;                    ///< -1: to the last one
-  std::vector<std::string> methods;       ///< names; empty: all that the data allow
+  std::vector<std::string> methods;       ///< names; empty: those that run by default; or all
   long window = 64;                       ///< keys the sliding window sees to the left
   double fraction = 0.5;                  ///< products of x w_v that sampled values may spend
   std::uint64_t seed = 7;                 ///< of generated inputs and of methods that draw

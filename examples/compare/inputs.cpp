@@ -1,6 +1,7 @@
 #include "inputs.hpp"
 
 #include <cmath>
+#include <map>
 #include <utility>
 
 #include <heed/core/errors.hpp>
@@ -98,6 +99,29 @@ Inputs inputs_of(const StoredInputs& stored, const Arguments& arguments) {
   return inputs;
 }
 
+// The first n tokens of every head.
+void cut(Inputs& inputs, Index n) {
+  if (n > std::min(inputs.n_q(), inputs.n_k())) {
+    throw heed::OptionError("heed: --n is " + std::to_string(n) + " but must be at most " +
+                            std::to_string(std::min(inputs.n_q(), inputs.n_k())) + ", the tokens there are");
+  }
+  std::map<const heed::Matrix<float>*, Rows> made;  // heads share rows
+  const auto first = [&](Rows& rows) {
+    if (rows == nullptr) return;
+    Rows& own = made[rows.get()];
+    if (own == nullptr) own = std::make_shared<const heed::Matrix<float>>(rows->topRows(n));
+    rows = own;
+  };
+  std::vector<Rows> keep;  // addresses stay those of the whole until all heads are cut
+  for (Head& head : inputs.heads) {
+    for (Rows* rows : {&head.q, &head.k, &head.v, &head.x}) {
+      keep.push_back(*rows);
+      first(*rows);
+    }
+  }
+  inputs.notes.push_back("the first " + std::to_string(n) + " tokens");
+}
+
 heed::Causal causal_named(const std::string& name) {
   for (const auto causal : {heed::Causal::square, heed::Causal::top_left, heed::Causal::bottom_right}) {
     if (name == name_of(causal)) return causal;
@@ -131,6 +155,7 @@ Inputs load_inputs(const Arguments& arguments) {
       inputs.options.mask.causal = inputs.n_q() == inputs.n_k() ? heed::Causal::square : heed::Causal::bottom_right;
     }
   }
+  if (arguments.n) cut(inputs, *arguments.n);
   if (arguments.scale) inputs.options.scale = arguments.scale;
   if (!inputs.options.scale) inputs.options.scale = 1 / std::sqrt(static_cast<double>(inputs.d()));
   if (arguments.causal) inputs.options.mask.causal = causal_named(*arguments.causal);

@@ -21,8 +21,10 @@ using namespace compare;
 using namespace common;
 
 void list_methods() {
+  std::printf("methods by family; + runs by default where the data have what it needs\n");
   for (const Method& method : all_methods()) {
-    std::printf("%-19s %s%s\n", method.name.c_str(), method.description.c_str(),
+    std::printf("%-8s %c %-19s %s%s\n", name_of(method.family).c_str(), method.by_default ? '+' : ' ',
+                method.name.c_str(), method.description.c_str(),
                 method.needs == Needs::nothing ? "" : (" (needs " + name_of(method.needs) + ")").c_str());
   }
 }

@@ -1,6 +1,7 @@
 #include "method.hpp"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include <heed/core/errors.hpp>
@@ -24,13 +25,24 @@ std::string names_of(const std::vector<Method>& list) {
 
 Registration::Registration(Method method) {
   auto& list = methods();
-  const auto key = [](const Method& m) { return std::pair(m.name != "exact", m.name); };
+  const auto key = [](const Method& m) { return std::tuple(m.name != "exact", m.family, m.name); };
   const auto place = std::upper_bound(list.begin(), list.end(), method,
                                       [&](const Method& a, const Method& b) { return key(a) < key(b); });
   list.insert(place, std::move(method));
 }
 
 const std::vector<Method>& all_methods() { return methods(); }
+
+std::string name_of(Family family) {
+  switch (family) {
+    case Family::exact: return "exact";
+    case Family::near: return "near";
+    case Family::trees: return "trees";
+    case Family::values: return "values";
+    case Family::all: return "no pairs";
+  }
+  return "";
+}
 
 std::string name_of(Needs needs) {
   switch (needs) {
@@ -54,11 +66,14 @@ bool has(const Inputs& inputs, Needs needs) {
 }
 
 std::vector<Method> chosen_methods(const std::vector<std::string>& names, const Inputs& inputs) {
+  const bool all = names == std::vector<std::string>{"all"};
   for (const std::string& name : names) {
+    if (all) break;
     const auto found =
         std::find_if(methods().begin(), methods().end(), [&](const Method& m) { return m.name == name; });
     if (found == methods().end()) {
-      throw heed::OptionError("heed: --methods has " + name + " but must have names among " + names_of(methods()));
+      throw heed::OptionError("heed: --methods has " + name + " but must have all, or names among " +
+                              names_of(methods()));
     }
     if (!has(inputs, found->needs)) {
       throw heed::OptionError("heed: --methods has " + name + ", which needs " + name_of(found->needs) +
@@ -69,7 +84,8 @@ std::vector<Method> chosen_methods(const std::vector<std::string>& names, const 
   for (const Method& method : methods()) {
     const bool named = std::find(names.begin(), names.end(), method.name) != names.end() || method.name == "exact";
     const bool possible = has(inputs, method.needs);
-    if (names.empty() ? possible : named) chosen.push_back(method);
+    const bool wanted = all || (names.empty() && method.by_default);
+    if (named || (wanted && possible)) chosen.push_back(method);
   }
   return chosen;
 }

@@ -41,10 +41,24 @@ enum class Needs {
 std::string name_of(Needs needs);
 bool has(const Inputs& inputs, Needs needs);
 
+/// What a method leaves out: reports stand in this order and give each a hue.
+enum class Family {
+  exact,   ///< nothing but digits
+  near,    ///< pairs by position
+  trees,   ///< pairs by content
+  values,  ///< products of x w_v
+  all,     ///< queries and keys: what any method must beat
+};
+
+/// "trees".
+std::string name_of(Family family);
+
 /// A way to compute attention, by name.
 struct Method {
-  std::string name;              ///< what --methods takes
-  std::string description;       ///< one line
+  std::string name;         ///< what --methods takes
+  std::string description;  ///< one line
+  Family family = Family::exact;
+  bool by_default = false;       ///< runs where no method is named: one or two of a family, the best of their kind
   Needs needs = Needs::nothing;  ///< runs only where the data have it
   std::function<std::unique_ptr<Attempt>(const Head&, const Settings&)> bind;
 };
@@ -55,11 +69,11 @@ struct Registration {
   explicit Registration(Method method);
 };
 
-/// Every method, "exact" first and the others by name.
+/// Every method, "exact" first, then family by family and by name.
 const std::vector<Method>& all_methods();
 
-/// The methods of these names in the order of all_methods(); for no names, all that the data allow. "exact" is always
-/// among them: the others are measured against it.
+/// The methods of these names in the order of all_methods(): for no names those that run by default, for "all" all that
+/// the data allow. "exact" is always among them: the others are measured against it.
 /// Errors  heed::OptionError for a name there is not, or a method that needs what the data have not.
 std::vector<Method> chosen_methods(const std::vector<std::string>& names, const Inputs& inputs);
 

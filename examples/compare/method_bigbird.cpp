@@ -9,8 +9,11 @@ std::unique_ptr<Attempt> bigbird(const Head& head, const Settings& settings) {
                                heed::BigBirdAttention({.block = 32, .seed = settings.seed}));
 }
 
-const Registration bigbird_registration{
-    {.name = "bigbird", .description = "blocks of 32 keys: near, the first two, and three at random", .bind = bigbird}};
+const Registration bigbird_registration{{.name = "bigbird",
+                                         .description = "blocks of 32 keys: near, the first two, and three at random",
+                                         .family = Family::near,
+                                         .by_default = true,
+                                         .bind = bigbird}};
 
 }  // namespace
 }  // namespace compare

@@ -49,6 +49,8 @@ class LowRankAttempt : public Attempt {
 void add_low_rank(const char* name, const char* description, bool aware) {
   Registration({.name = name,
                 .description = description,
+                .family = Family::values,
+                .by_default = aware,
                 .needs = Needs::projection,
                 .bind = [aware](const Head& head, const Settings& settings) -> std::unique_ptr<Attempt> {
                   return std::make_unique<LowRankAttempt>(head, settings, aware);

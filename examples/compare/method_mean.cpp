@@ -48,6 +48,8 @@ class MeanAttempt : public Attempt {
 const Registration mean_registration{
     {.name = "mean-of-v",
      .description = "the mean of the values a query may see: ignores q and k",
+     .family = Family::all,
+     .by_default = true,
      .bind = [](const Head& head, const Settings& settings) -> std::unique_ptr<Attempt> {
        return std::make_unique<MeanAttempt>(head, settings);
      }}};

@@ -45,7 +45,13 @@ void add_sampled(const std::string& name, const std::string& description, const 
       return Sampled(x, w_v, options);
     });
   };
-  Registration({.name = name, .description = description, .needs = Needs::projection, .bind = bind});
+  const bool by_default = name == "mca-published" || name == "mca-largest-c";
+  Registration({.name = name,
+                .description = description,
+                .family = Family::values,
+                .by_default = by_default,
+                .needs = Needs::projection,
+                .bind = bind});
 }
 
 const bool sampled_registered = [] {

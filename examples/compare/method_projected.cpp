@@ -13,6 +13,8 @@ std::unique_ptr<Attempt> projected(const Head& head, const Settings& settings) {
 
 const Registration projected_registration{{.name = "projected",
                                            .description = "exact, with v = x w_v + b_v made in the call",
+                                           .family = Family::values,
+                                           .by_default = true,
                                            .needs = Needs::projection,
                                            .bind = projected}};
 

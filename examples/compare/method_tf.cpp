@@ -50,21 +50,29 @@ std::unique_ptr<Attempt> tc_trained(const Head& head, const Settings& settings) 
 
 const Registration trained_leaves{{.name = "tf-trained",
                                    .description = "Treeformer TF with the tree that this layer was trained with",
+                                   .family = Family::trees,
+                                   .by_default = true,
                                    .needs = Needs::tf_tree,
                                    .bind = tf_trained}};
 const Registration trained_path{{.name = "tc-trained",
                                  .description = "Treeformer TC with the tree and weights of its own training",
+                                 .family = Family::trees,
+                                 .by_default = true,
                                  .needs = Needs::tc_tree,
                                  .bind = tc_trained}};
 const Registration leaves{{.name = "tf-untrained",
                            .description = "Treeformer TF with a fitted, untrained tree: no approximation of softmax",
+                           .family = Family::trees,
                            .bind = tf}};
 const Registration near{
     {.name = "tf-untrained-window",
      .description = "Treeformer TF as tf-untrained, united with the --window keys before and the first 4",
+     .family = Family::trees,
+     .by_default = true,
      .bind = tf_near}};
 const Registration path{{.name = "tc-untrained",
                          .description = "Treeformer TC, equal level weights, untrained: no approximation of softmax",
+                         .family = Family::trees,
                          .bind = tc}};
 
 }  // namespace

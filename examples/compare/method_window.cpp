@@ -13,8 +13,11 @@ std::unique_ptr<Attempt> window(const Head& head, const Settings& settings) {
   return attend_attempt<float>(head, options, settings.threads, heed::ExactAttention{});
 }
 
-const Registration window_registration{
-    {.name = "window", .description = "softmax attention over the --window nearest keys on each side", .bind = window}};
+const Registration window_registration{{.name = "window",
+                                        .description = "softmax attention over the --window nearest keys on each side",
+                                        .family = Family::near,
+                                        .by_default = true,
+                                        .bind = window}};
 
 }  // namespace
 }  // namespace compare

@@ -31,6 +31,7 @@ Comparison compare_methods(const Inputs& inputs, const std::vector<Measurement>&
     Row row;
     row.name = m.method.name;
     row.description = m.method.description;
+    row.family = m.method.family;
     row.flops = m.flops.products();
     row.fewer = ratio(exact_flops, row.flops);
     row.exponentials = m.flops.exponentials();
@@ -59,6 +60,25 @@ std::string not_finite_text(const Comparison& comparison) {
             (n_heads == 1 ? " (head " : " (heads ") + heads + ")";
   }
   return text;
+}
+
+std::string verdict_text(const Comparison& comparison) {
+  std::string text;
+  for (const double bound : {0.01, 0.1}) {
+    const Row* best = nullptr;
+    for (const Row& row : comparison.rows) {
+      if (row.name != "exact" && row.error_p90 <= bound && (best == nullptr || row.seconds < best->seconds))
+        best = &row;
+    }
+    const std::string within = format("within %.0f%% of exact at nine heads of ten: ", 100 * bound);
+    text += text.empty() ? "For these heads, " + within : "; " + within;
+    if (best == nullptr || best->faster <= 1) {
+      text += "nothing faster";
+    } else {
+      text += best->name + format(", %.2fx faster, p90 error %.2g", best->faster, best->error_p90);
+    }
+  }
+  return text + ".";
 }
 
 std::string problem_text(const Comparison& comparison) {

@@ -11,6 +11,7 @@ namespace compare {
 struct Row {
   std::string name;
   std::string description;
+  Family family = Family::exact;
   double flops = 0;  ///< products of kept pairs, 2 per multiply-add, all heads
   double fewer = 1;  ///< exact's flops over these; 0 where there is no such number
   double exponentials = 0;
@@ -36,6 +37,9 @@ Comparison compare_methods(const Inputs& inputs, const std::vector<Measurement>&
 /// The methods whose output is not finite, each with its heads: "the result is not finite: exact-half (heads 0, 3)".
 /// Empty where every output is finite.
 std::string not_finite_text(const Comparison& comparison);
+
+/// What the numbers say of these heads: the fastest method within 1% and within 10% of exact.
+std::string verdict_text(const Comparison& comparison);
 
 /// "8 heads, n = 592, d = 64, causal (square), scale 0.125".
 std::string problem_text(const Comparison& comparison);

@@ -27,6 +27,7 @@ Json method_json(const Row& row, const Measurement& measurement) {
   Json json;
   json["name"] = row.name;
   json["description"] = row.description;
+  json["family"] = name_of(row.family);
   json["flops"] = row.flops;
   json["flops_by_phase"] = {
       {"route", flops.products(heed::Phase::route)},   {"project", flops.products(heed::Phase::project)},

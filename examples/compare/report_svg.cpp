@@ -152,7 +152,7 @@ std::string points(const Drawing& drawing, const Axis& x, const Axis& y, LabelPl
   }
   for (std::size_t m = 0; m < drawing.rows.size(); ++m) {
     const Row& row = drawing.rows[m];
-    const char* colour = colours[m % colours.size()];
+    const char* colour = colours[static_cast<std::size_t>(row.family) % colours.size()];
     const double px = x.at(drawing.cost(row)), p50 = y.at(shown(row.error_p50)), p90 = y.at(shown(row.error_p90));
     svg += format("<path stroke=\"%s\" stroke-width=\"1.8\" d=\"M%.1f %.1fV%.1fM%.1f %.1fh10\"/>\n", colour, px, p50,
                   p90, px - 5, p90);

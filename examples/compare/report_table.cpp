@@ -115,7 +115,10 @@ std::string table_text(const Comparison& comparison) {
   text += format("%-19s %8s %7s %8s %10s %7s   %s\n", "", "", "times", "", "", "times", "relative error over heads");
   text += format("%-19s %8s %7s %8s %10s %7s   %9s %9s %9s\n", "method", "FLOPs  ", "fewer", "exps  ", "time, ms",
                  "faster", "p50", "p90", "max");
-  for (const Row& row : comparison.rows) text += row_text(row);
+  for (std::size_t r = 0; r < comparison.rows.size(); ++r) {
+    if (r > 0 && comparison.rows[r].family != comparison.rows[r - 1].family) text += "\n";
+    text += row_text(comparison.rows[r]);
+  }
   text += values_text(comparison);
   text += "\n" + tokens_text(comparison);
   text +=
@@ -124,7 +127,8 @@ std::string table_text(const Comparison& comparison) {
               ", one pass over all heads, methods taking turns. times fewer, faster: than exact (float). error: |out - "
               "oracle| / |oracle| of a head's output, Frobenius norm; oracle: heed's exact attention in double.");
   text += wrapped("machine: " + comparison.machine.text());
-  text += "methods: compare --list-methods says what each of them is\n";
+  text += "methods: compare --list-methods says what each of them is; --methods all runs every one\n";
+  text += wrapped(verdict_text(comparison));
   if (inputs.generated) text += wrapped(std::string("*** ") + generated_warning + " ***");
   return text;
 }
