@@ -151,7 +151,8 @@ class Tensor {
       case TensorDtype::i64: return convert_from<std::int64_t>(first, into);
       case TensorDtype::i32: return convert_from<std::int32_t>(first, into);
       case TensorDtype::u8:
-      case TensorDtype::boolean: return convert_from<std::uint8_t>(first, into);
+      case TensorDtype::boolean:
+      default: return convert_from<std::uint8_t>(first, into);
     }
   }
 

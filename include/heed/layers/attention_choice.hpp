@@ -81,7 +81,8 @@ class LayerMethod {
   template <class Visit>
   void visit(const ParameterStore<T>& store, bool causal, const Visit& visit) const {
     switch (choice_.kind) {
-      case AttentionKind::exact: return visit(ExactAttention<>{});
+      case AttentionKind::exact:
+      default: return visit(ExactAttention<>{});
       case AttentionKind::window: return visit(WindowAttention(choice_.window, causal ? Index(0) : choice_.window));
       case AttentionKind::bigbird: return visit(BigBirdAttention(choice_.bigbird));
       case AttentionKind::performer: return visit(PerformerAttention<T>(choice_.performer));
