@@ -9,7 +9,7 @@
 
 #include <Eigen/Core>
 
-#ifdef HEED_TEST_MACROS  // of <windows.h> and its kin; Eigen undoes those of min and max, and is read before
+#ifdef HEED_TEST_MACROS  // those of <windows.h>
 #define min(a, b) (((a) < (b)) ? (a) : (b))
 #define max(a, b) (((a) > (b)) ? (a) : (b))
 #define small char
@@ -23,13 +23,11 @@
 #define TRUE 1
 #define FALSE 0
 #define VOID void
+#define DELETE (0x00010000L)
 #define ABSOLUTE 1
-#define DELETE 2
-#define I 3
-#define B0 4
-#define PI 3.14
-#define major(dev) dev
-#define minor(dev) dev
+#define OPAQUE 2
+#define NO_ERROR 0L
+#define STRICT 1
 #endif
 
 #include "heed/heed.hpp"

@@ -170,7 +170,7 @@ class LayerMethod {
                            Rows(store.values(biases_).data + number * n_nodes, 1, n_nodes), {.biases = rule});
   }
   Eigen::Map<const Matrix<T>> block(const ConstView<T>& all, Index h) const {
-    return {all.data + h * choice_.rank * all.cols, choice_.rank, all.cols};
+    return Eigen::Map<const Matrix<T>>(all.data + h * choice_.rank * all.cols, choice_.rank, all.cols);
   }
   void add_block(const View<T>& all, Index h, const Matrix<T>& gradient) const {
     Eigen::Map<Matrix<T>>(all.data + h * choice_.rank * all.cols, choice_.rank, all.cols) += gradient;
