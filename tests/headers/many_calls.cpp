@@ -9,7 +9,7 @@
 
 #include <Eigen/Core>
 
-#ifdef HEED_TEST_MACROS  // those of <windows.h>
+#ifdef HEED_TEST_MACROS  // those of <windows.h>; Eigen itself is read before
 #define min(a, b) (((a) < (b)) ? (a) : (b))
 #define max(a, b) (((a) > (b)) ? (a) : (b))
 #define small char
@@ -46,6 +46,10 @@
 #include "heed/train/grow_trees.hpp"
 #include "heed/train/model_pass.hpp"
 #include "heed/train/training_run.hpp"
+
+#ifdef HEED_TEST_MACROS
+static_assert(min(1, 2) + max(1, 2) + sizeof(small) == 4, "the headers leave macros as they found them");
+#endif
 
 namespace {
 

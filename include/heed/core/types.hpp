@@ -1,4 +1,6 @@
 #pragma once
+#include "heed/core/compiler.hpp"
+
 #include <cstddef>
 #include <type_traits>
 

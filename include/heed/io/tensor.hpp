@@ -1,4 +1,6 @@
 #pragma once
+#include "heed/core/macros_away.inl"
+
 #include <array>
 #include <concepts>
 #include <cstddef>
@@ -181,3 +183,5 @@ class Tensor {
 };
 
 }  // namespace heed
+
+#include "heed/core/macros_back.inl"

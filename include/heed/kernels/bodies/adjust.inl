@@ -38,7 +38,8 @@ unsigned adjust_vector(Size n_keys, Size panel, typename X::Scalar scale, typena
   constexpr double two_log2_e = 2.8853900817779268147;
   const double bent = cap == 0 ? 0 : two_log2_e * static_cast<double>(scale) / static_cast<double>(cap);
   const V factor = X::set(cap == 0 ? scale : static_cast<typename X::Scalar>(bent));
-  const V height = X::set(cap), tilt = X::set(-slope), masked = X::set(-static_cast<typename X::Scalar>(__builtin_inff()));
+  const V height = X::set(cap), tilt = X::set(-slope),
+          masked = X::set(-static_cast<typename X::Scalar>(__builtin_inff()));
   const V position = X::load(query_position);
   const Size vectors = panel / X::lanes;
   V best = X::load(top);
