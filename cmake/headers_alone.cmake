@@ -1,8 +1,7 @@
 # Every header under include/heed compiles alone, included twice, without a warning, with the first compiler found (g++
 # where there is one): an include that is missing is missing for every compiler. Every compiler sees heed.hpp, which
 # includes them all, as users compile it: with OpenMP, for a newer machine, without assertions, and before and after the
-# intrinsics. The first and the newest read a program that makes most calls, where the templates behind them are seen:
-# without a warning, of those too that careful users switch on, and with macros and an index type of others.
+# intrinsics.
 #
 #   cmake [-D COMPILERS=<list>] [-D EIGEN=<folder>] [-D SCRATCH=<folder>] -P headers_alone.cmake
 include("${CMAKE_CURRENT_LIST_DIR}/gate_tools.cmake")
@@ -78,19 +77,6 @@ foreach(compiler IN LISTS COMPILERS)
   also_run("heed.hpp after <immintrin.h> with ${compiler}" ${check} "${SCRATCH}/intrinsics_first.cpp")
   also_run("heed.hpp before <immintrin.h> with ${compiler}" ${check} "${SCRATCH}/intrinsics_last.cpp")
 endforeach()
-
-set(program "${ROOT}/tests/headers/many_calls.cpp")
-set(strict -Wconversion -Wsign-conversion -Wold-style-cast -Wdouble-promotion -Wswitch-default -Wmissing-declarations)
-foreach(compiler IN LISTS FIRST_AND_LAST)
-  set(more ${strict})
-  if(NOT compiler MATCHES "clang")
-    list(APPEND more -Wuseless-cast)
-  endif()
-  also_run("many_calls.cpp with ${compiler} and strict warnings" "${compiler}" ${command} ${more} -fsyntax-only
-           "${program}")
-  also_run("many_calls.cpp with ${compiler}, macros and another index type" "${compiler}" ${command} -fsyntax-only
-           -DHEED_TEST_MACROS -DEIGEN_DEFAULT_DENSE_INDEX_TYPE=int "${program}")
-endforeach()
 run_all(failures)
 
 list(LENGTH headers n_headers)
@@ -98,4 +84,4 @@ if(failures GREATER 0)
   message(FATAL_ERROR "headers_alone: ${failures} failure(s) in ${n_headers} headers")
 endif()
 message("headers_alone: ${n_headers} headers, each alone and included twice, with ${first_compiler}; "
-        "heed.hpp with ${COMPILERS}; many calls with ${FIRST_AND_LAST}")
+        "heed.hpp with ${COMPILERS}")

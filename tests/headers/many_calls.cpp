@@ -1,5 +1,5 @@
 // Calls most of the library, each for the scalars it takes, so that a compiler reads the templates that calls make and
-// not only the headers. The gate `headers` compiles it, and nobody runs it: with warnings that others switch on, with
+// not only the headers. The gate `strict` compiles it, and nobody runs it: with warnings that others switch on, with
 // another index type of Eigen, and after macros that system headers are known for.
 #include <cstdint>
 #include <span>
