@@ -1,5 +1,6 @@
 # The compiler must refuse every program in tests/compile_fail with the words of its line "// expect: <words>", so that
-# a mistake is answered with what to do. A program with "// compiles" is the control: it must be accepted.
+# a mistake is answered with what to do; "// first: <words>" asks for them in the first line that says error. A program
+# with "// compiles" is the control: it must be accepted.
 # "// flags: <options>" adds options, "// compilers: <regex>" keeps a program to compilers whose name matches.
 #
 #   cmake [-D COMPILERS=<list>] [-D EIGEN=<folder>] [-D CASES=<folder>] -P compile_fail.cmake
@@ -49,6 +50,7 @@ foreach(job IN LISTS jobs)
   set(said "${run_${at}_said}")
   math(EXPR at "${at} + 1")
   file(STRINGS "${case}" expects REGEX "^// expect: ")
+  file(STRINGS "${case}" firsts REGEX "^// first: ")
   file(STRINGS "${case}" controls REGEX "^// compiles")
   set(fault "")
   if(controls)
@@ -56,8 +58,8 @@ foreach(job IN LISTS jobs)
       set(fault "must compile, but does not")
     endif()
     math(EXPR n_accepted "${n_accepted} + 1")
-  elseif(NOT expects)
-    set(fault "says neither '// expect: <words>' nor '// compiles'")
+  elseif(NOT expects AND NOT firsts)
+    set(fault "says neither '// expect: <words>', '// first: <words>' nor '// compiles'")
   elseif(result EQUAL 0)
     set(fault "must not compile, but does")
   else()
@@ -67,6 +69,14 @@ foreach(job IN LISTS jobs)
       string(FIND "${said}" "${words}" found)
       if(found EQUAL -1)
         set(fault "is refused without the words '${words}'")
+      endif()
+    endforeach()
+    string(REGEX MATCH "error: [^\n]*" first_error "${said}")
+    foreach(first IN LISTS firsts)
+      string(REGEX REPLACE "^// first: " "" words "${first}")
+      string(FIND "${first_error}" "${words}" found)
+      if(found EQUAL -1)
+        set(fault "has another first error than '${words}'")
       endif()
     endforeach()
     math(EXPR n_refused "${n_refused} + 1")

@@ -6,6 +6,7 @@
 #
 # layering, format, docs
 # headers       every header alone and twice; heed.hpp with every compiler found and as users compile it
+# strict        most calls without a warning of those that careful users switch on, with macros and types of others
 # compile_fail  programs that must not compile, with g++ and the newest clang
 # tidy          clang-tidy over every header and every example
 # test          the workflow preset `test`: g++, warnings as errors, tests under each kernel instance, examples,
@@ -18,7 +19,7 @@
 #
 # Not among them, because a clock is no gate: cmake/include_cost.cmake, what heed.hpp costs to include.
 cmake_minimum_required(VERSION 3.25)
-set(gates layering format docs headers compile_fail tidy test clang asan tsan neon)
+set(gates layering format docs headers strict compile_fail tidy test clang asan tsan neon)
 get_filename_component(root "${CMAKE_CURRENT_LIST_DIR}" DIRECTORY)
 set(log_folder "${root}/build/gates")
 file(MAKE_DIRECTORY "${log_folder}")
@@ -37,7 +38,7 @@ foreach(gate IN LISTS chosen WITHOUT)
 endforeach()
 
 set(script_headers headers_alone)
-foreach(gate IN ITEMS layering format docs compile_fail tidy neon)
+foreach(gate IN ITEMS layering format docs strict compile_fail tidy neon)
   set(script_${gate} ${gate})
 endforeach()
 

@@ -35,8 +35,8 @@ function(compile unit)  # name, then the files that are one translation unit
   set(objects ${objects} "${scratch}/${unit}.o" PARENT_SCOPE)
 endfunction()
 
-# The heaviest first: the tests of a folder five at a time. Then what heed_compiled of own_programs.cmake has, and what
-# must stand alone, as it does in tests/CMakeLists.txt.
+# The heaviest first: the tests of a folder five at a time. Then what heed::compiled has, and what must
+# stand alone, as it does in tests/CMakeLists.txt.
 set(alone "${ROOT}/tests/main.cpp" "${googletest}/src/gtest-all.cc")
 foreach(folder IN LISTS FOLDERS ITEMS support)
   file(GLOB files "${ROOT}/tests/${folder}/*.cpp")

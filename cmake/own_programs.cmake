@@ -2,15 +2,10 @@
 
 set(HEED_SANITIZER "" CACHE STRING "Build our own programs with a sanitizer: address (with undefined), thread, or none")
 set_property(CACHE HEED_SANITIZER PROPERTY STRINGS "" address thread)
-option(HEED_OPENMP "Build our own programs with OpenMP where it is found" ON)
 option(HEED_UNITY "Compile the files of one folder of tests, and those of compare, as few translation units" ON)
 
 if(PROJECT_IS_TOP_LEVEL AND NOT CMAKE_CONFIGURATION_TYPES AND NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "Debug, Release, RelWithDebInfo or MinSizeRel" FORCE)
-endif()
-
-if(HEED_OPENMP)
-  find_package(OpenMP COMPONENTS CXX)
 endif()
 
 set(heed_sanitizer_environment)
@@ -57,14 +52,8 @@ function(heed_own_program target)
   endif()
 endfunction()
 
-# heed_compiled: the kernels of every instruction set, and the engine for the operands in use, forward and backward,
-# compiled once. Files that link it see both only declared (HEED_COMPILED), and so does its engine see the kernels: one
-# attend at -O2 takes half the time. For our own tests; consumers, examples and the tests under -ffast-math stay
-# header-only, as users are.
-file(GLOB heed_compiled_files CONFIGURE_DEPENDS "${CMAKE_CURRENT_LIST_DIR}/compiled/*.cpp")
-add_library(heed_compiled STATIC EXCLUDE_FROM_ALL ${heed_compiled_files})
-heed_own_program(heed_compiled)
-target_compile_definitions(heed_compiled PUBLIC HEED_COMPILED PRIVATE _GLIBCXX_ASSERTIONS)
-if(CMAKE_BUILD_TYPE STREQUAL "Release")
-  target_compile_options(heed_compiled PRIVATE -O2)  # no slower to compile than -O1
+# Our own tests link heed::compiled; consumers, examples and the tests under -ffast-math stay header-only, as users are.
+if(NOT HEED_BUILD_COMPILED)  # what is installed is built as users build
+  heed_own_program(heed_compiled)
+  target_compile_definitions(heed_compiled PRIVATE _GLIBCXX_ASSERTIONS)
 endif()

@@ -1,7 +1,11 @@
 #pragma once
 // heed: exact and approximate attention over Eigen matrices. This page is the map of the library: every public header,
 // floor by floor. Include it, or only the parts you use.
+#include "heed/core/compiler.hpp"
 #include "heed/version.hpp"
+
+#if defined(__cpp_concepts) && defined(__cpp_exceptions)  // else one error has said enough
+#include "heed/core/macros_away.inl"
 
 // core/ (floor 0): vocabulary
 #include "heed/core/check.hpp"
@@ -110,3 +114,6 @@
 //   #include "heed/io/tensor.hpp"
 //   #include "heed/io/tensor_dtype.hpp"
 //   #include "heed/io/tree_file.hpp"
+
+#include "heed/core/macros_back.inl"
+#endif

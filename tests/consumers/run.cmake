@@ -18,22 +18,34 @@ function(step what)
   endif()
 endfunction()
 
-if(EXISTS "${source}/CMakeLists.txt")
-  if(NAME MATCHES "^(find_package|pkg_config)$")
-    step("installing heed" "${CMAKE_COMMAND}" --install "${HEED_BINARY_DIR}" --prefix "${build}/installed")
-    # The installed tree must work wherever it is moved to.
-    file(RENAME "${build}/installed" "${build}/a prefix")
-  endif()
-  step("configuring" "${CMAKE_COMMAND}" -S "${source}" -B "${build}/build" -G "${GENERATOR}"
+# Installs what a build has. The installed tree must work wherever it is moved to.
+function(install_heed of)
+  step("installing heed" "${CMAKE_COMMAND}" --install "${of}" --prefix "${build}/installed")
+  file(RENAME "${build}/installed" "${build}/a prefix")
+endfunction()
+
+function(build_and_run from into)
+  step("configuring" "${CMAKE_COMMAND}" -S "${from}" -B "${into}" -G "${GENERATOR}"
        "-DCMAKE_CXX_COMPILER=${COMPILER}" "-DEigen3_DIR=${EIGEN_DIR}" "-DHEED_SOURCE_DIR=${root}"
        "-DCMAKE_PREFIX_PATH=${build}/a prefix")
-  step("building" "${CMAKE_COMMAND}" --build "${build}/build")
-  file(GLOB programs "${build}/build/consumer*")
+  step("building" "${CMAKE_COMMAND}" --build "${into}")
+  file(GLOB programs "${into}/consumer*")
   foreach(program IN LISTS programs)
     step("running ${program}" "${program}")
   endforeach()
   if(NOT programs)
     message(FATAL_ERROR "consumer ${NAME}: nothing named consumer* was built")
+  endif()
+endfunction()
+
+if(EXISTS "${source}/CMakeLists.txt")
+  if(NAME MATCHES "^(find_package|pkg_config)$")
+    install_heed("${HEED_BINARY_DIR}")
+  endif()
+  build_and_run("${source}" "${build}/build")
+  if(EXISTS "${source}/installed")  # what that project has built, installed and found
+    install_heed("${build}/build")
+    build_and_run("${source}/installed" "${build}/build of installed")
   endif()
 else()
   step("compiling" "${COMPILER}" -std=c++20 -O1 -Wall -Wextra -Wpedantic -Wshadow -Werror "-I${root}/include" -isystem

@@ -105,7 +105,8 @@ class LinformerAttention {
     check_heads({.n_k = calls.front().k.rows}, options);
     const detail::WithWorkspace own(context);
     Workspace::Frame frame(own.workspace());
-    const Groups<Call> groups(calls, heads_per_kv, std::min(options.mask.n_real_keys, keys_.cols()), own.context());
+    const Groups<Call> groups(calls, heads_per_kv, std::min<Index>(options.mask.n_real_keys, keys_.cols()),
+                              own.context());
     const Rows<T> keys = take_rows<T>(frame, groups, calls.front().k.cols),
                   values = take_rows<T>(frame, groups, calls.front().v.cols);
     project(groups, keys, values);
@@ -134,7 +135,8 @@ class LinformerAttention {
     using Narrow = detail::GradientCall<typename Call::Query, T>;
     const detail::WithWorkspace own(context);
     Workspace::Frame frame(own.workspace());
-    const Groups<Call> groups(calls, heads_per_kv, std::min(options.mask.n_real_keys, keys_.cols()), own.context());
+    const Groups<Call> groups(calls, heads_per_kv, std::min<Index>(options.mask.n_real_keys, keys_.cols()),
+                              own.context());
     const Rows<T> keys = take_rows<T>(frame, groups, calls.front().k.cols),
                   d_keys = take_rows<T>(frame, groups, keys.cols),
                   values = take_rows<T>(frame, groups, calls.front().v.cols),

@@ -44,8 +44,8 @@ class PairView {
       case Dtype::f16:
       case Dtype::bf16: return 2;
       case Dtype::boolean: return 1;
+      default: return 0;
     }
-    return 0;
   }
   const void* data() const { return data_; }
 
@@ -61,13 +61,13 @@ class PairView {
     const Index offset = i * row_stride_ + j * col_stride_;
     switch (dtype_) {
       case Dtype::f64: return static_cast<const double*>(data_)[offset];
-      case Dtype::f32: return static_cast<const float*>(data_)[offset];
+      case Dtype::f32: return static_cast<double>(static_cast<const float*>(data_)[offset]);
       case Dtype::f16: return static_cast<double>(static_cast<float>(static_cast<const Eigen::half*>(data_)[offset]));
       case Dtype::bf16:
         return static_cast<double>(static_cast<float>(static_cast<const Eigen::bfloat16*>(data_)[offset]));
       case Dtype::boolean: return static_cast<const bool*>(data_)[offset] ? 1.0 : 0.0;
+      default: return 0.0;
     }
-    return 0.0;
   }
 
  protected:

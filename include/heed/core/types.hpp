@@ -1,12 +1,15 @@
 #pragma once
+#include "heed/core/compiler.hpp"
+
+#include <cstddef>
 #include <type_traits>
 
 #include <Eigen/Core>
 
 namespace heed {
 
-/// Signed size type of every count and index, Eigen's own.
-using Index = Eigen::Index;
+/// Signed size type of every count and index: Eigen's own, unless EIGEN_DEFAULT_DENSE_INDEX_TYPE has made that another.
+using Index = std::ptrdiff_t;
 
 /// Storage scalars the engines accept: float, double, Eigen::half, Eigen::bfloat16.
 template <class S>

@@ -13,6 +13,9 @@
 #include "heed/exact/call_values.hpp"
 #include "heed/exact/exact_attention.hpp"
 #include "heed/kernels/isa.hpp"
+#ifdef HEED_COMPILED
+#include "heed/exact/detail/compiled.hpp"
+#endif
 
 namespace heed {
 

@@ -54,7 +54,7 @@ class SharedTokens {
     }
     if (follow) return -1;
     if (round_of_ == nullptr) {
-      round_of_ = frame_.take<Index>(static_cast<std::size_t>(n_));
+      round_of_ = frame_.take<Index>(n_);
       std::fill_n(round_of_, n_, Index(0));
     }
     ++round_;

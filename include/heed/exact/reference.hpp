@@ -103,7 +103,7 @@ bool reference_masks(const A& score) {
 template <class A>
 A reference_bias(double entry) {
   if constexpr (std::is_same_v<A, float>) {
-    constexpr double largest = std::numeric_limits<float>::max();
+    constexpr double largest = static_cast<double>(std::numeric_limits<float>::max());
     if (is_finite(entry)) return static_cast<float>(std::clamp(entry, -largest, largest));
   }
   return A(entry);

@@ -1,4 +1,6 @@
 #pragma once
+#include "heed/core/macros_away.inl"
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -140,3 +142,5 @@ inline void write_npy(const std::string& path, const Tensor& tensor, const NpyOp
 }
 
 }  // namespace heed
+
+#include "heed/core/macros_back.inl"

@@ -1,4 +1,6 @@
 #pragma once
+#include "heed/core/macros_away.inl"
+
 #include <array>
 #include <cstddef>
 #include <cstring>
@@ -188,3 +190,5 @@ TextMap load_parameters(const std::string& path, ParameterStore<T>& store,
 }
 
 }  // namespace heed
+
+#include "heed/core/macros_back.inl"

@@ -1,4 +1,6 @@
 #pragma once
+#include "heed/core/macros_away.inl"
+
 #include <algorithm>
 #include <cstdint>
 #include <map>
@@ -189,3 +191,5 @@ inline void write_safetensors(const std::string& path, const TensorMap& tensors,
 }
 
 }  // namespace heed
+
+#include "heed/core/macros_back.inl"

@@ -1,4 +1,6 @@
 #pragma once
+#include "heed/core/macros_away.inl"
+
 #include <array>
 #include <concepts>
 #include <cstddef>
@@ -151,7 +153,8 @@ class Tensor {
       case TensorDtype::i64: return convert_from<std::int64_t>(first, into);
       case TensorDtype::i32: return convert_from<std::int32_t>(first, into);
       case TensorDtype::u8:
-      case TensorDtype::boolean: return convert_from<std::uint8_t>(first, into);
+      case TensorDtype::boolean:
+      default: return convert_from<std::uint8_t>(first, into);
     }
   }
 
@@ -180,3 +183,5 @@ class Tensor {
 };
 
 }  // namespace heed
+
+#include "heed/core/macros_back.inl"

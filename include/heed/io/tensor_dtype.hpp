@@ -1,4 +1,6 @@
 #pragma once
+#include "heed/core/macros_away.inl"
+
 #include <array>
 #include <cassert>
 #include <concepts>
@@ -90,3 +92,5 @@ constexpr TensorDtype tensor_dtype_of() {
 static_assert(tensor_dtype_of<float>() == TensorDtype::f32 && bytes_of(tensor_dtype_of<Eigen::bfloat16>()) == 2);
 
 }  // namespace heed
+
+#include "heed/core/macros_back.inl"

@@ -1,4 +1,6 @@
 #pragma once
+#include "heed/core/macros_away.inl"
+
 #include <span>
 #include <string>
 
@@ -69,3 +71,5 @@ DecisionTree<S> load_tree(const std::string& path) {
 }
 
 }  // namespace heed
+
+#include "heed/core/macros_back.inl"

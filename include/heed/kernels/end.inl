@@ -5,9 +5,7 @@
 #endif
 #pragma float_control(pop)
 #elif defined(__GNUC__)
-#ifdef HEED_TARGET
 #pragma GCC diagnostic pop
-#endif
 #pragma GCC pop_options
 #endif
 #undef HEED_INLINE

@@ -18,9 +18,9 @@ inline std::string_view isa_name(Isa isa) {
     case Isa::avx512_bf16: return "avx512_bf16";
     case Isa::avx512: return "avx512";
     case Isa::avx2: return "avx2";
-    case Isa::baseline: return "baseline";
+    case Isa::baseline:
+    default: return "baseline";
   }
-  return "baseline";
 }
 
 namespace detail {

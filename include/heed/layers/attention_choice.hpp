@@ -81,7 +81,8 @@ class LayerMethod {
   template <class Visit>
   void visit(const ParameterStore<T>& store, bool causal, const Visit& visit) const {
     switch (choice_.kind) {
-      case AttentionKind::exact: return visit(ExactAttention<>{});
+      case AttentionKind::exact:
+      default: return visit(ExactAttention<>{});
       case AttentionKind::window: return visit(WindowAttention(choice_.window, causal ? Index(0) : choice_.window));
       case AttentionKind::bigbird: return visit(BigBirdAttention(choice_.bigbird));
       case AttentionKind::performer: return visit(PerformerAttention<T>(choice_.performer));
@@ -169,7 +170,7 @@ class LayerMethod {
                            Rows(store.values(biases_).data + number * n_nodes, 1, n_nodes), {.biases = rule});
   }
   Eigen::Map<const Matrix<T>> block(const ConstView<T>& all, Index h) const {
-    return {all.data + h * choice_.rank * all.cols, choice_.rank, all.cols};
+    return Eigen::Map<const Matrix<T>>(all.data + h * choice_.rank * all.cols, choice_.rank, all.cols);
   }
   void add_block(const View<T>& all, Index h, const Matrix<T>& gradient) const {
     Eigen::Map<Matrix<T>>(all.data + h * choice_.rank * all.cols, choice_.rank, all.cols) += gradient;

@@ -22,7 +22,8 @@ ConstView<T> read_only(const View<T>& view) {
 /// A view as the doors take it.
 template <class T>
 HeadMap<T> map_of(const View<T>& view) {
-  return {view.data, view.rows, view.cols, {view.row_stride, view.col_stride}};
+  const Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic> strides(view.row_stride, view.col_stride);
+  return HeadMap<T>(view.data, view.rows, view.cols, strides);
 }
 
 template <class T>
@@ -31,11 +32,11 @@ using RowArray = Eigen::Array<T, 1, Eigen::Dynamic>;
 /// Row i of a view whose columns are next to each other, as an expression.
 template <class T>
 Eigen::Map<const RowArray<T>> row_of(const ConstView<T>& x, Index i) {
-  return {x.data + i * x.row_stride, x.cols};
+  return Eigen::Map<const RowArray<T>>(x.data + i * x.row_stride, x.cols);
 }
 template <class T>
 Eigen::Map<RowArray<T>> row_of(const View<T>& x, Index i) {
-  return {x.data + i * x.row_stride, x.cols};
+  return Eigen::Map<RowArray<T>>(x.data + i * x.row_stride, x.cols);
 }
 
 }  // namespace heed::detail

@@ -129,7 +129,8 @@ double sampling_variance(Estimator estimator, const X& x, const W& w, Index r) {
       inclusion_probabilities<double>(size, r, pi);
       return detail::systematic_variance(row, weights, w_view.cols, pi);
     }
-    case Estimator::largest: break;
+    case Estimator::largest:
+    default: break;
   }
   std::vector<std::size_t> order(d_in);
   for (std::size_t k = 0; k < d_in; ++k) order[k] = k;

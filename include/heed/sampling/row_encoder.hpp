@@ -52,16 +52,15 @@ class RowEncoder {
     const Index lanes = kernels_.lanes;
     row_ = (d_in + lanes - 1) / lanes * lanes;
     padded_ = (d_v + lanes - 1) / lanes * lanes;
-    const auto row = static_cast<std::size_t>(row_), block = static_cast<std::size_t>(block_tokens);
     sums_ = scratch.take<T>(batch * padded_);
-    y_ = scratch.take<T>(block * row);
-    chosen_y_ = scratch.take<const T*>(block);
-    factor_ = scratch.take<T>(block);
-    size_ = scratch.take<T>(row);
-    pi_ = scratch.take<T>(row);
-    cumulated_ = scratch.take<double>(row);
-    ends_ = scratch.take<Index>(block * static_cast<std::size_t>(n_bands()));
-    lists_ = scratch.take<std::int32_t>(block * (row + static_cast<std::size_t>(lanes)));
+    y_ = scratch.take<T>(block_tokens * row_);
+    chosen_y_ = scratch.take<const T*>(block_tokens);
+    factor_ = scratch.take<T>(block_tokens);
+    size_ = scratch.take<T>(row_);
+    pi_ = scratch.take<T>(row_);
+    cumulated_ = scratch.take<double>(row_);
+    ends_ = scratch.take<Index>(block_tokens * n_bands());
+    lists_ = scratch.take<std::int32_t>(block_tokens * (row_ + lanes));
   }
 
   /// Makes the rows of a group of at most group_tokens that shares one sequence of draws, and reorders the group. Each

@@ -1,4 +1,6 @@
 #pragma once
+#include "heed/core/macros_away.inl"
+
 #include <algorithm>
 #include <cmath>
 #include <numbers>
@@ -103,3 +105,5 @@ double adamw_step(ParameterStore<T>& store, Index step, double rate, const AdamW
 }
 
 }  // namespace heed
+
+#include "heed/core/macros_back.inl"

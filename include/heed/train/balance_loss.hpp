@@ -1,4 +1,6 @@
 #pragma once
+#include "heed/core/macros_away.inl"
+
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -70,3 +72,5 @@ double add_balance_loss(const detail::LayerMethod<T>& method, ParameterStore<T>&
 }
 
 }  // namespace heed
+
+#include "heed/core/macros_back.inl"

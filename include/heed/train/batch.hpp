@@ -1,4 +1,6 @@
 #pragma once
+#include "heed/core/macros_away.inl"
+
 #include <cstdint>
 #include <vector>
 
@@ -14,3 +16,5 @@ struct Batch {
 };
 
 }  // namespace heed
+
+#include "heed/core/macros_back.inl"

@@ -1,4 +1,6 @@
 #pragma once
+#include "heed/core/macros_away.inl"
+
 #include <algorithm>
 #include <optional>
 #include <vector>
@@ -110,3 +112,5 @@ void enter_stage(Transformer<T>& model, ParameterStore<T>& store, const Bootstra
 }
 
 }  // namespace heed
+
+#include "heed/core/macros_back.inl"

@@ -1,4 +1,6 @@
 #pragma once
+#include "heed/core/macros_away.inl"
+
 #include <algorithm>
 #include <cstdint>
 #include <span>
@@ -82,3 +84,5 @@ void choose_attention(Transformer<T>& model, ParameterStore<T>& store, const std
 }
 
 }  // namespace heed
+
+#include "heed/core/macros_back.inl"

@@ -1,4 +1,6 @@
 #pragma once
+#include "heed/core/macros_away.inl"
+
 #include <cmath>
 #include <cstdint>
 #include <span>
@@ -61,3 +63,5 @@ LossReport cross_entropy(const ConstView<T>& logits, std::span<const std::int32_
 }
 
 }  // namespace heed
+
+#include "heed/core/macros_back.inl"

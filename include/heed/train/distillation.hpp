@@ -1,4 +1,6 @@
 #pragma once
+#include "heed/core/macros_away.inl"
+
 #include <cstddef>
 
 #include "heed/core/context.hpp"
@@ -49,3 +51,5 @@ double distil_attention(const Transformer<T>& model, typename Transformer<T>::Ke
 }
 
 }  // namespace heed
+
+#include "heed/core/macros_back.inl"

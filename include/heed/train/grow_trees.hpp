@@ -1,4 +1,6 @@
 #pragma once
+#include "heed/core/macros_away.inl"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -230,3 +232,5 @@ void raise_levels(const Transformer<T>& model, ParameterStore<T>& store, double 
 }
 
 }  // namespace heed
+
+#include "heed/core/macros_back.inl"

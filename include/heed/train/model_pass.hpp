@@ -1,4 +1,6 @@
 #pragma once
+#include "heed/core/macros_away.inl"
+
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -71,3 +73,5 @@ class ModelPass {
 };
 
 }  // namespace heed
+
+#include "heed/core/macros_back.inl"

@@ -1,4 +1,6 @@
 #pragma once
+#include "heed/core/macros_away.inl"
+
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -228,3 +230,5 @@ TrainingResult train(const Transformer<T>& model, ParameterStore<T>& store, cons
 }
 
 }  // namespace heed
+
+#include "heed/core/macros_back.inl"

@@ -23,7 +23,7 @@ class PathColumns {
  public:
   template <class Memory>
   PathColumns(Memory& memory, Index height) : height_(height) {
-    const auto nodes = static_cast<std::size_t>(Index(2) << height);
+    const Index nodes = Index(2) << height;
     largest_ = memory.template take<T>(nodes);
     parted_ = memory.template take<T>(nodes);
     together_ = memory.template take<T>(nodes / 2);

@@ -82,7 +82,7 @@ void with_rows(const ConstView<S>& tokens, Index first, Index n, const RouteScra
 /// sums of several keys do not wait for one another.
 template <int R, class T, class S>
 void lift_block(const ConstView<S>& keys, Index j, T radius, T power, T* extra) {
-  T rest[R];
+  T rest[static_cast<std::size_t>(R)];
   std::fill_n(rest, R, (radius * power) * (radius * power));
   for (Index c = 0; c < keys.cols; ++c) {
     for (int r = 0; r < R; ++r) {

@@ -205,8 +205,8 @@ class FeaturePanel {
 
  protected:
   static constexpr T log2_e = static_cast<T>(1.4426950408889634074);
-  static constexpr T most = 40;       // a key e^40 above the references moves them
-  static constexpr T least = -1e30f;  // of references: below it is no finite key
+  static constexpr T most = 40;          // a key e^40 above the references moves them
+  static constexpr T least = T(-1e30f);  // of references: below it is no finite key
 
   template <class S>
   void read(const ConstView<S>& rows, Index first, Index n, FeatureSide side, T* x) {

@@ -29,7 +29,7 @@ class MergedParts {
   /// `factor` brings scores to base-2 exponents.
   MergedParts(const Call& call, T factor, Workspace::Frame& frame, int threads)
       : call_(call), factor_(factor), threads_(threads) {
-    const auto n_q = static_cast<std::size_t>(call.q.rows), d_v = static_cast<std::size_t>(call.v.cols);
+    const Index n_q = call.q.rows, d_v = call.v.cols;
     for (Buffer* buffer : {&sum_, &part_}) {
       buffer->out = frame.take<T>(n_q * d_v);
       buffer->lse = frame.take<T>(n_q);
@@ -55,7 +55,9 @@ class MergedParts {
   void finish(const PerHead& sinks) {
     const T sink = sinks.given() ? static_cast<T>(sinks.of(call_.head)) : minus_infinity<T>;
     const auto write = [&, sink](Index i, const T* row) {
-      const T weight = is_minus_infinity(sink) ? T(1) : add_to_lse(i, sink, SplitLse::of_sink(sink, factor_)).mine;
+      const T weight = is_minus_infinity(sink)
+                           ? T(1)
+                           : add_to_lse(i, sink, SplitLse::of_sink(static_cast<double>(sink), factor_)).mine;
       for (Index c = 0; c < d_v(); ++c) call_.out(i, c) = static_cast<typename Call::Out>(row[c] * weight);
       if (call_.lse != nullptr) call_.lse[i * call_.lse_stride] = sum_.lse[i];
     };

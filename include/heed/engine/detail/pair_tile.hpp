@@ -127,7 +127,8 @@ class PairTile {
       case Dtype::f64: return load_bias_of<double>(queries, keys, panel, room);
       case Dtype::f16: return load_bias_of<Half>(queries, keys, panel, room);
       case Dtype::bf16: return load_bias_of<Bfloat>(queries, keys, panel, room);
-      case Dtype::boolean: return;  // no bias is
+      case Dtype::boolean:  // no bias is
+      default: return;
     }
   }
 

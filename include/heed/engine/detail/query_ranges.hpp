@@ -20,7 +20,7 @@ template <class T>
 class QueryRanges {
  public:
   QueryRanges(Scratch& scratch, Index vectors, Index lanes) : lanes_(lanes) {
-    const auto width = static_cast<std::size_t>(vectors * lanes);
+    const Index width = vectors * lanes;
     diagonal_ = scratch.take<T>(width);
     low_ = scratch.take<Index>(width);
     high_ = scratch.take<Index>(width);

@@ -43,7 +43,8 @@ struct ScoreRule {
   }
 
  private:
-  static constexpr double least = std::numeric_limits<T>::min(), largest = std::numeric_limits<T>::max();
+  static constexpr double least = static_cast<double>(std::numeric_limits<T>::min());
+  static constexpr double largest = static_cast<double>(std::numeric_limits<T>::max());
 
   // False where the cap changes nothing: scores are all 0, or scale / cap is below the normal numbers, so that only
   // products of queries and keys past 1e34 would come near it.

@@ -81,8 +81,8 @@ class InputFile {
     }
   }
 
-  [[nodiscard]] std::string read_text(std::uint64_t offset, std::uint64_t bytes) {
-    std::string text(static_cast<std::size_t>(bytes), '\0');
+  [[nodiscard]] std::string read_text(std::uint64_t offset, std::size_t bytes) {
+    std::string text(bytes, '\0');
     read(offset, std::as_writable_bytes(std::span<char>(text)));
     return text;
   }

@@ -36,8 +36,10 @@ unsigned adjust_vector(Size n_keys, Size panel, typename X::Scalar scale, typena
                        typename X::Scalar* s, typename X::Scalar* top) {
   using V = typename X::V;
   constexpr double two_log2_e = 2.8853900817779268147;
-  const V factor = X::set(cap == 0 ? scale : static_cast<typename X::Scalar>(two_log2_e * scale / cap));
-  const V height = X::set(cap), tilt = X::set(-slope), masked = X::set(-__builtin_inff());
+  const double bent = cap == 0 ? 0 : two_log2_e * static_cast<double>(scale) / static_cast<double>(cap);
+  const V factor = X::set(cap == 0 ? scale : static_cast<typename X::Scalar>(bent));
+  const V height = X::set(cap), tilt = X::set(-slope),
+          masked = X::set(-static_cast<typename X::Scalar>(__builtin_inff()));
   const V position = X::load(query_position);
   const Size vectors = panel / X::lanes;
   V best = X::load(top);
@@ -88,7 +90,7 @@ void exclude(Size n_keys, Size panel, Size first, Size count, const typename X::
              const typename X::Scalar* high, const typename X::Scalar* label, typename X::Scalar* s,
              typename X::Scalar* top) {
   using V = typename X::V;
-  const V masked = X::set(-__builtin_inff());
+  const V masked = X::set(-static_cast<typename X::Scalar>(__builtin_inff()));
   for (Size u = first; u < first + count; ++u) {
     const Size shift = u * X::lanes;
     const V from = X::load(low + shift), to = X::load(high + shift);
@@ -109,7 +111,7 @@ template <class X>
 void bound(Size n_keys, Size panel, Size first, Size count, const typename X::Scalar* low,
            const typename X::Scalar* high, typename X::Scalar* s, typename X::Scalar* top) {
   using V = typename X::V;
-  const V masked = X::set(-__builtin_inff());
+  const V masked = X::set(-static_cast<typename X::Scalar>(__builtin_inff()));
   for (Size u = first; u < first + count; ++u) {
     const Size shift = u * X::lanes;
     const V from = X::load(low + shift), to = X::load(high + shift);

@@ -57,7 +57,7 @@ void row_scores(const S* k, Size k_stride, Size n_keys, const typename X::Scalar
 // Largest entry of s[0 .. n), at least `floor`; s has room for whole vectors, and the rest is set to -inf.
 template <class X>
 typename X::Scalar row_top(Size n, typename X::Scalar* s, typename X::Scalar floor) {
-  for (Size j = n; j % X::lanes != 0; ++j) s[j] = -__builtin_inff();
+  for (Size j = n; j % X::lanes != 0; ++j) s[j] = -static_cast<typename X::Scalar>(__builtin_inff());
   typename X::V best = X::set(floor);
   for (Size j = 0; j < n; j += X::lanes) best = X::max(X::load(s + j), best);
   typename X::Scalar lane[X::lanes], top = floor;
