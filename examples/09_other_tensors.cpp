@@ -10,7 +10,8 @@ namespace {
 
 using heed::Index;
 
-// torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True), each batch x heads x n x d
+// torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True), each batch x heads x n
+// x d
 void pytorch(const float* q, const float* k, const float* v, float* out, Index batch, Index heads, Index kv_heads,
              Index n_q, Index n_k, Index d) {
   heed::batch_attend_into(heed::heads_first(out, batch, heads, n_q, d), nullptr,

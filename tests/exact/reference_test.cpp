@@ -95,7 +95,7 @@ struct ReferenceMethod {
     context.flops->add_products(Phase::scores, 2.0 * static_cast<double>(q.cols()) * pairs);
     context.flops->add_products(Phase::values, 2.0 * static_cast<double>(v.cols()) * pairs);
     context.flops->add_exponentials(pairs);
-    context.flops->add_tokens(static_cast<double>(std::min(k.rows(), options.mask.n_real_keys)),
+    context.flops->add_tokens(static_cast<double>(real_keys_of(options.mask, k.rows())),
                               static_cast<double>(k.rows()));
   }
 };

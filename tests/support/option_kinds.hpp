@@ -1,6 +1,8 @@
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -152,9 +154,20 @@ inline AttentionOptions options_of(const OptionStore& store, const OptionKind& f
   return options;
 }
 /// "square" cannot be combined with sequences of differing lengths, nor lengths with sequences, which have their own.
+/// Kinds that are another way to say what a kind says meet only those they may be confused with.
 inline bool fit_together(const OptionKind& a, const OptionKind& b) {
+  const auto meets = [](const OptionKind& x, std::string_view group) {
+    const auto among = [&](std::initializer_list<std::string_view> groups) {
+      return std::find(groups.begin(), groups.end(), group) != groups.end();
+    };
+    if (x.name == "allowed_row" || x.name == "bias_row") return among({"keys", "queries"});
+    if (x.name == "key_length") return among({"causal", "keys", "queries"});
+    if (x.name == "query_length") return among({"causal", "keys", "padding", "allowed", "bias", "sink"});
+    if (x.name == "shift") return among({"window", "alibi", "keys", "queries", "padding"});
+    return true;
+  };
+  if (!meets(a, b.group) || !meets(b, a.group)) return false;
   const auto clash = [](const OptionKind& x, const OptionKind& y) {
-    if (x.name == "key_length" || x.name == "query_length") return y.group == "sequences";
     return x.name == "square" && y.name == "sequences";
   };
   return a.group != b.group && !clash(a, b) && !clash(b, a);
