@@ -13,6 +13,7 @@
 #include "support/conformance.hpp"
 #include "support/inputs.hpp"
 #include "support/matrices.hpp"
+#include "support/option_kinds.hpp"
 
 namespace heed::test {
 namespace {
@@ -95,8 +96,7 @@ struct ReferenceMethod {
     context.flops->add_products(Phase::scores, 2.0 * static_cast<double>(q.cols()) * pairs);
     context.flops->add_products(Phase::values, 2.0 * static_cast<double>(v.cols()) * pairs);
     context.flops->add_exponentials(pairs);
-    context.flops->add_tokens(static_cast<double>(real_keys_of(options.mask, k.rows())),
-                              static_cast<double>(k.rows()));
+    context.flops->add_tokens(static_cast<double>(real_keys_of(options.mask, k.rows())), static_cast<double>(k.rows()));
   }
 };
 
