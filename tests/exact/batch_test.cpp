@@ -6,15 +6,21 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <Eigen/Core>
 #include <gtest/gtest.h>
 
+#include "heed/approx/monte_carlo_values.hpp"
+#include "heed/approx/pattern_attention.hpp"
+#include "heed/approx/tc_attention.hpp"
+#include "heed/approx/tc_state.hpp"
 #include "heed/approx/tf_attention.hpp"
 #include "heed/approx/window_attention.hpp"
 #include "heed/core/flops.hpp"
 #include "heed/core/tensor_view.hpp"
+#include "heed/exact/attend_over.hpp"
 #include "heed/exact/attention_weights.hpp"
 #include "heed/exact/batch_backward.hpp"
 #include "heed/exact/key_value_cache.hpp"
@@ -423,6 +429,93 @@ TEST(Batch, GradientsOfATreeAreSummedOverEntries) {
   }
   EXPECT_GT(planes.norm(), 0.0);
   EXPECT_LE((got.d_tree.planes - planes).cwiseAbs().maxCoeff(), 1e-11);
+}
+
+TEST(Batch, EmptyBatchesAndEntriesHaveGradientsOfTheirSizes) {
+  const auto tree = fit_tree(random_matrix<double>(53, 8, 1), random_matrix<double>(37, 8, 2), {.height = 2});
+  const Matrix<double> bias = Matrix<double>::Zero(37, 53);
+  for (const auto& [n_entries, n_q] : {std::pair<Index, Index>{0, 37}, {2, 0}}) {
+    const Batch<double> in = batch_of<double>(Layout::heads_first, n_q, 53, n_entries, 4, 2);
+    AttentionOptions options;
+    options.sinks = 0.5;
+    const Matrix<double> own_bias = bias.topRows(n_q);
+    options.mask.bias = own_bias;
+    const auto r = batch_attend(in.q, in.k, in.v, options, TfAttention<double>(tree));
+    const auto g =
+        batch_attend_backward(r.out, in.q, in.k, in.v, r, options, TfAttention<double>(tree), {}, {.bias = true});
+    EXPECT_EQ(g.d_k, Matrix<double>::Zero(n_entries * 53, 16));
+    EXPECT_EQ(g.d_sinks, Vector<double>::Zero(4));
+    EXPECT_EQ(g.d_bias, Matrix<double>::Zero(n_q, 53));
+    EXPECT_EQ(g.d_tree.planes, Matrix<double>::Zero(3, 8));
+  }
+}
+
+// Two groups of queries, made for the padded length: each sees every third key.
+struct Halves {
+  Index n_q, n_k;
+  std::vector<Index> keys_{};
+  Halves(Index queries, Index keys) : n_q(queries), n_k(keys) {
+    for (Index j = 0; j < n_k; j += 3) keys_.push_back(j);
+  }
+  Index n_groups() const { return 2; }
+  TokenSet queries(Index g) const { return {g * (n_q / 2), g == 0 ? n_q / 2 : n_q - n_q / 2}; }
+  Index n_segments(Index) const { return 1; }
+  TokenSet keys(Index, Index) const { return {0, static_cast<Index>(keys_.size()), keys_.data()}; }
+};
+
+TEST(Batch, PatternsKnowQueriesThatArePadding) {
+  const Batch<float> in = batch_of(Layout::heads_first, 37, 53);
+  const std::vector<Index> lengths{37, 11, 0};
+  AttentionOptions options;
+  options.mask.query_lengths = lengths;
+  const PatternAttention pattern([](Index n_q, Index n_k) {
+    EXPECT_EQ(n_q, 37);
+    return Halves(n_q, n_k);
+  });
+  const auto got = batch_attend(in.q, in.k, in.v, options, pattern);
+  for (Index b = 0; b < 3; ++b) {
+    const std::vector<Index> one{lengths[static_cast<std::size_t>(b)]};
+    AttentionOptions own;
+    own.mask.query_lengths = one;
+    const auto want =
+        attend_over(Halves(37, 53), in.head(in.q, b, 3).cast<float>().eval(), in.head(in.k, b, 1).cast<float>().eval(),
+                    in.head(in.v, b, 1).cast<float>().eval(), own);
+    EXPECT_EQ((got.out.block(b * 37, 3 * 6, 37, 6)).eval(), want.out);
+  }
+}
+
+TEST(Lengths, MeanTheSameToAPlanOfSamplesAndAreNoneOfAGrowingState) {
+  const Matrix<float> q = random_matrix<float>(9, 8, 1), k = random_matrix<float>(12, 8, 2),
+                      x = random_matrix<float>(12, 16, 3), w_v = random_matrix<float>(16, 5, 4);
+  const MonteCarloValues<float> values(x, w_v, {.alpha = 3});
+  const std::vector<Index> key_lengths{6}, query_lengths{4};
+  AttentionOptions by_lengths, by_hand;
+  by_lengths.mask.key_lengths = key_lengths;
+  by_lengths.mask.query_lengths = query_lengths;
+  by_lengths.mask.causal = Causal::bottom_right;
+  by_hand.mask = {.causal = Causal::top_left, .shift = 2, .n_real_keys = 6};
+  const auto got = values.plan(q, k, by_lengths), want = values.plan(q.topRows(4), k, by_hand);
+  EXPECT_EQ(got.importance, want.importance);
+  EXPECT_EQ(got.counts, want.counts);
+  const TcAttention<float> tc(fit_tree(k, q, {.height = 1}), Vector<float>::Zero(2));
+  Mask masks[4];
+  masks[0].key_lengths = key_lengths;
+  masks[1].query_lengths = query_lengths;
+  masks[2].shift = 1;
+  const OptionStore store(1, 1);
+  masks[3].keys = store.keys;
+  for (const Mask& mask : masks) EXPECT_THROW(TcState<float>(tc, 5, 0, {.mask = mask}), OptionError);
+}
+
+TEST(Lengths, OfATensorWithoutDataOrOfAnLseThatIsOneAreRefused) {
+  EXPECT_THROW(BoolView(heads_first<const bool>(nullptr, 1, 1, 3, 4)), ShapeError);
+  EXPECT_THROW(BiasView(heads_first<const float>(nullptr, 1, 1, 3, 4)), ShapeError);
+  const Inputs<double> in = random_inputs<double>({.n_q = 7, .n_k = 9, .d = 5, .d_v = 3});
+  const auto r = attend(in.q, in.k, in.v);
+  const std::vector<double> d_lse(7);
+  EXPECT_THROW(attend_backward(r.out, in.q, in.k, in.v, r, {}, ExactAttention<>{}, {},
+                               {.d_lse = heads_first(d_lse.data(), 1, 1, 7, 1)}),
+               ShapeError);
 }
 
 TEST(AttentionWeights, AreWhatValuesAreSummedBy) {

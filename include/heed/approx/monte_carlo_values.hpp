@@ -13,6 +13,7 @@
 #include "heed/approx/value_operands.hpp"
 #include "heed/approx/value_path.hpp"
 #include "heed/core/context.hpp"
+#include "heed/core/entry_options.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
@@ -81,33 +82,35 @@ class MonteCarloValues : public detail::ValueOperands<S> {
   /// What a call with these operands decides; see SamplePlan. Queries and keys of several heads are packed as in
   /// multi_head_attend.
   template <class Q, class K, class Method = ExactAttention<>>
-  SamplePlan<S> plan(const Q& q, const K& k, const AttentionOptions& options = {}, const Method& method = {},
+  SamplePlan<S> plan(const Q& q, const K& k, const AttentionOptions& given = {}, const Method& method = {},
                      const Context& context = {}, const HeadOptions& heads = {}) const {
     SamplePlan<S> plan;
-    with_calls(q, k, options, method, context, heads, [&](auto calls, Index heads_per_kv, const Context& inner) {
-      Workspace::Frame frame(*inner.workspace);
-      detail::MethodRun<Method> run(method, frame);
-      detail::check_weights<typename decltype(calls)::value_type>(run, options_.budget);
-      if (options_.budget != Budget::constant) run.prepare(calls, heads_per_kv, options, inner);
-      detail::SamplePlanner<S> planner(x_, w_, options_, *inner.workspace, detail::thread_count(inner.threads));
-      const auto made = planner.plan(frame, calls, heads_per_kv, options, run, inner);
-      plan.d_in = x_.cols;
-      plan.counts.resize(x_.rows, made.n_kv);
-      plan.importance.resize(x_.rows, made.n_kv);
-      plan.kept.resize(x_.rows, made.n_kv);
-      plan.exact.resize(made.n_kv);
-      plan.x_norm.resize(x_.rows);
-      const bool never = never_pays(calls, heads_per_kv, options, run);
-      for (Index kv = 0; kv < made.n_kv; ++kv) {
-        plan.exact(kv) = never || multiplies(made, kv, detail::real_keys(options.mask, x_.rows)) ? 1 : 0;
-        for (Index j = 0; j < x_.rows; ++j) {
-          plan.counts(j, kv) = made.counts[kv * x_.rows + j];
-          plan.importance(j, kv) = static_cast<double>(made.largest[kv * x_.rows + j]);
-          plan.kept(j, kv) = made.kept[kv * x_.rows + j];
-          plan.x_norm(j) = made.x_norm[j];
-        }
-      }
-    });
+    with_calls(q, k, given, method, context, heads,
+               [&](auto calls, Index heads_per_kv, const AttentionOptions& options, const Context& inner) {
+                 Workspace::Frame frame(*inner.workspace);
+                 detail::MethodRun<Method> run(method, frame);
+                 detail::check_weights<typename decltype(calls)::value_type>(run, options_.budget);
+                 if (options_.budget != Budget::constant) run.prepare(calls, heads_per_kv, options, inner);
+                 detail::SamplePlanner<S> planner(x_, w_, options_, *inner.workspace,
+                                                  detail::thread_count(inner.threads));
+                 const auto made = planner.plan(frame, calls, heads_per_kv, options, run, inner);
+                 plan.d_in = x_.cols;
+                 plan.counts.resize(x_.rows, made.n_kv);
+                 plan.importance.resize(x_.rows, made.n_kv);
+                 plan.kept.resize(x_.rows, made.n_kv);
+                 plan.exact.resize(made.n_kv);
+                 plan.x_norm.resize(x_.rows);
+                 const bool never = never_pays(calls, heads_per_kv, options, run);
+                 for (Index kv = 0; kv < made.n_kv; ++kv) {
+                   plan.exact(kv) = never || multiplies(made, kv, detail::real_keys(options.mask, x_.rows)) ? 1 : 0;
+                   for (Index j = 0; j < x_.rows; ++j) {
+                     plan.counts(j, kv) = made.counts[kv * x_.rows + j];
+                     plan.importance(j, kv) = static_cast<double>(made.largest[kv * x_.rows + j]);
+                     plan.kept(j, kv) = made.kept[kv * x_.rows + j];
+                     plan.x_norm(j) = made.x_norm[j];
+                   }
+                 }
+               });
     return plan;
   }
 
@@ -116,14 +119,16 @@ class MonteCarloValues : public detail::ValueOperands<S> {
   ///
   /// Shapes  out: n_k x width(), contiguous rows; q and k as for `plan`. Rows of padding hold nothing of use.
   template <class Out, class Q, class K, class Method = ExactAttention<>>
-  void value_rows_into(Out&& out, const Q& q, const K& k, const AttentionOptions& options = {},
-                       const Method& method = {}, const Context& context = {}, const HeadOptions& heads = {}) const {
+  void value_rows_into(Out&& out, const Q& q, const K& k, const AttentionOptions& given = {}, const Method& method = {},
+                       const Context& context = {}, const HeadOptions& heads = {}) const {
     S* rows = this->rows_of(std::forward<Out>(out));
-    with_calls(q, k, options, method, context, heads, [&](auto calls, Index heads_per_kv, const Context& inner) {
-      Workspace::Frame frame(*inner.workspace);
-      detail::MethodRun<Method> run(method, frame);
-      make_rows(calls, heads_per_kv, options, run, inner, rows, prepares(calls, heads_per_kv, options, run, inner));
-    });
+    with_calls(q, k, given, method, context, heads,
+               [&](auto calls, Index heads_per_kv, const AttentionOptions& options, const Context& inner) {
+                 Workspace::Frame frame(*inner.workspace);
+                 detail::MethodRun<Method> run(method, frame);
+                 make_rows(calls, heads_per_kv, options, run, inner, rows,
+                           prepares(calls, heads_per_kv, options, run, inner));
+               });
   }
 
   /// See core/values.hpp.
@@ -192,10 +197,16 @@ class MonteCarloValues : public detail::ValueOperands<S> {
         detail::check_heads(q, k, detail::shape_of_values(*this), heads, options, method, context);
     const detail::WithWorkspace inner(context);
     Workspace::Frame frame(inner.workspace());
-    const std::span<const Call> calls =
+    const detail::RealTokens real = detail::real_tokens_of(options, q.rows(), k.rows(), packed.n_heads);
+    const std::span<Call> made =
         detail::packed_calls<Call>(frame, view_of(q), view_of(k), View<T>{}, View<T>{}, packed);
-    detail::check_heads_of(method, detail::shape_of(calls), options);
-    work(calls, packed.per_kv(), inner.context());
+    for (Call& call : made) {
+      call.n_padding = call.q.rows - real.n_q;
+      call.q.rows = real.n_q;
+    }
+    const std::span<const Call> calls(made);
+    detail::check_heads_of(method, detail::shape_of(calls), real.options);
+    work(calls, packed.per_kv(), real.options, inner.context());
   }
 
   // Whether some head may be sampled, as far as is known without a plan. Queries there are.

@@ -37,10 +37,11 @@ class PatternAttention {
                       Workspace::Frame& frame) const {
     const Index n_q = calls.front().q.rows, n_k = calls.front().k.rows;
     detail::Pairs pairs(frame);
-    const auto& pattern = pairs.keep(pattern_for_(n_q, n_k));
+    const Index n_rows = n_q + calls.front().n_padding;  // what the caller knows as rows(q)
+    const auto& pattern = pairs.keep(pattern_for_(n_rows, n_k));
     static_assert(PairPattern<std::remove_cvref_t<decltype(pattern)>>,
                   "heed: pattern_for(n_q, n_k) must return a KeyPattern or a PatternUnion (core/pattern.hpp)");
-    detail::check_pattern(pattern, n_q, n_k, *context.workspace);
+    detail::check_pattern(pattern, n_rows, n_k, *context.workspace);
     detail::add_pattern(pairs, pattern, n_q, static_cast<Index>(calls.size()));
     return pairs;
   }

@@ -124,7 +124,11 @@ class TcState {
       if (given)
         throw OptionError(detail::message(name, " is given but must not be: TcState is one sequence without padding"));
     };
+    refuse(mask.shift.has_value(), "Mask::shift");
     refuse(mask.n_real_keys != Mask::unlimited, "Mask::n_real_keys");
+    refuse(mask.keys.given(), "Mask::keys");
+    refuse(!mask.key_lengths.empty(), "Mask::key_lengths");
+    refuse(!mask.query_lengths.empty(), "Mask::query_lengths");
     refuse(!mask.sequence_offsets.empty(), "Mask::sequence_offsets");
     refuse(!mask.key_sequence_offsets.empty(), "Mask::key_sequence_offsets");
     AttentionOptions causal = options;

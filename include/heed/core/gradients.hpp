@@ -78,6 +78,8 @@ inline void check_gradient_of_out(Index rows, Index cols, Index n_q, Index d_v) 
 }
 
 inline void check_gradient_of_lse(const PairView& d_lse, Index n_q, Index n_heads) {
+  if (d_lse.is_tensor())
+    throw ShapeError("heed: BackwardOptions::d_lse is a tensor but must be a matrix of rows(q) x n_heads");
   if (!d_lse.given() || (d_lse.rows() == n_q && (d_lse.cols() == 1 || d_lse.cols() == n_heads))) return;
   throw ShapeError(message("BackwardOptions::d_lse is ", d_lse.rows(), " x ", d_lse.cols(),
                            " but must be rows(q) x n_heads = ", n_q, " x ", n_heads));

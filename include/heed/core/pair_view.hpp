@@ -4,6 +4,7 @@
 
 #include <Eigen/Core>
 
+#include "heed/core/errors.hpp"
 #include "heed/core/tensor_view.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
@@ -122,7 +123,10 @@ class PairView {
         dtype_(detail::dtype_of<std::remove_const_t<S>>()),
         is_tensor_(true) {
     static const std::remove_const_t<S> nothing{};
-    if (data_ == nullptr) data_ = &nothing;
+    if (data_ != nullptr) return;
+    if (t.sizes[0] != 0 && t.sizes[1] != 0 && t.sizes[2] != 0 && t.sizes[3] != 0)
+      throw ShapeError("heed: the data of a tensor for Mask::allowed or Mask::bias is null but its sizes are not 0");
+    data_ = &nothing;
   }
   template <class S>
   explicit PairView(ConstView<S> m)

@@ -24,6 +24,7 @@ struct HeadCall {
   Index lse_stride = 1;
   Index head = 0;                 // names its entry of per-head options and its rows of per-head pair masks
   SplitLse* split_lse = nullptr;  // n_q; null: not wanted
+  Index n_padding = 0;            // queries of the operand behind those of q, which are padding
 };
 
 /// Calls whose sums are kept in T.

@@ -66,6 +66,7 @@ void backward_of_heads(Grads& grads, const BackwardOperands<S, Out>& all, const 
       if (grads.d_bias.size() > 0)
         call.d_bias = output_view_of(grads.d_bias).rows_from(stacked ? call.head * all.q.rows : 0, n_q);
     }
+    call.n_padding = all.q.rows - n_q;
     call.mean = means + call.head * n_q;
     row_means(call, in.out.columns(call.head * packed.d_v, packed.d_v), backward.d_lse, means + call.head * n_q);
   }

@@ -58,14 +58,16 @@ inline void check_same_size(Index size, const char* what, Index expected, const 
 template <class T>
 void check_tensor(const TensorView<T>& t, const char* name) {
   const char* const dimensions[] = {"batch", "heads", "tokens", "width"};
-  Index product = 1;
   for (std::size_t d = 0; d < 4; ++d) {
     if (t.sizes[d] < 0 || t.sizes[d] > most_size) {
       throw ShapeError(message(name, " has a ", dimensions[d], " size of ", t.sizes[d], " but must have 0 .. 2^40"));
     }
-    checked_product("sizes of a tensor", {product, t.sizes[d]});
-    product *= t.sizes[d];
   }
+  if (!can_be_counted({t.sizes[0], t.sizes[1], t.sizes[2], t.sizes[3]})) {
+    throw ShapeError(message(name, " is ", t.sizes[0], " x ", t.sizes[1], " x ", t.sizes[2], " x ", t.sizes[3],
+                             " but must have at most 2^58 numbers"));
+  }
+  const Index product = checked_product(name, {t.sizes[0], t.sizes[1], t.sizes[2], t.sizes[3]});
   if (t.data == nullptr && product > 0)
     throw ShapeError(message(name, ".data is null but must point to ", product, " numbers"));
 }
@@ -87,9 +89,12 @@ BatchShape check_batch(const TensorView<const S>& q, const TensorView<const S>& 
   check_same_size(k.batch(), "batch of k", q.batch(), "that of q");
   check_same_size(v.batch(), "batch of v", q.batch(), "that of q");
   check_same_size(v.n_heads(), "heads of v", k.n_heads(), "those of k");
-  if (k.n_heads() < 1 || q.n_heads() < 1 || q.n_heads() % k.n_heads() != 0)
+  if (k.n_heads() < 1) throw ShapeError(message("heads of k = ", k.n_heads(), " must be >= 1"));
+  if (q.n_heads() < 1 || q.n_heads() % k.n_heads() != 0)
     throw ShapeError(message("heads of q = ", q.n_heads(), " must be a multiple of those of k = ", k.n_heads()));
   const BatchShape shape{q.batch(), q.n_heads(), k.n_heads(), q.tokens(), k.tokens(), k.width(), v.width()};
+  checked_product("batch * tokens of q * heads of q * (width of v + 1)",
+                  {shape.n_entries, shape.n_q, shape.n_heads, shape.d_v + 1});
   check_attention<Accumulator<S>>(q.width(), k.tokens(), k.width(), v.tokens(),
                                   {shape.n_q, shape.n_k, shape.d, shape.d_v, shape.n_heads, shape.n_entries}, options);
   check_methods(method, shape.n_heads, shape.n_kv_heads);

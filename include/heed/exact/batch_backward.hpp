@@ -1,7 +1,6 @@
 #pragma once
 #include <cstddef>
 #include <type_traits>
-#include <utility>
 
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
@@ -52,6 +51,29 @@ void add_parameter_gradients(Grads& sum, const Grads& more) {
   }
   if constexpr (requires { sum.d_methods; }) {
     for (std::size_t m = 0; m < sum.d_methods.size(); ++m) add_parameter_gradients(sum.d_methods[m], more.d_methods[m]);
+  }
+}
+
+template <class T>
+void clear_tree_gradient(TreeGradient<T>& sum) {
+  sum.planes.setZero();
+  sum.biases.setZero();
+}
+
+/// Starts the gradients of a method's parameters, which have their sizes, at 0.
+template <class Grads>
+void clear_method_gradients(Grads& sum) {
+  if constexpr (requires { sum.d_tree; }) clear_tree_gradient(sum.d_tree);
+  if constexpr (requires { sum.d_trees; }) {
+    for (auto& tree : sum.d_trees) clear_tree_gradient(tree);
+  }
+  if constexpr (requires { sum.d_level_logits; }) sum.d_level_logits.setZero();
+  if constexpr (requires { sum.d_key_projection; }) {
+    sum.d_key_projection.setZero();
+    sum.d_value_projection.setZero();
+  }
+  if constexpr (requires { sum.d_methods; }) {
+    for (auto& one : sum.d_methods) clear_method_gradients(one);
   }
 }
 
@@ -116,7 +138,11 @@ auto batch_attend_backward(const D& d_out, const Q& q, const K& k, const V& v, c
   sum.d_q.setZero(n_rows, shape.n_heads * shape.d);
   sum.d_k.setZero(shape.n_entries * shape.n_k, shape.n_kv_heads * shape.d);
   sum.d_v.setZero(shape.n_entries * shape.n_k, shape.n_kv_heads * shape.d_v);
+  if (options.sinks.given()) sum.d_sinks.setZero(shape.n_heads);
+  if (backward.bias && options.mask.bias.given())
+    sum.d_bias.setZero(options.mask.bias.rows(), options.mask.bias.cols());
   detail::size_method_gradients(method, sum);
+  detail::clear_method_gradients(sum);
   const detail::WithWorkspace inner(context);
   Matrix<S> own_q, own_k, own_v, own_d_out;
   for (Index b = 0; b < shape.n_entries; ++b) {
@@ -125,22 +151,16 @@ auto batch_attend_backward(const D& d_out, const Q& q, const K& k, const V& v, c
     detail::pack_entry(read_v, b, own_v);
     detail::pack_gradient<S>(d_out, shape, b, own_d_out);
     MultiHeadResult<S> own_r{r.out.middleRows(b * shape.n_q, shape.n_q), {}};
-    if (r.lse.size() > 0) own_r.lse = r.lse.middleRows(b * shape.n_q, shape.n_q);
+    if (detail::returns_lse<Method>()) own_r.lse = r.lse.middleRows(b * shape.n_q, shape.n_q);
     BackwardOptions own_backward = backward;
     own_backward.d_lse = backward.d_lse.of_rows(b * shape.n_q, shape.n_q);
-    auto own = detail::gradients_of_heads(own_d_out, own_q, own_k, own_v, own_r, packed,
-                                          detail::options_of_entry(options, b), method, inner.context(), own_backward);
+    const auto own =
+        detail::gradients_of_heads(own_d_out, own_q, own_k, own_v, own_r, packed, detail::options_of_entry(options, b),
+                                   method, inner.context(), own_backward);
     sum.d_q.middleRows(b * shape.n_q, shape.n_q) = own.d_q;
     sum.d_k.middleRows(b * shape.n_k, shape.n_k) = own.d_k;
     sum.d_v.middleRows(b * shape.n_k, shape.n_k) = own.d_v;
-    if (b > 0) {
-      detail::add_parameter_gradients(sum, own);
-      continue;
-    }
-    own.d_q.swap(sum.d_q);
-    own.d_k.swap(sum.d_k);
-    own.d_v.swap(sum.d_v);
-    sum = std::move(own);
+    detail::add_parameter_gradients(sum, own);
   }
   return sum;
 }

@@ -139,10 +139,14 @@ void run_real_queries(std::span<Call> calls, Index n_heads, const AttentionOptio
   if (!has_lengths(options.mask)) return run(calls, options);
   const Index n_q = calls.front().q.rows;
   const RealTokens real = real_tokens_of(options, n_q, calls.front().k.rows, n_heads);
-  for (Call& call : calls) call.q.rows = call.out.rows = real.n_q;
+  for (Call& call : calls) {
+    call.q.rows = call.out.rows = real.n_q;
+    call.n_padding = n_q - real.n_q;
+  }
   run(calls, real.options);
   for (Call& call : calls) {
     call.q.rows = call.out.rows = n_q;
+    call.n_padding = 0;
     clear_rows(call, real.n_q);
   }
 }

@@ -107,7 +107,8 @@ KeyImportance<Accumulator<S>> importance_of(const Q& q, const K& k, const Attent
   check_head(call, {call.k.rows, 0}, given, context);
   const RealTokens real = real_tokens_of(given, call.q.rows, call.k.rows, 1);
   const AttentionOptions& options = real.options;
-  call.q.rows = real.n_q;  // padding gives no weight
+  call.n_padding = call.q.rows - real.n_q;  // which gives no weight
+  call.q.rows = real.n_q;
   check_heads_of(method, shape_of(calls), options);
   const WithWorkspace inner(context);
   Workspace::Frame frame(inner.workspace());
