@@ -20,7 +20,8 @@ struct Arguments {
   Index trees = 1;         ///< of a head, united
   std::optional<Index> heads;
   std::optional<Index> length;
-  std::vector<Index> steps;  ///< at short length, at full length, after the conversion
+  std::vector<Index> steps;           ///< at short length, at full length, after the conversion
+  bool as_long_as_converted = false;  ///< set by tables: the steps after a conversion too, without one
   std::uint64_t seed = 1;
   bool untied = false;
   std::string routing = "flip";

@@ -95,7 +95,7 @@ int run_table(const Arguments& given) {
   const std::vector<TableRow> rows = table_rows(given.table, given);
   say(describe_machine(given.threads).text());
   std::vector<Outcome> outcomes(rows.size());
-  std::map<std::string, double> guesses;
+  std::map<std::string, std::vector<double>> guesses;
   for (Index s = 0; s < given.seeds; ++s) {
     Trained trained;  // an exact model serves all rows that begin with it
     for (std::size_t r = 0; r < rows.size(); ++r) {
@@ -104,7 +104,7 @@ int run_table(const Arguments& given) {
       say(format("seed %llu: ", static_cast<unsigned long long>(arguments.seed)) + rows[r].name);
       const std::unique_ptr<Task> task = make_task(arguments);
       for (const Guess& guess : task->guesses(task->evaluation(task->recipe().length)))
-        guesses[guess.name] = guess.accuracy;
+        guesses[guess.name].push_back(guess.accuracy);
       const Run run = train_aloud(arguments, *task, trained);
       const Evaluation& result = run.milestones.back().evaluation;
       outcomes[r].accuracy.push_back(result.accuracy);
@@ -122,7 +122,7 @@ int run_table(const Arguments& given) {
         format("%-9s ", (spread(outcomes[r].fewer, "%.2fx")).c_str()) +
         format("%-13s ", column(outcomes[r].fullest, "%.2f").c_str()) + spread(outcomes[r].seconds, "%.0f"));
   }
-  for (const auto& [name, accuracy] : guesses) say("guessing " + name + format(": %.4f", accuracy));
+  for (const auto& [name, accuracy] : guesses) say("guessing " + name + spread(accuracy, ": %.4f, %.4f to %.4f"));
   say(format("%ld seeds", static_cast<long>(given.seeds)));
   return 0;
 }

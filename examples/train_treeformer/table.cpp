@@ -1,6 +1,7 @@
 #include "table.hpp"
 
 #include <stdexcept>
+#include <vector>
 
 namespace train_treeformer {
 namespace {
@@ -34,6 +35,19 @@ TableRow of_trees(TableRow made, Index trees) {
 TableRow from_the_start(TableRow made) {
   made.arguments.bootstrap = false;
   return made;
+}
+
+TableRow as_long_as_converted(TableRow made) {
+  made.arguments.bootstrap = false;
+  made.arguments.as_long_as_converted = true;
+  return made;
+}
+
+// A projected key of Linformer is all keys at once, so that it has no causal form.
+std::vector<TableRow> possible(std::vector<TableRow> rows, const Arguments& given) {
+  if (given.task == "text-lm")
+    std::erase_if(rows, [](const TableRow& row) { return row.arguments.attention == "linformer"; });
+  return rows;
 }
 
 std::vector<TableRow> trees(const Arguments& given) {
@@ -70,7 +84,16 @@ std::vector<TableRow> methods(const Arguments& given) {
   for (const char* name : {"exact", "tf", "tc"}) rows.push_back(row(name, given, name, heads, height));
   for (const char* name : {"linformer", "performer", "bigbird", "window", "linear"})
     rows.push_back(from_the_start(row(std::string(name) + ", from the start", given, name, heads, height)));
-  return rows;
+  return possible(rows, given);
+}
+
+std::vector<TableRow> claims(const Arguments& given) {
+  const Index heads = given.heads.value_or(2), height = given.height;
+  return possible({row("exact", given, "exact", heads, height),
+                   as_long_as_converted(row("exact, as many steps as converted", given, "exact", heads, height)),
+                   row("tf", given, "tf", heads, height), row("tc", given, "tc", heads, height),
+                   as_long_as_converted(row("linformer, from the start", given, "linformer", heads, height))},
+                  given);
 }
 
 struct Table {
@@ -83,7 +106,8 @@ const Table tables[] = {
     {"trees", "exact attention, and converted trees of 2 and 4 heads and several heights", trees},
     {"gradients", "with and without the gradient of routing, keys and queries untied and tied", gradients},
     {"others", "other methods of about equal FLOPs, from the start", others},
-    {"methods", "every method at one height, for any task: TF and TC converted, the others from the start", methods}};
+    {"methods", "every method at one height, for any task: TF and TC converted, the others from the start", methods},
+    {"claims", "exact, TF and TC converted, Linformer from the start, all after as many steps, for any task", claims}};
 
 }  // namespace
 

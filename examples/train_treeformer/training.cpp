@@ -25,6 +25,7 @@ Recipe recipe_of(const Arguments& arguments, const Task& task) {
     recipe.long_steps = arguments.steps[1];
     recipe.converted_steps = arguments.steps[2];
   }
+  if (arguments.as_long_as_converted) recipe.long_steps += recipe.converted_steps;
   recipe.n_heads = arguments.heads.value_or(recipe.n_heads);
   recipe.tied = recipe.tied && !arguments.untied;
   return recipe;
