@@ -278,6 +278,35 @@ TEST(Batch, WorkFallsWithTheKeysAndQueriesLeft) {
   }
 }
 
+TEST(Batch, ThreadsThatShareOutHeadsChangeNoBitAndNoCount) {  // enough work to wake them
+  const Batch<float> in = batch_of(Layout::tokens_first, 190, 230, 6);
+  const std::vector<Index> key_lengths{230, 1, 100, 229, 0, 77}, query_lengths{190, 190, 3, 0, 64, 189};
+  BoolMatrix keys(6, 230);
+  NumberStream numbers(8);
+  for (Index t = 0; t < keys.size(); ++t) keys.data()[t] = numbers.uniform() < 0.7;
+  AttentionOptions options;
+  options.mask.keys = keys;
+  options.mask.key_lengths = key_lengths;
+  options.mask.query_lengths = query_lengths;
+  const auto check = [&](const auto& method) {
+    Workspace workspace;
+    FlopCounter want_flops;
+    const auto want = batch_attend(in.q, in.k, in.v, options, method, {.flops = &want_flops, .threads = 1});
+    for (const Index threads : {2, 3, 4, 5, 2}) {
+      FlopCounter flops;
+      const auto got = batch_attend(in.q, in.k, in.v, options, method,
+                                    {.flops = &flops, .workspace = &workspace, .threads = threads});
+      EXPECT_EQ(got.out, want.out);
+      EXPECT_TRUE((got.lse.array() == want.lse.array()).all());
+      EXPECT_EQ(flops.products(), want_flops.products());
+      EXPECT_EQ(flops.real_tokens(), want_flops.real_tokens());
+    }
+  };
+  check(ExactAttention<>{});
+  check(TfAttention<float>(fit_tree(random_matrix<float>(99, 8, 1), random_matrix<float>(99, 8, 2), {.height = 2})));
+  check(std::vector<WindowAttention>(2, WindowAttention(30, 5)));
+}
+
 TEST(Batch, MethodsAreOneOrOneAHead) {
   const Batch<float> in = batch_of(Layout::heads_first, 37, 37);
   const std::vector<WindowAttention> windows{WindowAttention(1), WindowAttention(20), WindowAttention(3),

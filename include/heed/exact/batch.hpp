@@ -1,4 +1,5 @@
 #pragma once
+#include <array>
 #include <cstddef>
 #include <new>
 #include <span>
@@ -55,12 +56,23 @@ inline void check_same_size(Index size, const char* what, Index expected, const 
   if (size != expected) throw ShapeError(message(what, " = ", size, " must be ", like, " = ", expected));
 }
 
+inline constexpr const char* tensor_dimensions[] = {"batch", "heads", "tokens", "width"};
+
+/// A tensor that must have the sizes that q, k and v give it.
+inline void check_tensor_sizes(const std::array<Index, 4>& sizes, const std::array<Index, 4>& expected,
+                               const char* name) {
+  for (std::size_t d = 0; d < 4; ++d) {
+    if (sizes[d] != expected[d])
+      throw ShapeError(message(tensor_dimensions[d], " of ", name, " = ", sizes[d], " must be ", expected[d]));
+  }
+}
+
 template <class T>
 void check_tensor(const TensorView<T>& t, const char* name) {
-  const char* const dimensions[] = {"batch", "heads", "tokens", "width"};
   for (std::size_t d = 0; d < 4; ++d) {
     if (t.sizes[d] < 0 || t.sizes[d] > most_size) {
-      throw ShapeError(message(name, " has a ", dimensions[d], " size of ", t.sizes[d], " but must have 0 .. 2^40"));
+      throw ShapeError(
+          message(name, " has a ", tensor_dimensions[d], " size of ", t.sizes[d], " but must have 0 .. 2^40"));
     }
   }
   if (!can_be_counted({t.sizes[0], t.sizes[1], t.sizes[2], t.sizes[3]})) {
@@ -177,10 +189,7 @@ BatchLse<Accumulator<S>> batch_lse_of(const Lse& lse, const BatchShape& shape) {
     static_assert(std::is_same_v<Lse, TensorView<Accumulator<S>>>,
                   "heed: lse must have the scalar sums are kept in: double for double, float otherwise");
     if (lse.data == nullptr) return {};
-    const Index sizes[] = {shape.n_entries, shape.n_heads, shape.n_q, 1};
-    const char* const names[] = {"batch of lse", "heads of lse", "tokens of lse", "width of lse"};
-    const char* const like[] = {"that of q", "those of q", "those of q", "1"};
-    for (std::size_t d = 0; d < 4; ++d) check_same_size(lse.sizes[d], names[d], sizes[d], like[d]);
+    check_tensor_sizes(lse.sizes, {shape.n_entries, shape.n_heads, shape.n_q, 1}, "lse");
     return {lse.data, lse.strides[0], lse.strides[1], lse.strides[2]};
   }
 }
@@ -205,10 +214,7 @@ void batch_attend_into(const Out& out, const Lse& lse, const Q& q, const K& k, c
   const auto read_q = detail::read_only(q), read_k = detail::read_only(k), read_v = detail::read_only(v);
   const detail::BatchShape shape = detail::check_batch<S>(read_q, read_k, read_v, options, method, context);
   detail::check_tensor(out, "out");
-  const Index sizes[] = {shape.n_entries, shape.n_heads, shape.n_q, shape.d_v};
-  const char* const names[] = {"batch of out", "heads of out", "tokens of out", "width of out"};
-  const char* const like[] = {"that of q", "those of q", "those of q", "that of v"};
-  for (std::size_t d = 0; d < 4; ++d) detail::check_same_size(out.sizes[d], names[d], sizes[d], like[d]);
+  detail::check_tensor_sizes(out.sizes, {shape.n_entries, shape.n_heads, shape.n_q, shape.d_v}, "out");
   const auto lse_to = detail::batch_lse_of<S>(lse, shape);
   detail::attend_batch<S>(out, lse_to, read_q, read_k, read_v, shape, options, method, context);
 }

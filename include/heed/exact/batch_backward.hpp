@@ -96,10 +96,7 @@ void check_batch_gradient(const D& d_out, const BatchShape& shape) {
   static_assert(std::is_same_v<OperandScalar<D>, S>, "heed: d_out must have the scalar type of q, k and v: cast it");
   if constexpr (is_tensor_view<D>) {
     check_tensor(d_out, "d_out");
-    const Index sizes[] = {shape.n_entries, shape.n_heads, shape.n_q, shape.d_v};
-    const char* const names[] = {"batch of d_out", "heads of d_out", "tokens of d_out", "width of d_out"};
-    const char* const like[] = {"that of q", "those of q", "those of q", "that of v"};
-    for (std::size_t d = 0; d < 4; ++d) check_same_size(d_out.sizes[d], names[d], sizes[d], like[d]);
+    check_tensor_sizes(d_out.sizes, {shape.n_entries, shape.n_heads, shape.n_q, shape.d_v}, "d_out");
   } else {
     check_gradient_of_out(d_out.rows(), d_out.cols(), shape.n_entries * shape.n_q, shape.n_heads * shape.d_v);
   }
