@@ -1,6 +1,6 @@
 # Runs every gate, one after another, even when one fails; prints how long each took, and at the end which failed.
 #
-#   cmake -P cmake/gates.cmake                        all of them (about 25 minutes on two cores)
+#   cmake -P cmake/gates.cmake                        all of them (about 35 minutes on two cores)
 #   cmake -D ONLY="format;docs" -P cmake/gates.cmake  these
 #   cmake -D WITHOUT=test -P cmake/gates.cmake        all but these
 #

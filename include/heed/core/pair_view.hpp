@@ -215,7 +215,7 @@ class BoolView : public detail::PairPart<BoolView> {
   template <class T>
   static auto checked(const T& m) {
     static_assert(std::is_same_v<typename T::Scalar, bool>,
-                  "heed: mask.allowed and mask.keys must be matrices of bool (true = may attend)");
+                  "heed: mask.allowed must be a matrix of bool (true = may attend), and so must mask.keys");
     return view_of(m);
   }
 };
