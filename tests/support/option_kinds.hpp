@@ -163,6 +163,8 @@ inline bool fit_together(const OptionKind& a, const OptionKind& b) {
     if (x.name == "allowed_row" || x.name == "bias_row") return among({"keys", "queries"});
     if (x.name == "key_length") return among({"causal", "keys", "queries"});
     if (x.name == "query_length") return among({"causal", "keys", "padding", "allowed", "bias", "sink"});
+    if (x.name == "keys") return among({"causal", "window", "padding", "queries", "allowed", "bias", "sequences"});
+    if (x.name == "shifted") return among({"window", "alibi", "keys", "queries", "padding", "sequences"});
     if (x.name == "shift") return among({"window", "alibi", "keys", "queries", "padding"});
     return true;
   };
