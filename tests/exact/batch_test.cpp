@@ -80,12 +80,39 @@ Batch<S> batch_of(Layout layout, Index n_q, Index n_k, Index n_entries = 3, Inde
   return made;
 }
 
-// Options of one entry, made by hand: what the library does with lengths and rows is not asked.
+// Masks of pairs given as tensors.
+struct PairTensors {
+  const TensorView<const float>* bias = nullptr;
+  const TensorView<const bool>* allowed = nullptr;
+};
+
+// The rows of all heads of one entry, stacked; a size of 1 stands for any.
+template <class M, class T>
+M stacked_rows(const TensorView<T>& t, Index b, Index n_heads, Index n_q) {
+  M rows(n_heads * n_q, t.width());
+  const auto at = [&](std::size_t dimension, Index i) {
+    return t.sizes[dimension] == 1 ? 0 : i * t.strides[dimension];
+  };
+  for (Index h = 0; h < n_heads; ++h) {
+    for (Index i = 0; i < n_q; ++i) {
+      for (Index j = 0; j < t.width(); ++j)
+        rows(h * n_q + i, j) = t.data[at(0, b) + at(1, h) + at(2, i) + j * t.strides[3]];
+    }
+  }
+  return rows;
+}
+
+// Options of one entry, made by hand: what the library makes of lengths, rows and tensors is not asked.
 struct EntryMasks {
-  BoolMatrix keys;
+  BoolMatrix keys, allowed;
+  Matrix<float> bias;
   std::vector<Index> key_length, query_length;
-  AttentionOptions of(const AttentionOptions& given, Index b) {
+  AttentionOptions of(const AttentionOptions& given, Index b, const PairTensors& tensors = {}, Index n_heads = 1,
+                      Index n_q = 0) {
     AttentionOptions own = given;
+    if (tensors.bias != nullptr) own.mask.bias = bias = stacked_rows<Matrix<float>>(*tensors.bias, b, n_heads, n_q);
+    if (tensors.allowed != nullptr)
+      own.mask.allowed = allowed = stacked_rows<BoolMatrix>(*tensors.allowed, b, n_heads, n_q);
     if (given.mask.keys.given()) {
       keys.resize(1, given.mask.keys.cols());
       for (Index j = 0; j < keys.cols(); ++j)
@@ -95,14 +122,13 @@ struct EntryMasks {
     const auto e = static_cast<std::size_t>(b);
     if (!given.mask.key_lengths.empty()) own.mask.key_lengths = key_length = {given.mask.key_lengths[e]};
     if (!given.mask.query_lengths.empty()) own.mask.query_lengths = query_length = {given.mask.query_lengths[e]};
-    own.mask.bias = given.mask.bias.of_entry(b);
-    own.mask.allowed = given.mask.allowed.of_entry(b);
     return own;
   }
 };
 
 template <class S>
-void expect_batch(const Batch<S>& in, const AttentionOptions& options, double tolerance = 2e-5) {
+void expect_batch(const Batch<S>& in, const AttentionOptions& options, double tolerance = 2e-5,
+                  const PairTensors& tensors = {}) {
   for (const Index threads : {1, 2, 3}) {
     SCOPED_TRACE("threads = " + std::to_string(threads));
     const auto got = batch_attend(in.q, in.k, in.v, options, ExactAttention<>{}, {.threads = threads});
@@ -110,7 +136,7 @@ void expect_batch(const Batch<S>& in, const AttentionOptions& options, double to
     ASSERT_EQ(got.lse.cols(), in.n_heads);
     for (Index b = 0; b < in.n_entries; ++b) {
       EntryMasks masks;
-      const AttentionOptions own = masks.of(options, b);
+      const AttentionOptions own = masks.of(options, b, tensors, in.n_heads, in.n_q);
       for (Index h = 0; h < in.n_heads; ++h) {
         const Index kv = h / (in.n_heads / in.n_kv_heads);
         const auto want =
@@ -186,14 +212,15 @@ TEST(Batch, EntriesHaveKeysLengthsMasksAndBiasesOfTheirOwn) {
   expect_batch(in, options);
   options.mask.bias = whole;
   options.mask.alibi_slope = 0.1;
-  expect_batch(in, options);
-  options.mask.allowed = TensorView<const bool>{masks.allowed, {3, 1, 37, 53}, {37 * 53, 0, 53, 1}};
-  expect_batch(in, options);
+  expect_batch(in, options, 2e-5, {&whole});
+  const TensorView<const bool> allowed{masks.allowed, {3, 1, 37, 53}, {37 * 53, 0, 53, 1}};
+  options.mask.allowed = allowed;
+  expect_batch(in, options, 2e-5, {&whole, &allowed});
   for (const Index ones : {0, 1, 2}) {
     TensorView<const float> some = whole;
     some.sizes[static_cast<std::size_t>(ones)] = 1;
     options.mask.bias = some;
-    expect_batch(in, options);
+    expect_batch(in, options, 2e-5, {&some, &allowed});
   }
 }
 
@@ -536,7 +563,7 @@ TEST(Lengths, MeanTheSameToAPlanOfSamplesAndAreNoneOfAGrowingState) {
   for (const Mask& mask : masks) EXPECT_THROW(TcState<float>(tc, 5, 0, {.mask = mask}), OptionError);
 }
 
-TEST(Lengths, OfATensorWithoutDataOrOfAnLseThatIsOneAreRefused) {
+TEST(Tensors, WithoutDataOrInThePlaceOfAMatrixAreRefused) {
   EXPECT_THROW(BoolView(heads_first<const bool>(nullptr, 1, 1, 3, 4)), ShapeError);
   EXPECT_THROW(BiasView(heads_first<const float>(nullptr, 1, 1, 3, 4)), ShapeError);
   const Inputs<double> in = random_inputs<double>({.n_q = 7, .n_k = 9, .d = 5, .d_v = 3});
