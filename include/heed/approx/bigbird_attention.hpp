@@ -28,6 +28,7 @@ namespace heed {
 class BigBirdAttention {
  public:
   static constexpr bool has_softmax = true;
+  static constexpr bool reads_no_keys = true;
 
   explicit BigBirdAttention(const BigBirdOptions& options = {}) : options_(options) {
     const auto check = [](Index value, const char* name, Index least) {

@@ -28,6 +28,7 @@ template <class PatternFor>
 class PatternAttention {
  public:
   static constexpr bool has_softmax = true;
+  static constexpr bool reads_no_keys = true;
 
   explicit PatternAttention(PatternFor pattern_for) : pattern_for_(std::move(pattern_for)) {}
 

@@ -22,6 +22,7 @@ namespace heed {
 class WindowAttention {
  public:
   static constexpr bool has_softmax = true;
+  static constexpr bool reads_no_keys = true;
 
   explicit WindowAttention(Index left, Index right = 0) : left_(left), right_(right) {
     if (left < 0) throw OptionError(detail::message("WindowAttention: left = ", left, " must be >= 0"));

@@ -16,6 +16,9 @@ template <class S>
 concept RealScalar = std::is_same_v<S, float> || std::is_same_v<S, double> || std::is_same_v<S, Eigen::half> ||
     std::is_same_v<S, Eigen::bfloat16>;
 
+/// Storage of a cache in whole numbers of 8 bits with a scale a token: KeyValueCache<Int8>. No scalar of matrices.
+struct Int8 {};
+
 namespace detail {
 template <class S>
 struct AccumulatorOf {

@@ -26,6 +26,7 @@ template <class ScoreMod = NoScoreMod>
 struct ExactAttention {
   static constexpr bool has_softmax = true;
   static constexpr bool sees_all_keys = true;  // but for the mask
+  static constexpr bool reads_no_keys = true;
 
   [[no_unique_address]] ScoreMod score_mod{};
 

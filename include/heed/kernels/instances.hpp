@@ -1,7 +1,10 @@
 #pragma once
+#include <type_traits>
+
 #include "heed/kernels/avx2/instance.hpp"
 #include "heed/kernels/avx512/instance.hpp"
 #include "heed/kernels/avx512_bf16/instance.hpp"
+#include "heed/kernels/avx512_vnni/instance.hpp"
 #include "heed/kernels/isa.hpp"
 #include "heed/kernels/neon/instance.hpp"
 #include "heed/kernels/portable/instance.hpp"
@@ -11,6 +14,12 @@ namespace heed::detail {
 /// Declared and explained in select.hpp.
 template <class Table>
 const Table* find_kernels(Isa isa) {
+#if HEED_HAS_X86_KERNELS
+  if constexpr (std::is_same_v<Table, Int8Kernels>) {  // the same bits, sooner
+    if ((isa == Isa::avx512 || isa == Isa::avx512_bf16) && has_vnni())
+      return &avx512_vnni::int8_table<avx512::Vf, avx512_vnni::Vi>;
+  }
+#endif
   switch (isa) {
 #if HEED_HAS_X86_KERNELS
     case Isa::avx512_bf16: return avx512_bf16::table<Table>;

@@ -2,6 +2,7 @@
 #include "heed/kernels/activation_kernels.hpp"
 #include "heed/kernels/bf16_kernels.hpp"
 #include "heed/kernels/gradient_kernels.hpp"
+#include "heed/kernels/int8_kernels.hpp"
 #include "heed/kernels/isa.hpp"
 #include "heed/kernels/project_kernels.hpp"
 #include "heed/kernels/tile_kernels.hpp"
@@ -66,5 +67,8 @@ const ActivationKernels<T>& activation_kernels(Isa isa) {
 
 /// The kernels on bfloat16 operands as they are stored, null where the instruction set has none.
 inline const Bf16Kernels* bf16_kernels(Isa isa) { return find_kernels<Bf16Kernels>(isa); }
+
+/// The kernels on pages of 8-bit keys and values.
+inline const Int8Kernels& int8_kernels(Isa isa) { return *find_kernels<Int8Kernels>(isa); }
 
 }  // namespace heed::detail

@@ -6,7 +6,7 @@
 // taken back.
 #if HEED_HAS_X86_KERNELS
 #if defined(__clang__) || defined(_IMMINTRIN_H_INCLUDED) || \
-    !__has_include(<avx512fintrin.h>) || !__has_include(<avx512dqintrin.h>)
+    !__has_include(<avx512bwintrin.h>) || !__has_include(<avx512vnniintrin.h>)
 #include <immintrin.h>
 #else
 #include <smmintrin.h>
@@ -19,6 +19,9 @@
 #include <f16cintrin.h>
 #include <avx512fintrin.h>
 #include <avx512dqintrin.h>
+typedef unsigned int __mmask32;  // of <avx512vlintrin.h>, which is as long as all of these
+#include <avx512bwintrin.h>
+#include <avx512vnniintrin.h>
 // clang-format on
 #undef _IMMINTRIN_H_INCLUDED
 #endif

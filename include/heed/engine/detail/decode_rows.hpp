@@ -9,7 +9,9 @@
 #include "heed/core/pattern.hpp"
 #include "heed/core/score_mod.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/engine/detail/int8_row_operands.hpp"
 #include "heed/engine/detail/pair_tile.hpp"
+#include "heed/engine/detail/row_operands.hpp"
 #include "heed/engine/detail/score_rule.hpp"
 #include "heed/engine/detail/softmax_state.hpp"
 #include "heed/engine/head_call.hpp"
@@ -25,21 +27,20 @@ template <class T, class Call, class ScoreMod>
 class DecodeRows {
  public:
   static constexpr Index max_heads = 4;
+  using Operands = RowOperands<T, typename Call::Key>;
 
   /// `n_keys`: of the longest run to come.
   DecodeRows(Scratch& frame, Index n_keys, Index d, Index d_v, Isa isa)
       : tiles_(tile_kernels<T>(isa)),
-        keys_(storage_kernels<T, KernelScalar<typename Call::Key>>(isa)),
         isa_(isa),
         tile_keys_(std::min(largest_tile, padded(n_keys))),
         d_padded_(padded(d)),
         v_padded_(padded(d_v)),
+        operands_(frame, tile_keys_, max_heads, d, d_v, isa),
         pair_room_(frame, tile_keys_, 1, tiles_.lanes) {
     q_ = frame.take<T>(max_heads * d_padded_);
     s_ = frame.take<T>(max_heads * tile_keys_);
     out_ = frame.take<T>(max_heads * v_padded_);
-    k_tile_ = frame.take<T>(tile_keys_ * d);
-    v_tile_ = frame.take<T>(tile_keys_ * d_v);
     scratch_ = frame.take<T>(tile_keys_ * tiles_.lanes);
     kept_ = frame.take<unsigned char>(tile_keys_);
   }
@@ -50,7 +51,8 @@ class DecodeRows {
     const Call& shared = calls.front();
     const KeyRange range = bounds.of(0);
     const bool by_pair = has_functor || !pair_rule.every_pair();
-    const bool masked = by_pair || options.mask.allowed.given() || options.mask.bias.given();
+    const bool masked =
+        !Operands::all_finite && (by_pair || options.mask.allowed.given() || options.mask.bias.given());
     const Index d = shared.k.cols, d_v = shared.v.cols, n_heads = static_cast<Index>(calls.size());
     std::fill(q_, q_ + n_heads * d_padded_, T(0));
     std::fill(out_, out_ + n_heads * v_padded_, T(0));
@@ -61,10 +63,11 @@ class DecodeRows {
       states[static_cast<std::size_t>(h)].clear();
       states[static_cast<std::size_t>(h)].factor = rule.softmax_factor;
     }
+    operands_.begin(q_, d_padded_, d, n_heads);
     to = std::min(to, range.high);
-    for (Index at = std::max(from, range.low); at < to; at += tile_keys_) {
-      const Index n = std::min(tile_keys_, to - at);
-      scores(shared.k, at, n, n_heads);
+    for (Index at = std::max(from, range.low), n = 0; at < to; at += n) {
+      n = std::min(Operands::tile_end(at, tile_keys_), to) - at;
+      operands_.scores(shared.k, at, n, q_, d_padded_, n_heads, s_, tile_keys_);
       T correction[max_heads];
       std::fill_n(kept_, masked ? n : 0, static_cast<unsigned char>(0));
       for (Index h = 0; h < n_heads; ++h) {
@@ -88,16 +91,6 @@ class DecodeRows {
   static constexpr bool has_functor = !std::is_same_v<ScoreMod, NoScoreMod>;
 
   Index padded(Index n) const { return (n + tiles_.lanes - 1) / tiles_.lanes * tiles_.lanes; }
-
-  void scores(const ConstView<typename Call::Key>& k, Index at, Index n, Index n_heads) {
-    const auto* data = kernel_pointer(k.data) + at * k.row_stride;
-    if (k.col_stride == 1) {
-      keys_.row_scores(data, k.row_stride, n, q_, d_padded_, n_heads, k.cols, s_, tile_keys_);
-    } else {
-      keys_.gather(data, k.row_stride, k.col_stride, nullptr, n, k.cols, k_tile_, k.cols);
-      storage_kernels<T, T>(isa_).row_scores(k_tile_, k.cols, n, q_, d_padded_, n_heads, k.cols, s_, tile_keys_);
-    }
-  }
 
   // The row as a panel of one vector whose first lane is the query.
   void adjust(const Call& call, const ScoreRule<T>& rule, const AttentionOptions& options, const KeyRange& range,
@@ -143,10 +136,7 @@ class DecodeRows {
   // What some heads keep and others do not, each multiplies by itself.
   void values(const ConstView<typename Call::Key>& v, Index at, Index n, Index n_heads, const T* correction,
               bool masked) {
-    if (v.col_stride != 1) {
-      keys_.gather(kernel_pointer(v.data) + at * v.row_stride, v.row_stride, v.col_stride, nullptr, n, v.cols, v_tile_,
-                   v.cols);
-    }
+    operands_.load_values(v, at, n);
     T factor[max_heads];  // of what is there: applied once
     std::copy_n(correction, n_heads, factor);
     const auto correct_now = [&] {
@@ -175,25 +165,18 @@ class DecodeRows {
   // out of heads [h, h + n_heads) = factor * out + the weights of keys [from, end) of the tile times their values.
   void add_values(const ConstView<typename Call::Key>& v, Index at, Index from, Index end, Index h, Index n_heads,
                   const T* factor) {
-    const T* w = s_ + h * tile_keys_ + from;
-    T* out = out_ + h * v_padded_;
-    if (v.col_stride == 1) {
-      keys_.row_values(kernel_pointer(v.data) + (at + from) * v.row_stride, v.row_stride, end - from, w, tile_keys_,
-                       n_heads, v.cols, factor, out, v_padded_);
-    } else {
-      storage_kernels<T, T>(isa_).row_values(v_tile_ + from * v.cols, v.cols, end - from, w, tile_keys_, n_heads,
-                                             v.cols, factor, out, v_padded_);
-    }
+    operands_.add_values(v, at, from, end - from, s_ + h * tile_keys_ + from, tile_keys_, n_heads, factor,
+                         out_ + h * v_padded_, v_padded_);
   }
 
   static constexpr Index largest_tile = 1024;
   static constexpr Index max_lanes = 16;
   const TileKernels<T>& tiles_;
-  const StorageKernels<T, KernelScalar<typename Call::Key>>& keys_;
   Isa isa_;
   Index tile_keys_, d_padded_, v_padded_;
+  Operands operands_;
   PairRoom<T> pair_room_;
-  T *q_, *s_, *out_, *k_tile_, *v_tile_, *scratch_;
+  T *q_, *s_, *out_, *scratch_;
   unsigned char* kept_;  // of each key of the tile: a bit for each head that keeps it
 };
 

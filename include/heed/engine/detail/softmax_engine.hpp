@@ -13,6 +13,7 @@
 #include "heed/engine/count.hpp"
 #include "heed/engine/detail/bf16_operands.hpp"
 #include "heed/engine/detail/decode_rows.hpp"
+#include "heed/engine/detail/int8_tile.hpp"
 #include "heed/engine/detail/softmax_panel.hpp"
 #include "heed/engine/detail/softmax_state.hpp"
 #include "heed/engine/detail/tiling.hpp"
@@ -74,22 +75,23 @@ class SoftmaxEngine {
   // One query a head. Task: heads that share keys x chunk of keys.
   void run_rows(Index n_k) {
     using RowRun = DecodeRows<T, Call, ScoreMod>;
-    const Index n_calls = static_cast<Index>(calls_.size()), n_chunks = chunks_of(n_k, row_chunk);
+    constexpr Index edge = RowRun::Operands::first_edge;
+    const Index n_calls = static_cast<Index>(calls_.size()), n_chunks = chunks_of(n_k - edge, row_chunk);
     const bool apart = options_.mask.bias.by_head(1) || options_.mask.allowed.by_head(1);  // heads mask different keys
     const Index together = apart ? 1 : std::min(heads_per_kv_, RowRun::max_heads);
     const Index parts = (heads_per_kv_ + together - 1) / together, n_groups = n_calls / heads_per_kv_ * parts;
     SoftmaxState<T>* states = take_states(n_calls * n_chunks, 1);
     for_each_task(
         n_groups * n_chunks, threads_, frame_,
-        [&](Scratch& scratch) { return RowRun(scratch, std::min(n_k, row_chunk), d_, d_v_, isa_); },
+        [&](Scratch& scratch) { return RowRun(scratch, std::min(n_k, row_chunk + edge), d_, d_v_, isa_); },
         [&](RowRun& rows, Index task) {
           const Index group = task / n_chunks, chunk = task % n_chunks;
           const Index first = group / parts * heads_per_kv_ + group % parts * together;
           const Index n = std::min(together, group / parts * heads_per_kv_ + heads_per_kv_ - first);
           SoftmaxState<T> mine[RowRun::max_heads];
           for (Index h = 0; h < n; ++h) mine[h] = states[(first + h) * n_chunks + chunk];
-          rows.run(calls_.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)), chunk * row_chunk,
-                   std::min(n_k, (chunk + 1) * row_chunk), bounds_, options_, rule_, mod_,
+          rows.run(calls_.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)),
+                   chunk == 0 ? 0 : chunk * row_chunk + edge, std::min(n_k, (chunk + 1) * row_chunk + edge), bounds_, options_, rule_, mod_,
                    {mine, static_cast<std::size_t>(n)});
           for (Index h = 0; h < n; ++h) states[(first + h) * n_chunks + chunk] = mine[h];
         });
@@ -186,6 +188,7 @@ class SoftmaxEngine {
 
   // Adds part `part` of `parts` of the `rows` of a matrix, where a list scatters them: for rows in order the
   // processor looks ahead itself, and asking for them cost 2 to 8% at n = 128.
+  static void fetch(Ahead&, const ConstView<Int8>&, const TokenSet&, Index, Index) {}
   template <class Matrix>
   static void fetch(Ahead& ahead, const Matrix& matrix, const TokenSet& rows, Index part, Index parts) {
     if (rows.list == nullptr || matrix.col_stride != 1) return;

@@ -2,6 +2,7 @@
 #include "heed/kernels/activation_kernels.hpp"
 #include "heed/kernels/avx2/instance.hpp"
 #include "heed/kernels/gradient_kernels.hpp"
+#include "heed/kernels/int8_kernels.hpp"
 #include "heed/kernels/isa.hpp"
 #include "heed/kernels/project_kernels.hpp"
 #include "heed/kernels/tile_kernels.hpp"
@@ -11,7 +12,10 @@
 #include "heed/kernels/avx512/begin.inl"
 
 namespace heed::detail::avx512 {
+// clang-format off
 #include "heed/kernels/avx512/vectors.inl"
+#include "heed/kernels/avx512/bytes.inl"
+// clang-format on
 
 #include "heed/kernels/bodies.inl"
 }  // namespace heed::detail::avx512

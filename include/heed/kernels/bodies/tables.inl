@@ -59,3 +59,5 @@ template <class T>
 inline constexpr const GradientKernels<T>* table<GradientKernels<T>> = &gradient_table<typename VectorOf<T>::X>;
 template <class T>
 inline constexpr const ActivationKernels<T>* table<ActivationKernels<T>> = &activation_table<typename VectorOf<T>::X>;
+template <>
+inline constexpr const Int8Kernels* table<Int8Kernels> = &int8_table<Vf, Vi>;

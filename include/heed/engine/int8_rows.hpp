@@ -1,0 +1,89 @@
+#pragma once
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
+#include "heed/kernels/int8_kernels.hpp"
+
+namespace heed {
+namespace detail {
+
+/// Tokens of one key/value head of an 8-bit cache, in three runs: the first few in float (attention sinks), pages of
+/// 32, the newest in float. Reads what others own.
+struct Int8Rows {
+  static constexpr Index n_first = 4;
+
+  Int8Layout layout{};
+  Index size = 0;     ///< tokens
+  Index n_pages = 0;  ///< they follow the first n_first tokens
+  Int8PagesView pages{};
+  const float *first_keys = nullptr, *first_values = nullptr;  ///< n_first x d, x d_v
+  const float *last_keys = nullptr, *last_values = nullptr;    ///< those behind the pages
+
+  Index first_end() const { return std::min(size, n_first); }
+  /// End of the tokens in pages, and begin of the newest.
+  Index pages_end() const { return first_end() + n_pages * Int8Layout::keys; }
+
+  const unsigned char* near_of(Index page) const { return pages.near_ + page * layout.near_bytes; }
+  const unsigned char* far_of(Index page) const { return pages.far_ + page * layout.far_bytes; }
+
+  /// Key `j` as the float numbers it stands for.
+  void widen_key(Index j, float* to) const {
+    if (const float* row = float_row(j, first_keys, last_keys, layout.d)) {
+      std::copy_n(row, layout.d, to);
+      return;
+    }
+    const Index page = (j - n_first) / Int8Layout::keys, slot = (j - n_first) % Int8Layout::keys;
+    const unsigned char *near = near_of(page), *far = far_of(page);
+    const float scale = number(near + layout.key_scales, slot);
+    const Index row = slot / Int8Layout::group * layout.d_padded * 8 + slot % Int8Layout::group * 4;
+    for (Index c = 0; c < layout.d; ++c) {
+      const Index at = row + c / 8 * 64 + c % 4;
+      const int shift = c % 8 < 4 ? 0 : 4, high = near[at] >> shift & 15, low = far[at] >> shift & 15;
+      to[c] = number(near + layout.mean_key, c) + scale * static_cast<float>(16 * high + low - 128);
+    }
+  }
+  /// Value `j`.
+  void widen_value(Index j, float* to) const {
+    if (const float* row = float_row(j, first_values, last_values, layout.d_v)) {
+      std::copy_n(row, layout.d_v, to);
+      return;
+    }
+    const Index page = (j - n_first) / Int8Layout::keys, slot = (j - n_first) % Int8Layout::keys;
+    const unsigned char* far = far_of(page);
+    const float scale = number(far + layout.value_scales, slot);
+    const unsigned char* row = far + layout.values + slot / Int8Layout::quad * 4 * layout.v_padded + slot % 4;
+    for (Index c = 0; c < layout.d_v; ++c) to[c] = scale * static_cast<float>(static_cast<std::int8_t>(row[4 * c]));
+  }
+
+  /// Number `i` of the bfloat16 ones that begin at `from`.
+  static float number(const unsigned char* from, Index i) {
+    std::uint16_t bits;
+    std::memcpy(&bits, from + 2 * i, sizeof bits);
+    return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+  }
+
+ private:
+  // The row of token j where it is held in float, else null.
+  const float* float_row(Index j, const float* first, const float* last, Index width) const {
+    if (j < first_end()) return first + j * width;
+    return j >= pages_end() ? last + (j - pages_end()) * width : nullptr;
+  }
+};
+
+}  // namespace detail
+
+/// Keys, or values, of one head of an 8-bit cache as an operand of the engine: no matrix, but read in its place.
+template <>
+struct ConstView<Int8> {
+  using Scalar = Int8;
+  const detail::Int8Rows* tokens = nullptr;
+  Index rows = 0;
+  Index cols = 0;
+};
+
+}  // namespace heed

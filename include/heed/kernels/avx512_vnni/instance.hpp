@@ -1,0 +1,30 @@
+#pragma once
+#include "heed/kernels/avx512/instance.hpp"
+#include "heed/kernels/int8_kernels.hpp"
+#include "heed/kernels/isa.hpp"
+#include "heed/kernels/x86_intrinsics.hpp"
+
+// The dot instruction of bytes on top of the AVX-512 instance. Its sums are whole numbers, so its results are the same
+// bits as that instance's, and it takes its place wherever the CPU has it.
+#if HEED_HAS_X86_KERNELS
+#include "heed/kernels/avx512_vnni/begin.inl"
+
+namespace heed::detail::avx512_vnni {
+using avx512::Vf;
+#include "heed/kernels/avx512_vnni/bytes.inl"
+
+#include "heed/kernels/bodies/int8.inl"
+}  // namespace heed::detail::avx512_vnni
+
+#include "heed/kernels/end.inl"
+
+namespace heed::detail {
+
+/// True where the CPU has the dot instruction.
+inline bool has_vnni() {
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512vnni");
+}
+
+}  // namespace heed::detail
+#endif
