@@ -56,6 +56,11 @@ struct Vf {
     return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
   }
 
+  HEED_INLINE static float largest(V a) {
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+  }
   HEED_INLINE static V clamp_exponent(V x) { return _mm256_max_ps(_mm256_set1_ps(-127.0f), x); }
   HEED_INLINE static V fraction(V x) { return _mm256_sub_ps(x, _mm256_floor_ps(x)); }
   // Exponents from -127 to 127; 2^-127 is written as 0, NaN stays NaN through p.

@@ -54,6 +54,7 @@ struct Vf {
   // The second operand is returned where either is NaN.
   HEED_INLINE static V max(V a, V b) { return _mm512_max_ps(a, b); }
   HEED_INLINE static M less(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+  HEED_INLINE static float largest(V a) { return _mm512_reduce_max_ps(a); }
   HEED_INLINE static unsigned bits(M m) { return m; }
   HEED_INLINE static M is_minus_infinity(V a) {
     return _mm512_cmpeq_epi32_mask(_mm512_castps_si512(a), _mm512_set1_epi32(static_cast<int>(0xff800000u)));

@@ -17,83 +17,122 @@ HEED_INLINE inline std::int32_t four_bytes(const void* from) {
 
 HEED_INLINE inline const Bfloat* bfloats(const unsigned char* from) { return reinterpret_cast<const Bfloat*>(from); }
 
-// q . mean of a page.
+// Pages whose sums across lanes are made before their products, so that neither waits for the other.
+constexpr Size pages_at_once = 8;
+
+// q . mean of each page.
 template <class X>
-HEED_INLINE inline float mean_score(const Int8Layout& layout, const unsigned char* near, const float* q) {
-  typename X::V sum = X::zero();
-  for (Size c = 0; c < layout.d_padded; c += X::lanes) {
-    // Means are followed by variances, whose columns meet the zeros q is padded with.
-    sum = X::fma(X::load_as(bfloats(near + layout.mean_key) + c), X::load(q + c), sum);
+HEED_INLINE inline void mean_scores(const Int8Layout& layout, const unsigned char* near, Size n_pages, const float* q,
+                                    float* to) {
+  for (Size p = 0; p < n_pages; ++p, near += layout.near_bytes) {
+    typename X::V sum = X::zero();
+    // Behind the means lie variances, which are finite: their columns meet the zeros q is padded with.
+    for (Size c = 0; c < layout.d_padded; c += X::lanes)
+      sum = X::fma(X::load_as(bfloats(near + layout.mean_key) + c), X::load(q + c), sum);
+    to[p] = X::sum(sum);
   }
-  return X::sum(sum);
 }
 
-// Lane i: sum over columns of high nibble * byte of the query, for keys first, first + 1, ... of a page.
-template <class I>
-HEED_INLINE inline typename I::V high_products(const Int8Layout& layout, const unsigned char* near, Size first,
-                                               const std::int8_t* q) {
-  typename I::V even = I::zero(), odd = I::zero();
-  const unsigned char* at =
-      near + first / Int8Layout::group * (layout.d_padded * 8) + 4 * (first % Int8Layout::group);
-  for (Size c = 0; c < layout.d_padded; c += 8, at += 64) {
-    const typename I::V nibbles = I::load(at);
-    even = I::dot(even, I::low_nibbles(nibbles), I::set(four_bytes(q + c)));
-    odd = I::dot(odd, I::high_nibbles(nibbles), I::set(four_bytes(q + c + 4)));
+// to[u] lane i: sum over columns of nibble * byte of the query, for key u * lanes + i of 16 or more of one plane.
+template <class I, int vectors>
+HEED_INLINE inline void nibble_products(const unsigned char* plane, Size d_padded, Size first, const std::int8_t* q,
+                                        typename I::V* to) {
+  typename I::V even[vectors], odd[vectors];
+#pragma GCC unroll 4
+  for (int u = 0; u < vectors; ++u) even[u] = odd[u] = I::zero();
+  for (Size c = 0; c < d_padded; c += 8) {
+    const typename I::V low = I::set(four_bytes(q + c)), high = I::set(four_bytes(q + c + 4));
+#pragma GCC unroll 4
+    for (int u = 0; u < vectors; ++u) {
+      const Size key = first + u * I::lanes;
+      const typename I::V nibbles =
+          I::load(plane + (key / Int8Layout::group * d_padded + c) * 8 + 4 * (key % Int8Layout::group));
+      even[u] = I::dot(even[u], I::low_nibbles(nibbles), low);
+      odd[u] = I::dot(odd[u], I::high_nibbles(nibbles), high);
+    }
   }
-  return I::add(even, odd);
+#pragma GCC unroll 4
+  for (int u = 0; u < vectors; ++u) to[u] = I::add(even[u], odd[u]);
 }
 
 // The same of 16 high + low.
-template <class I>
-HEED_INLINE inline typename I::V whole_products(const Int8Layout& layout, const unsigned char* near,
-                                                const unsigned char* far, Size first, const std::int8_t* q) {
+template <class I, int vectors>
+HEED_INLINE inline void byte_products(const unsigned char* high, const unsigned char* low, Size d_padded, Size first,
+                                      const std::int8_t* q, typename I::V* to) {
   if constexpr (requires { I::dot_bytes; }) {
-    typename I::V even = I::zero(), odd = I::zero();
-    const Size offset = first / Int8Layout::group * (layout.d_padded * 8) + 4 * (first % Int8Layout::group);
-    const unsigned char *high = near + offset, *low = far + offset;
-    for (Size c = 0; c < layout.d_padded; c += 8, high += 64, low += 64) {
-      const typename I::V upper = I::load(high), lower = I::load(low);
-      even = I::dot_bytes(even, I::join_low(upper, lower), I::set(four_bytes(q + c)));
-      odd = I::dot_bytes(odd, I::join_high(upper, lower), I::set(four_bytes(q + c + 4)));
+    typename I::V even[vectors], odd[vectors];
+#pragma GCC unroll 4
+    for (int u = 0; u < vectors; ++u) even[u] = odd[u] = I::zero();
+    for (Size c = 0; c < d_padded; c += 8) {
+      const typename I::V near = I::set(four_bytes(q + c)), next = I::set(four_bytes(q + c + 4));
+#pragma GCC unroll 4
+      for (int u = 0; u < vectors; ++u) {
+        const Size key = first + u * I::lanes;
+        const Size at = (key / Int8Layout::group * d_padded + c) * 8 + 4 * (key % Int8Layout::group);
+        const typename I::V upper = I::load(high + at), lower = I::load(low + at);
+        even[u] = I::dot_bytes(even[u], I::join_low(upper, lower), near);
+        odd[u] = I::dot_bytes(odd[u], I::join_high(upper, lower), next);
+      }
     }
-    return I::add(even, odd);
+#pragma GCC unroll 4
+    for (int u = 0; u < vectors; ++u) to[u] = I::add(even[u], odd[u]);
   } else {
-    return I::template shift_add<4>(high_products<I>(layout, near, first, q), high_products<I>(layout, far, first, q));
+    typename I::V upper[vectors];
+    nibble_products<I, vectors>(high, d_padded, first, q, upper);
+    nibble_products<I, vectors>(low, d_padded, first, q, to);
+#pragma GCC unroll 4
+    for (int u = 0; u < vectors; ++u) to[u] = I::template shift_add<4>(upper[u], to[u]);
   }
 }
 
 // s[g][32 p + j] = q_g . k of key j of page p.
 template <class X, class I>
-void int8_scores(const Int8Layout& layout, Int8PagesView pages, Size n_pages, const Int8Query* queries, Size n_q,
+void int8_scores(const Int8Layout& given, Int8PagesView pages, Size n_pages, const Int8Query* queries, Size n_q,
                  float* s, Size s_stride) {
+  constexpr int vectors = 2;
+  const Int8Layout layout = given;
   const Size ahead = pages_ahead(layout.near_bytes + layout.values);
-  for (Size p = 0; p < n_pages; ++p) {
-    const unsigned char *near = pages.near_ + p * layout.near_bytes, *far = pages.far_ + p * layout.far_bytes;
-    fetch_bytes(near + ahead * layout.near_bytes, layout.near_bytes);
-    fetch_bytes(far + ahead * layout.far_bytes, layout.values);
+  for (Size first = 0; first < n_pages; first += pages_at_once) {
+    const Size n = n_pages - first < pages_at_once ? n_pages - first : pages_at_once;
+    const unsigned char *near = pages.near_ + first * layout.near_bytes, *far = pages.far_ + first * layout.far_bytes;
+    for (Size p = 0; p < n; ++p) {
+      fetch_bytes(near + (p + ahead) * layout.near_bytes, layout.near_bytes);
+      fetch_bytes(far + (p + ahead) * layout.far_bytes, layout.values);
+    }
     for (Size g = 0; g < n_q; ++g) {
-      const Int8Query& query = queries[g];
-      const typename X::V base = X::set(mean_score<X>(layout, near, query.q)), factor = X::set(query.scale);
+      const Int8Query query = queries[g];
+      float base[pages_at_once];
+      mean_scores<X>(layout, near, n, query.q, base);
+      const typename X::V factor = X::set(query.scale);
       const typename I::V offset = I::set(-128 * query.sum);
+      float* to = s + g * s_stride + first * Int8Layout::keys;
+      for (Size p = 0; p < n; ++p) {
+        const unsigned char *high = near + p * layout.near_bytes, *low = far + p * layout.far_bytes;
+        for (Size j = 0; j < Int8Layout::keys; j += vectors * X::lanes) {
+          typename I::V sums[vectors];
+          byte_products<I, vectors>(high, low, layout.d_padded, j, query.bytes, sums);
 #pragma GCC unroll 2
-      for (Size j = 0; j < Int8Layout::keys; j += X::lanes) {
-        const typename I::V sums = I::add(whole_products<I>(layout, near, far, j, query.bytes), offset);
-        const typename X::V scales = X::mul(X::load_as(bfloats(near + layout.key_scales) + j), factor);
-        X::store(s + g * s_stride + p * Int8Layout::keys + j, X::fma(I::to_float(sums), scales, base));
+          for (int u = 0; u < vectors; ++u) {
+            const Size key = j + u * X::lanes;
+            const typename X::V scales = X::mul(X::load_as(bfloats(high + layout.key_scales) + key), factor);
+            X::store(to + p * Int8Layout::keys + key,
+                     X::fma(I::to_float(I::add(sums[u], offset)), scales, X::set(base[p])));
+          }
+        }
       }
     }
   }
 }
 
-// Weights as whole numbers of 14 bits in two bytes a key, in units of the largest weight of the page times its scale.
+// Weights as whole numbers of 14 bits in two bytes a key, in units of a power of two: the largest weight of the page
+// times its scale has the first bit.
 struct PageWeights {
-  float unit;
+  float unit;  // 0: all are nothing
   unsigned char upper[Int8Layout::keys], lower[Int8Layout::keys];
 };
 
-// False where all are nothing.
 template <class X, class I>
-HEED_INLINE inline bool weigh_page(const unsigned char* scales, const float* w, PageWeights& to) {
+HEED_INLINE inline void weigh_page(const unsigned char* scales, const float* w, PageWeights& to) {
   constexpr Size n = Int8Layout::keys / X::lanes;
   typename X::V scaled[n], top = X::zero();
 #pragma GCC unroll 8
@@ -101,51 +140,70 @@ HEED_INLINE inline bool weigh_page(const unsigned char* scales, const float* w, 
     scaled[u] = X::mul(X::load(w + u * X::lanes), X::load_as(bfloats(scales) + u * X::lanes));
     top = X::max(scaled[u], top);
   }
-  float lane[X::lanes], most = 0;
-  X::store(lane, top);
-  for (Size i = 0; i < X::lanes; ++i) most = most < lane[i] ? lane[i] : most;
-  if (!(most > 1e-34f)) return false;
-  to.unit = most * (1.0f / 16383.0f);
-  const typename X::V factor = X::set(16383.0f / most);
+  const float most = X::largest(top);
+  to.unit = 0;
+  if (!(most > 1e-34f)) return;
+  std::uint32_t bits;
+  __builtin_memcpy(&bits, &most, sizeof bits);
+  const std::uint32_t exponent = bits >> 23;  // of 2^(exponent - 127) <= most
+  const std::uint32_t unit = (exponent - 13) << 23, inverse = (254 + 13 - exponent) << 23;
+  float up;
+  __builtin_memcpy(&to.unit, &unit, sizeof unit);
+  __builtin_memcpy(&up, &inverse, sizeof inverse);
+  const typename X::V factor = X::set(up), limit = X::set(16383.0f);
 #pragma GCC unroll 8
   for (Size u = 0; u < n; ++u) {
-    const typename I::V whole = I::from_float(X::mul(scaled[u], factor));
+    const typename I::V whole = I::from_float(X::min(X::mul(scaled[u], factor), limit));
     I::store_bytes(to.upper + u * X::lanes, I::template shift_right<7>(whole));
     I::store_bytes(to.lower + u * X::lanes, I::low_bits(whole, 127));
   }
-  return true;
 }
 
 // out[g][c] = correction[g] * out[g][c] + sum of w[g][32 p + j] * value (j, c) of page p; rows of out have room for
-// whole vectors. Sums of a page are exact but for the weights, of 14 bits: |error| < 2^-14 of the page's largest
-// weight times scale, a key.
+// whole vectors. Sums of a page are exact but for the weights: |error| < 2^-14 of the page's largest weight times
+// scale, a key; one below 1e-34 is 0.
 template <class X, class I>
-void int8_values(const Int8Layout& layout, Int8PagesView pages, Size n_pages, const float* w, Size w_stride, Size n_q,
+void int8_values(const Int8Layout& given, Int8PagesView pages, Size n_pages, const float* w, Size w_stride, Size n_q,
                  const float* correction, float* out, Size out_stride) {
   constexpr Size n_quads = Int8Layout::keys / Int8Layout::quad;
+  const Int8Layout layout = given;
   for (Size g = 0; g < n_q; ++g) {
     for (Size c = 0; c < layout.d_v; c += X::lanes)
       X::store(out + g * out_stride + c, X::mul(X::set(correction[g]), X::load(out + g * out_stride + c)));
   }
-  const Size ahead = pages_ahead(layout.far_bytes - layout.values);
-  for (Size p = 0; p < n_pages; ++p) {
-    const unsigned char* far = pages.far_ + p * layout.far_bytes;
-    fetch_bytes(far + ahead * layout.far_bytes + layout.values, layout.far_bytes - layout.values);
+  const Size ahead = pages_ahead(layout.far_bytes - layout.values), quad_bytes = 4 * layout.v_padded;
+  PageWeights weights[pages_at_once];
+  for (Size first = 0; first < n_pages; first += pages_at_once) {
+    const Size n = n_pages - first < pages_at_once ? n_pages - first : pages_at_once;
+    const unsigned char* far = pages.far_ + first * layout.far_bytes;
+    for (Size p = 0; p < n; ++p)
+      fetch_bytes(far + (p + ahead) * layout.far_bytes + layout.values, layout.far_bytes - layout.values);
     for (Size g = 0; g < n_q; ++g) {
-      PageWeights weights;
-      if (!weigh_page<X, I>(far + layout.value_scales, w + g * w_stride + p * Int8Layout::keys, weights)) continue;
-      const typename X::V unit = X::set(weights.unit);
-      for (Size c = 0; c < layout.d_v; c += X::lanes) {
-        typename I::V upper = I::zero(), lower = I::zero();
-        const unsigned char* at = far + layout.values + 4 * c;
+      const float* own = w + g * w_stride + first * Int8Layout::keys;
+      for (Size p = 0; p < n; ++p)
+        weigh_page<X, I>(far + p * layout.far_bytes + layout.value_scales, own + p * Int8Layout::keys, weights[p]);
+      for (Size p = 0; p < n; ++p) {
+        if (weights[p].unit == 0) continue;
+        typename I::V upper_weights[n_quads], lower_weights[n_quads];
 #pragma GCC unroll 8
-        for (Size b = 0; b < n_quads; ++b, at += 4 * layout.v_padded) {
-          const typename I::V value = I::load(at);
-          upper = I::dot(upper, I::set(four_bytes(weights.upper + 4 * b)), value);
-          lower = I::dot(lower, I::set(four_bytes(weights.lower + 4 * b)), value);
+        for (Size b = 0; b < n_quads; ++b) {
+          upper_weights[b] = I::set(four_bytes(weights[p].upper + 4 * b));
+          lower_weights[b] = I::set(four_bytes(weights[p].lower + 4 * b));
         }
-        float* to = out + g * out_stride + c;
-        X::store(to, X::fma(unit, I::to_float(I::template shift_add<7>(upper, lower)), X::load(to)));
+        const typename X::V unit = X::set(weights[p].unit);
+        const unsigned char* values = far + p * layout.far_bytes + layout.values;
+        for (Size c = 0; c < layout.d_v; c += X::lanes) {
+          const unsigned char* at = values + 4 * c;
+          typename I::V upper = I::zero(), lower = I::zero();
+#pragma GCC unroll 8
+          for (Size b = 0; b < n_quads; ++b, at += quad_bytes) {
+            const typename I::V value = I::load(at);
+            upper = I::dot(upper, upper_weights[b], value);
+            lower = I::dot(lower, lower_weights[b], value);
+          }
+          float* to = out + g * out_stride + c;
+          X::store(to, X::fma(unit, I::to_float(I::template shift_add<7>(upper, lower)), X::load(to)));
+        }
       }
     }
   }

@@ -47,6 +47,7 @@ struct Vf {
   // Not the instructions of these names: they answer NaN where either is.
   HEED_INLINE static V min(V a, V b) { return select(less(a, b), a, b); }
   HEED_INLINE static V max(V a, V b) { return select(less(b, a), a, b); }
+  HEED_INLINE static float largest(V a) { return vmaxvq_f32(a); }
   HEED_INLINE static unsigned bits(M m) { return vaddvq_u32(vandq_u32(m, bits_of_lanes())); }
   HEED_INLINE static M masked_equals(V a, std::uint32_t mask, std::uint32_t pattern) {
     return vceqq_u32(vandq_u32(vreinterpretq_u32_f32(a), vdupq_n_u32(mask)), vdupq_n_u32(pattern));

@@ -60,6 +60,11 @@ struct Portable {
     for (int i = 1; i < W; ++i) total += a[i];
     return total;
   }
+  HEED_INLINE static T largest(V a) {
+    T most = a[0];
+    for (int i = 1; i < W; ++i) most = most < a[i] ? a[i] : most;
+    return most;
+  }
   HEED_INLINE static unsigned bits(M m) {
     unsigned set = 0;
     for (int i = 0; i < W; ++i) set |= m[i] != 0 ? 1u << i : 0u;
