@@ -5,8 +5,10 @@
 // Pages are asked for this many ahead: about 12 KiB, as in row.inl.
 HEED_INLINE inline Size pages_ahead(Size bytes) { return 12288 / bytes + 1; }
 
+// Asks the second level cache: a page is computed on in less time than its lines take, and the first level has too few
+// requests under way (Zen 5, 16384 keys of 12 heads: 2.4x the time).
 HEED_INLINE inline void fetch_bytes(const unsigned char* from, Size n) {
-  for (Size b = 0; b < n; b += 64) __builtin_prefetch(from + b);
+  for (Size b = 0; b < n; b += 64) __builtin_prefetch(from + b, 0, 2);
 }
 
 HEED_INLINE inline std::int32_t four_bytes(const void* from) {
@@ -95,10 +97,6 @@ void int8_scores(const Int8Layout& given, Int8PagesView pages, Size n_pages, con
   for (Size first = 0; first < n_pages; first += pages_at_once) {
     const Size n = n_pages - first < pages_at_once ? n_pages - first : pages_at_once;
     const unsigned char *near = pages.near_ + first * layout.near_bytes, *far = pages.far_ + first * layout.far_bytes;
-    for (Size p = 0; p < n; ++p) {
-      fetch_bytes(near + (p + ahead) * layout.near_bytes, layout.near_bytes);
-      fetch_bytes(far + (p + ahead) * layout.far_bytes, layout.values);
-    }
     for (Size g = 0; g < n_q; ++g) {
       const Int8Query query = queries[g];
       float base[pages_at_once];
@@ -108,6 +106,10 @@ void int8_scores(const Int8Layout& given, Int8PagesView pages, Size n_pages, con
       float* to = s + g * s_stride + first * Int8Layout::keys;
       for (Size p = 0; p < n; ++p) {
         const unsigned char *high = near + p * layout.near_bytes, *low = far + p * layout.far_bytes;
+        if (g == 0) {
+          fetch_bytes(high + ahead * layout.near_bytes, layout.variance);
+          fetch_bytes(low + ahead * layout.far_bytes, layout.values);
+        }
         for (Size j = 0; j < Int8Layout::keys; j += vectors * X::lanes) {
           typename I::V sums[vectors];
           byte_products<I, vectors>(high, low, layout.d_padded, j, query.bytes, sums);
@@ -176,8 +178,6 @@ void int8_values(const Int8Layout& given, Int8PagesView pages, Size n_pages, con
   for (Size first = 0; first < n_pages; first += pages_at_once) {
     const Size n = n_pages - first < pages_at_once ? n_pages - first : pages_at_once;
     const unsigned char* far = pages.far_ + first * layout.far_bytes;
-    for (Size p = 0; p < n; ++p)
-      fetch_bytes(far + (p + ahead) * layout.far_bytes + layout.values, layout.far_bytes - layout.values);
     for (Size g = 0; g < n_q; ++g) {
       const float* own = w + g * w_stride + first * Int8Layout::keys;
       for (Size p = 0; p < n; ++p)
@@ -192,6 +192,7 @@ void int8_values(const Int8Layout& given, Int8PagesView pages, Size n_pages, con
         }
         const typename X::V unit = X::set(weights[p].unit);
         const unsigned char* values = far + p * layout.far_bytes + layout.values;
+        if (g == 0) fetch_bytes(values + ahead * layout.far_bytes, layout.far_bytes - layout.values);
         for (Size c = 0; c < layout.d_v; c += X::lanes) {
           const unsigned char* at = values + 4 * c;
           typename I::V upper = I::zero(), lower = I::zero();
