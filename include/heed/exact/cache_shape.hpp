@@ -48,8 +48,7 @@ struct CacheShape {
   }
 
   void check_truncated(Index to, Index size) const {
-    if (to < 0 || to > size)
-      throw OptionError(message("KeyValueCache::truncate: size = ", to, " must be 0 .. ", size));
+    if (to < 0 || to > size) throw OptionError(message("KeyValueCache::truncate: size = ", to, " must be 0 .. ", size));
   }
 
  private:

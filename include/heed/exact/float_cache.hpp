@@ -32,9 +32,7 @@ class KeyValueCache {
   }
   KeyValueCache(const KeyValueCache&) = default;
   KeyValueCache(KeyValueCache&& other) noexcept
-      : shape_(other.shape_),
-        size_(std::exchange(other.size_, 0)),
-        rows_(std::exchange(other.rows_, Rows())) {}
+      : shape_(other.shape_), size_(std::exchange(other.size_, 0)), rows_(std::exchange(other.rows_, Rows())) {}
   KeyValueCache& operator=(KeyValueCache other) {  // by value: what may throw is over
     shape_ = other.shape_;
     size_ = other.size_;
@@ -83,7 +81,9 @@ class KeyValueCache {
   }
 
   /// Keys and values of one head: size() x d and size() x d_v. Valid until the next append or reserve.
-  ConstView<S> keys(Index head) const { return {rows_.keys.data() + head * rows_.capacity * shape_.d, size_, shape_.d, shape_.d, 1}; }
+  ConstView<S> keys(Index head) const {
+    return {rows_.keys.data() + head * rows_.capacity * shape_.d, size_, shape_.d, shape_.d, 1};
+  }
   ConstView<S> values(Index head) const {
     return {rows_.values.data() + head * rows_.capacity * shape_.d_v, size_, shape_.d_v, shape_.d_v, 1};
   }
@@ -102,7 +102,8 @@ class KeyValueCache {
     more.values.resize(static_cast<std::size_t>(shape_.n_kv_heads * capacity * shape_.d_v));
     more.capacity = capacity;
     for (Index h = 0; h < shape_.n_kv_heads; ++h) {
-      std::copy_n(rows_.keys.data() + h * rows_.capacity * shape_.d, size_ * shape_.d, more.keys.data() + h * capacity * shape_.d);
+      std::copy_n(rows_.keys.data() + h * rows_.capacity * shape_.d, size_ * shape_.d,
+                  more.keys.data() + h * capacity * shape_.d);
       std::copy_n(rows_.values.data() + h * rows_.capacity * shape_.d_v, size_ * shape_.d_v,
                   more.values.data() + h * capacity * shape_.d_v);
     }

@@ -10,8 +10,8 @@
 #include "heed/core/view.hpp"
 #include "heed/engine/int8_rows.hpp"
 #include "heed/exact/cache_shape.hpp"
-#include "heed/exact/int8_head.hpp"
 #include "heed/exact/float_cache.hpp"
+#include "heed/exact/int8_head.hpp"
 
 namespace heed {
 
@@ -31,7 +31,8 @@ class KeyValueCache<Int8> {
   explicit KeyValueCache(Index d, Index d_v = 0, Index n_kv_heads = 1, Index capacity = 0)
       : shape_(detail::CacheShape::checked(d, d_v, n_kv_heads, capacity)) {
     constexpr Index widest = 32768;  // sums of products of bytes stay below 2^31
-    if (d > widest) throw OptionError(detail::message("KeyValueCache: d = ", d, " must be at most ", widest, " in 8 bits"));
+    if (d > widest)
+      throw OptionError(detail::message("KeyValueCache: d = ", d, " must be at most ", widest, " in 8 bits"));
     if (shape_.d_v > widest)
       throw OptionError(detail::message("KeyValueCache: d_v = ", d_v, " must be at most ", widest, " in 8 bits"));
     heads_.assign(static_cast<std::size_t>(n_kv_heads), detail::Int8Head(d, shape_.d_v));
@@ -73,8 +74,8 @@ class KeyValueCache<Int8> {
     capacity_ = capacity;
   }
 
-  /// Forgets the tokens from position `size` on; the memory stays. Within the newest 64 the cache is then as if they
-  /// had not come; older ones that stay go on with the numbers of their page, in float.
+  /// Forgets the tokens from position `size` on; the memory stays. Those that stay stand for the same numbers: what is
+  /// left of a page that is cut goes on in float.
   void truncate(Index size) {
     shape_.check_truncated(size, size_);
     for (detail::Int8Head& head : heads_) head.truncate(size);
@@ -108,7 +109,8 @@ class KeyValueCache<Int8> {
 
   /// The tokens of one head, for the engine. Valid until the next append, reserve or truncate.
   detail::Int8Rows tokens(Index head) const {
-    return heads_.empty() ? detail::Int8Head(shape_.d, shape_.d_v).rows() : heads_[static_cast<std::size_t>(head)].rows();
+    return heads_.empty() ? detail::Int8Head(shape_.d, shape_.d_v).rows()
+                          : heads_[static_cast<std::size_t>(head)].rows();
   }
 
  private:
@@ -126,7 +128,6 @@ class KeyValueCache<Int8> {
   detail::CacheShape shape_;
   Index size_ = 0, capacity_ = 0;
   std::vector<detail::Int8Head> heads_;
-
 };
 
 }  // namespace heed

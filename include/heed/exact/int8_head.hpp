@@ -162,8 +162,8 @@ class Int8Head {
       for (Index c = 0; c < layout_.d_padded; ++c) {
         int whole = 128;
         if (c < d && scale > 0) {
-          const double rest = static_cast<double>(keys[j * d + c]) -
-                              static_cast<double>(Int8Rows::number(near + layout_.mean_key, c));
+          const double rest =
+              static_cast<double>(keys[j * d + c]) - static_cast<double>(Int8Rows::number(near + layout_.mean_key, c));
           whole += static_cast<int>(std::nearbyint(std::clamp(rest / scale, -127.0, 127.0)));
         }
         const Index at = row + c / 8 * 64 + c % 4;
@@ -191,7 +191,8 @@ class Int8Head {
       const double scale = static_cast<double>(Int8Rows::number(far + layout_.value_scales, j));
       unsigned char* row = far + layout_.values + j / Int8Layout::quad * 4 * layout_.v_padded + j % Int8Layout::quad;
       for (Index c = 0; c < d_v && scale > 0; ++c) {
-        const double whole = std::nearbyint(std::clamp(static_cast<double>(values[j * d_v + c]) / scale, -127.0, 127.0));
+        const double whole =
+            std::nearbyint(std::clamp(static_cast<double>(values[j * d_v + c]) / scale, -127.0, 127.0));
         row[4 * c] = static_cast<unsigned char>(static_cast<std::int8_t>(whole));
       }
     }

@@ -30,8 +30,7 @@ struct CachedTokens {
 };
 template <>
 struct CachedTokens<Int8> {
-  CachedTokens(const KeyValueCache<Int8>& of, Workspace::Frame& frame)
-      : heads(frame.take<Int8Rows>(of.n_kv_heads())) {
+  CachedTokens(const KeyValueCache<Int8>& of, Workspace::Frame& frame) : heads(frame.take<Int8Rows>(of.n_kv_heads())) {
     for (Index h = 0; h < of.n_kv_heads(); ++h) new (heads + h) Int8Rows(of.tokens(h));
   }
   ConstView<Int8> keys(Index head) const { return {heads + head, heads[head].size, heads[head].layout.d}; }

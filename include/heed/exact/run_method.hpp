@@ -38,7 +38,9 @@ using MethodOfHead = typename MethodOf<Method>::type;
 
 /// True for a method whose pairs come of positions alone: keys need not lie in memory as rows.
 template <class Method>
-inline constexpr bool reads_no_keys = requires { requires Method::reads_no_keys; };
+inline constexpr bool reads_no_keys = requires {
+  requires Method::reads_no_keys;
+};
 
 /// True for a method, or a list of methods, that returns a log-sum-exp.
 template <class Method>

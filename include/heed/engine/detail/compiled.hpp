@@ -45,7 +45,8 @@ void run_backward(const Pairs& pairs, std::span<const Call> calls, Index heads_p
   HEED_ENGINE(before, HeadCall<Eigen::bfloat16, Eigen::bfloat16, Eigen::bfloat16>);  \
   HEED_ENGINE(before, HeadCall<Eigen::bfloat16, Eigen::bfloat16, float>);            \
   HEED_ENGINE(before, HeadCall<float, Eigen::half, float>); /* a cache in storage */ \
-  HEED_ENGINE(before, HeadCall<float, Eigen::bfloat16, float>)
+  HEED_ENGINE(before, HeadCall<float, Eigen::bfloat16, float>);                      \
+  HEED_ENGINE(before, HeadCall<float, Int8, float>)
 
 #define HEED_GRADIENT_ENGINE(before, ...)                     \
   before HEED_RUN(run_part_backward, PairsPart, __VA_ARGS__); \

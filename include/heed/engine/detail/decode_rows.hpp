@@ -51,8 +51,7 @@ class DecodeRows {
     const Call& shared = calls.front();
     const KeyRange range = bounds.of(0);
     const bool by_pair = has_functor || !pair_rule.every_pair();
-    const bool masked =
-        !Operands::all_finite && (by_pair || options.mask.allowed.given() || options.mask.bias.given());
+    const bool masked = !Operands::all_finite && (by_pair || options.mask.allowed.given() || options.mask.bias.given());
     const Index d = shared.k.cols, d_v = shared.v.cols, n_heads = static_cast<Index>(calls.size());
     std::fill(q_, q_ + n_heads * d_padded_, T(0));
     std::fill(out_, out_ + n_heads * v_padded_, T(0));

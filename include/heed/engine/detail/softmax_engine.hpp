@@ -91,8 +91,8 @@ class SoftmaxEngine {
           SoftmaxState<T> mine[RowRun::max_heads];
           for (Index h = 0; h < n; ++h) mine[h] = states[(first + h) * n_chunks + chunk];
           rows.run(calls_.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)),
-                   chunk == 0 ? 0 : chunk * row_chunk + edge, std::min(n_k, (chunk + 1) * row_chunk + edge), bounds_, options_, rule_, mod_,
-                   {mine, static_cast<std::size_t>(n)});
+                   chunk == 0 ? 0 : chunk * row_chunk + edge, std::min(n_k, (chunk + 1) * row_chunk + edge), bounds_,
+                   options_, rule_, mod_, {mine, static_cast<std::size_t>(n)});
           for (Index h = 0; h < n; ++h) states[(first + h) * n_chunks + chunk] = mine[h];
         });
     for (Index c = 0; c < n_calls; ++c)

@@ -5,7 +5,9 @@ struct Vi {
 
   HEED_INLINE static V zero() { return vdupq_n_s32(0); }
   HEED_INLINE static V set(std::int32_t x) { return vdupq_n_s32(x); }
-  HEED_INLINE static V load(const void* p) { return vreinterpretq_s32_u8(vld1q_u8(static_cast<const std::uint8_t*>(p))); }
+  HEED_INLINE static V load(const void* p) {
+    return vreinterpretq_s32_u8(vld1q_u8(static_cast<const std::uint8_t*>(p)));
+  }
   HEED_INLINE static V add(V a, V b) { return vaddq_s32(a, b); }
   template <int bits>
   HEED_INLINE static V shift_add(V a, V b) {
@@ -17,9 +19,7 @@ struct Vi {
   }
   HEED_INLINE static V low_bits(V a, std::int32_t mask) { return vandq_s32(a, set(mask)); }
   HEED_INLINE static V low_nibbles(V a) { return vandq_s32(a, set(0x0f0f0f0f)); }
-  HEED_INLINE static V high_nibbles(V a) {
-    return vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(a), 4));
-  }
+  HEED_INLINE static V high_nibbles(V a) { return vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(a), 4)); }
   // Bytes up to 127 are the same with a sign.
   HEED_INLINE static V dot(V sum, V a, V b) {
     const int8x16_t u = vreinterpretq_s8_s32(a), s = vreinterpretq_s8_s32(b);
