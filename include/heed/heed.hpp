@@ -47,7 +47,9 @@
 #include "heed/exact/batch.hpp"
 #include "heed/exact/batch_backward.hpp"
 #include "heed/exact/exact_attention.hpp"
+#include "heed/exact/float_cache.hpp"
 #include "heed/exact/importance.hpp"
+#include "heed/exact/int8_cache.hpp"
 #include "heed/exact/key_value_cache.hpp"
 #include "heed/exact/multi_head.hpp"
 #include "heed/exact/reference.hpp"
@@ -68,6 +70,7 @@
 #include "heed/sampling/sample_counts.hpp"
 
 // approx/ (floor 5): methods with a name, and values made during the call, exactly or by Monte Carlo
+#include "heed/approx/attend_within.hpp"
 #include "heed/approx/bigbird_attention.hpp"
 #include "heed/approx/bigbird_tiles.hpp"
 #include "heed/approx/linear_attention.hpp"

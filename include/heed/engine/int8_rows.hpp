@@ -23,13 +23,18 @@ struct Int8Rows {
   Int8PagesView pages{};
   const float *first_keys = nullptr, *first_values = nullptr;  ///< n_first x d, x d_v
   const float *last_keys = nullptr, *last_values = nullptr;    ///< those behind the pages
+  /// Sums over pages, r what is left of a key and u of a value: row c is r_c r, then r_c u, each moment_width wide. Null
+  /// for wide keys.
+  const float* moments = nullptr;
+
+  static constexpr Index widest_moments = 256;
+  static Index moment_width(Index d) { return (d + 15) / 16 * 16; }
 
   Index first_end() const { return std::min(size, n_first); }
   /// End of the tokens in pages, and begin of the newest.
   Index pages_end() const { return first_end() + n_pages * Int8Layout::keys; }
 
-  const unsigned char* near_of(Index page) const { return pages.near_ + page * layout.near_bytes; }
-  const unsigned char* far_of(Index page) const { return pages.far_ + page * layout.far_bytes; }
+  Int8PagesView pages_from(Index page) const { return pages.from(layout, page); }
 
   /// Key `j` as the float numbers it stands for.
   void widen_key(Index j, float* to) const {
@@ -38,13 +43,14 @@ struct Int8Rows {
       return;
     }
     const Index page = (j - n_first) / Int8Layout::keys, slot = (j - n_first) % Int8Layout::keys;
-    const unsigned char *near = near_of(page), *far = far_of(page);
+    const Int8PagesView of = pages_from(page);
+    const unsigned char *near = of.near_, *far = of.far_;
     const float scale = number(near + layout.key_scales, slot);
     const Index row = slot / Int8Layout::group * layout.d_padded * 8 + slot % Int8Layout::group * 4;
     for (Index c = 0; c < layout.d; ++c) {
       const Index at = row + c / 8 * 64 + c % 4;
       const int shift = c % 8 < 4 ? 0 : 4, high = near[at] >> shift & 15, low = far[at] >> shift & 15;
-      to[c] = number(near + layout.mean_key, c) + scale * static_cast<float>(16 * high + low - 128);
+      to[c] = number(of.mean_keys, c) + scale * static_cast<float>(16 * high + low - 128);
     }
   }
   /// Value `j`.
@@ -54,7 +60,7 @@ struct Int8Rows {
       return;
     }
     const Index page = (j - n_first) / Int8Layout::keys, slot = (j - n_first) % Int8Layout::keys;
-    const unsigned char* far = far_of(page);
+    const unsigned char* far = pages_from(page).far_;
     const float scale = number(far + layout.value_scales, slot);
     const unsigned char* row = far + layout.values + slot / Int8Layout::quad * 4 * layout.v_padded + slot % 4;
     for (Index c = 0; c < layout.d_v; ++c) to[c] = scale * static_cast<float>(static_cast<std::int8_t>(row[4 * c]));
@@ -62,9 +68,12 @@ struct Int8Rows {
 
   /// Number `i` of the bfloat16 ones that begin at `from`.
   static float number(const unsigned char* from, Index i) {
-    std::uint16_t bits;
-    std::memcpy(&bits, from + 2 * i, sizeof bits);
-    return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+    Bfloat x;
+    std::memcpy(&x, from + 2 * i, sizeof x);
+    return number(&x, 0);
+  }
+  static float number(const Bfloat* from, Index i) {
+    return std::bit_cast<float>(static_cast<std::uint32_t>(from[i].bits) << 16);
   }
 
  private:

@@ -9,6 +9,7 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/engine/int8_rows.hpp"
+#include "heed/engine/tolerance_levels.hpp"
 #include "heed/exact/cache_shape.hpp"
 #include "heed/exact/float_cache.hpp"
 #include "heed/exact/int8_head.hpp"
@@ -43,12 +44,14 @@ class KeyValueCache<Int8> {
       : shape_(other.shape_),
         size_(std::exchange(other.size_, 0)),
         capacity_(std::exchange(other.capacity_, 0)),
-        heads_(std::exchange(other.heads_, {})) {}
+        heads_(std::exchange(other.heads_, {})),
+        probes_(std::exchange(other.probes_, {})) {}
   KeyValueCache& operator=(KeyValueCache other) {  // by value: what may throw is over
     shape_ = other.shape_;
     size_ = other.size_;
     capacity_ = other.capacity_;
     heads_ = std::move(other.heads_);
+    probes_ = std::move(other.probes_);
     return *this;
   }
 
@@ -81,7 +84,10 @@ class KeyValueCache<Int8> {
     for (detail::Int8Head& head : heads_) head.truncate(size);
     size_ = size;
   }
-  void clear() { truncate(0); }
+  void clear() {
+    truncate(0);
+    probes_.clear();
+  }
 
   /// Adds tokens. k_new: n x (n_kv_heads * d), v_new: n x (n_kv_heads * d_v).
   /// Errors  ShapeError; OptionError for NaN or Inf, which would spoil the scales of their neighbours, and for more
@@ -113,6 +119,12 @@ class KeyValueCache<Int8> {
                           : heads_[static_cast<std::size_t>(head)].rows();
   }
 
+  /// What attend_within has learnt of each of `n_heads` query heads.
+  std::vector<detail::ToleranceProbes>& probes(Index n_heads) {
+    if (probes_.size() != static_cast<std::size_t>(n_heads)) probes_.assign(static_cast<std::size_t>(n_heads), {});
+    return probes_;
+  }
+
  private:
   template <class S>
   static void check_finite(const ConstView<S>& rows, const char* name) {
@@ -128,6 +140,7 @@ class KeyValueCache<Int8> {
   detail::CacheShape shape_;
   Index size_ = 0, capacity_ = 0;
   std::vector<detail::Int8Head> heads_;
+  std::vector<detail::ToleranceProbes> probes_;
 };
 
 }  // namespace heed

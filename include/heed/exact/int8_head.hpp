@@ -11,6 +11,8 @@
 #include "heed/core/types.hpp"
 #include "heed/engine/int8_rows.hpp"
 #include "heed/kernels/int8_kernels.hpp"
+#include "heed/kernels/isa.hpp"
+#include "heed/kernels/select.hpp"
 
 namespace heed::detail {
 
@@ -41,8 +43,15 @@ class Int8Head {
     const Index pages = std::max<Index>(0, capacity - Int8Rows::n_first) / Int8Layout::keys;
     near_.reserve(lines_of(pages * layout_.near_bytes));
     far_.reserve(lines_of(pages * layout_.far_bytes));
+    mean_keys_.reserve(static_cast<std::size_t>(pages * layout_.d_padded + vector_room));
+    mean_values_.reserve(static_cast<std::size_t>(pages * layout_.v_padded + vector_room));
+    statistics_.reserve(static_cast<std::size_t>(pages));
     if (floats_.empty()) {
       floats_.resize(static_cast<std::size_t>((Int8Rows::n_first + most_last) * (layout_.d + layout_.d_v)));
+    }
+    if (moments_.empty() && layout_.d <= Int8Rows::widest_moments) {
+      moments_.resize(static_cast<std::size_t>(layout_.d * rest_width()));
+      rests_.resize(static_cast<std::size_t>(Int8Layout::keys * (rest_width() + layout_.d)));
     }
   }
 
@@ -68,8 +77,7 @@ class Int8Head {
         all.widen_key(size - n_last_ + j, last_keys() + j * layout_.d);
         all.widen_value(size - n_last_ + j, last_values() + j * layout_.d_v);
       }
-      near_.resize(lines_of(n_pages_ * layout_.near_bytes));
-      far_.resize(lines_of(n_pages_ * layout_.far_bytes));
+      resize_pages();
     } else {
       n_last_ = size - all.pages_end();
     }
@@ -82,23 +90,35 @@ class Int8Head {
     all.size = size();
     all.n_pages = n_pages_;
     all.pages = {reinterpret_cast<const unsigned char*>(near_.data()),
-                 reinterpret_cast<const unsigned char*>(far_.data())};
+                 reinterpret_cast<const unsigned char*>(far_.data()), mean_keys_.data(), mean_values_.data(),
+                 statistics_.data()};
     all.first_keys = floats;
     all.last_keys = floats == nullptr ? floats : floats + Int8Rows::n_first * layout_.d;
     all.first_values = floats == nullptr ? floats : floats + (Int8Rows::n_first + most_last) * layout_.d;
     all.last_values = floats == nullptr ? floats : all.first_values + Int8Rows::n_first * layout_.d_v;
+    all.moments = moments_.empty() ? nullptr : moments_.data();
     return all;
   }
 
   const Int8Layout& layout() const { return layout_; }
   std::size_t bytes() const {
-    return (near_.capacity() + far_.capacity()) * sizeof(Line) + floats_.capacity() * sizeof(float);
+    return (near_.capacity() + far_.capacity()) * sizeof(Line) +
+           (floats_.capacity() + moments_.capacity() + rests_.capacity()) * sizeof(float);
   }
 
  private:
   struct alignas(64) Line {
     unsigned char bytes[64];
   };
+  static constexpr Index vector_room = 16;
+
+  void resize_pages() {
+    near_.resize(lines_of(n_pages_ * layout_.near_bytes));
+    far_.resize(lines_of(n_pages_ * layout_.far_bytes));
+    mean_keys_.resize(static_cast<std::size_t>(n_pages_ * layout_.d_padded + vector_room));
+    mean_values_.resize(static_cast<std::size_t>(n_pages_ * layout_.v_padded + vector_room));
+    statistics_.resize(static_cast<std::size_t>(n_pages_));
+  }
   static std::size_t lines_of(Index bytes) { return static_cast<std::size_t>((bytes + 63) / 64); }
 
   float* first_keys() { return floats_.data(); }
@@ -116,16 +136,42 @@ class Int8Head {
 
   void close_page() {
     ++n_pages_;
-    near_.resize(lines_of(n_pages_ * layout_.near_bytes));
-    far_.resize(lines_of(n_pages_ * layout_.far_bytes));
-    unsigned char* near = reinterpret_cast<unsigned char*>(near_.data()) + (n_pages_ - 1) * layout_.near_bytes;
-    unsigned char* far = reinterpret_cast<unsigned char*>(far_.data()) + (n_pages_ - 1) * layout_.far_bytes;
-    close_keys(last_keys(), near, far);
-    close_values(last_values(), near, far);
+    resize_pages();
+    const Index page = n_pages_ - 1;
+    unsigned char* near = reinterpret_cast<unsigned char*>(near_.data()) + page * layout_.near_bytes;
+    unsigned char* far = reinterpret_cast<unsigned char*>(far_.data()) + page * layout_.far_bytes;
+    Bfloat* mean_key = mean_keys_.data() + page * layout_.d_padded;
+    Bfloat* mean_value = mean_values_.data() + page * layout_.v_padded;
+    const double key_scale_square = close_keys(last_keys(), mean_key, near, far);
+    PageStatistics& statistics = statistics_.back();
+    statistics = close_values(last_values(), mean_value, far);
+    statistics.key_scale_square = within_bfloat(key_scale_square);
+    if (page % moment_pages == 0 && !moments_.empty()) add_moments(mean_key, mean_value);
     n_last_ -= Int8Layout::keys;
     std::copy_n(last_keys() + Int8Layout::keys * layout_.d, n_last_ * layout_.d, last_keys());
     std::copy_n(last_values() + Int8Layout::keys * layout_.d_v, n_last_ * layout_.d_v, last_values());
   }
+
+  // Every fourth page is enough for the moments.
+  static constexpr Index moment_pages = 4;
+
+  void add_moments(const Bfloat* mean_key, const Bfloat* mean_value) {
+    const Index d = layout_.d, width = Int8Rows::moment_width(d), n = Int8Layout::keys;
+    float *rests = rests_.data(),
+          *columns = rests + n * rest_width();  // what is left of keys and values; of keys again
+    for (Index j = 0; j < n; ++j) {
+      float* row = rests + j * rest_width();
+      for (Index c = 0; c < d; ++c) {
+        row[c] = last_keys()[j * d + c] - Int8Rows::number(mean_key, c);
+        columns[c * n + j] = row[c];
+      }
+      for (Index c = 0; c < layout_.d_v; ++c)
+        row[width + c] = last_values()[j * layout_.d_v + c] - Int8Rows::number(mean_value, c);
+    }
+    gradient_kernels<float>(active_isa())
+        .add_products(columns, n, d, rests, rest_width(), n, rest_width(), moments_.data(), rest_width());
+  }
+  Index rest_width() const { return Int8Rows::moment_width(layout_.d) + Int8Rows::moment_width(layout_.d_v); }
 
   // Mean and mean square of what is left of column c of a page.
   struct Moments {
@@ -144,13 +190,14 @@ class Int8Head {
     return {mean, square / Int8Layout::keys};
   }
 
-  void close_keys(const float* keys, unsigned char* near, unsigned char* far) const {
+  // Returns the mean square of the scales.
+  double close_keys(const float* keys, Bfloat* mean_key, unsigned char* near, unsigned char* far) const {
     const Index d = layout_.d;
+    double scale_square = 0;
     double most[Int8Layout::keys] = {};
     for (Index c = 0; c < d; ++c) {
       const Moments of = moments(keys, d, c);
-      put(near + layout_.mean_key, c, bfloat_nearest(of.mean));
-      put(near + layout_.variance, c, bfloat_nearest(within_bfloat(of.square)));
+      mean_key[c].bits = bfloat_nearest(of.mean);
       for (Index j = 0; j < Int8Layout::keys; ++j) {
         most[j] = std::max(most[j], std::abs(static_cast<double>(keys[j * d + c]) - static_cast<double>(of.mean)));
       }
@@ -158,12 +205,12 @@ class Int8Head {
     for (Index j = 0; j < Int8Layout::keys; ++j) {
       put(near + layout_.key_scales, j, bfloat_upwards(static_cast<float>(most[j] / 127.0)));
       const double scale = static_cast<double>(Int8Rows::number(near + layout_.key_scales, j));
+      scale_square += scale * scale / Int8Layout::keys;
       const Index row = j / Int8Layout::group * layout_.d_padded * 8 + j % Int8Layout::group * 4;
       for (Index c = 0; c < layout_.d_padded; ++c) {
         int whole = 128;
         if (c < d && scale > 0) {
-          const double rest =
-              static_cast<double>(keys[j * d + c]) - static_cast<double>(Int8Rows::number(near + layout_.mean_key, c));
+          const double rest = static_cast<double>(keys[j * d + c]) - static_cast<double>(Int8Rows::number(mean_key, c));
           whole += static_cast<int>(std::nearbyint(std::clamp(rest / scale, -127.0, 127.0)));
         }
         const Index at = row + c / 8 * 64 + c % 4;
@@ -172,23 +219,24 @@ class Int8Head {
         far[at] = static_cast<unsigned char>(far[at] | (whole & 15) << shift);
       }
     }
+    return scale_square;
   }
 
-  void close_values(const float* values, unsigned char* near, unsigned char* far) const {
+  PageStatistics close_values(const float* values, Bfloat* mean_value, unsigned char* far) const {
     const Index d_v = layout_.d_v;
-    double spread = 0;
+    double spread = 0, square = 0, scale_square = 0;
     for (Index c = 0; c < d_v; ++c) {
       const Moments of = moments(values, d_v, c);
-      put(near + layout_.mean_value, c, bfloat_nearest(of.mean));
+      mean_value[c].bits = bfloat_nearest(of.mean);
       spread += of.square;
+      square += static_cast<double>(of.mean) * static_cast<double>(of.mean);
     }
-    const float kept = within_bfloat(spread);
-    std::memcpy(near + layout_.spread, &kept, sizeof kept);
     for (Index j = 0; j < Int8Layout::keys; ++j) {
       float most = 0;
       for (Index c = 0; c < d_v; ++c) most = std::max(most, std::abs(values[j * d_v + c]));
       put(far + layout_.value_scales, j, bfloat_upwards(most / 127.0f));
       const double scale = static_cast<double>(Int8Rows::number(far + layout_.value_scales, j));
+      scale_square += scale * scale / Int8Layout::keys;
       unsigned char* row = far + layout_.values + j / Int8Layout::quad * 4 * layout_.v_padded + j % Int8Layout::quad;
       for (Index c = 0; c < d_v && scale > 0; ++c) {
         const double whole =
@@ -196,11 +244,16 @@ class Int8Head {
         row[4 * c] = static_cast<unsigned char>(static_cast<std::int8_t>(whole));
       }
     }
+    return {within_bfloat(spread), within_bfloat(square), 0.0f, within_bfloat(scale_square)};
   }
 
   Int8Layout layout_;
   std::vector<Line> near_, far_;
-  std::vector<float> floats_;  // keys: the first, the newest; values: the first, the newest
+  std::vector<Bfloat> mean_keys_, mean_values_;
+  std::vector<PageStatistics> statistics_;
+  std::vector<float> floats_;   // keys: the first, the newest; values: the first, the newest
+  std::vector<float> moments_;  // see Int8Rows
+  std::vector<float> rests_;    // room for them
   Index n_first_ = 0, n_pages_ = 0, n_last_ = 0;
 };
 

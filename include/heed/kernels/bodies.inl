@@ -2,6 +2,7 @@
 // In the order of use.
 // clang-format off
 #include "heed/kernels/bodies/tile.inl"
+#include "heed/kernels/bodies/sums.inl"
 #include "heed/kernels/bodies/adjust.inl"
 #include "heed/kernels/bodies/gradient.inl"
 #include "heed/kernels/bodies/activation.inl"

@@ -124,7 +124,7 @@ class RowOperands<float, Int8> {
     }
     for (const Index pages_end = tokens.pages_end(); at < end && at < pages_end;) {
       const Index index = (at - first_edge) / page, slot = (at - first_edge) % page;
-      const Int8PagesView pages{tokens.near_of(index), tokens.far_of(index)};
+      const Int8PagesView pages = tokens.pages_from(index);
       const Index n_pages = slot == 0 ? (std::min(end, pages_end) - at) / page : 0;
       if (n_pages > 0) {
         whole(pages, at - begin, n_pages);

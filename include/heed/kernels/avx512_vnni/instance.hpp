@@ -10,6 +10,8 @@
 #include "heed/kernels/avx512_vnni/begin.inl"
 
 namespace heed::detail::avx512_vnni {
+using avx512::exp2;
+using avx512::row_sums;
 using avx512::Vf;
 #include "heed/kernels/avx512_vnni/bytes.inl"
 

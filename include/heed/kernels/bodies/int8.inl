@@ -22,15 +22,13 @@ HEED_INLINE inline const Bfloat* bfloats(const unsigned char* from) { return rei
 // Pages whose sums across lanes are made before their products, so that neither waits for the other.
 constexpr Size pages_at_once = 8;
 
-// q . mean of each page.
+// q . mean key of each page.
 template <class X>
-HEED_INLINE inline void mean_scores(const Int8Layout& layout, const unsigned char* near, Size n_pages, const float* q,
-                                    float* to) {
-  for (Size p = 0; p < n_pages; ++p, near += layout.near_bytes) {
+HEED_INLINE inline void mean_scores(const Bfloat* means, Size d_padded, Size n_pages, const float* q, float* to) {
+  for (Size p = 0; p < n_pages; ++p, means += d_padded) {
     typename X::V sum = X::zero();
-    // Behind the means lie variances, which are finite: their columns meet the zeros q is padded with.
-    for (Size c = 0; c < layout.d_padded; c += X::lanes)
-      sum = X::fma(X::load_as(bfloats(near + layout.mean_key) + c), X::load(q + c), sum);
+    // Behind a mean lies the next, which is finite: its columns meet the zeros q is padded with.
+    for (Size c = 0; c < d_padded; c += X::lanes) sum = X::fma(X::load_as(means + c), X::load(q + c), sum);
     to[p] = X::sum(sum);
   }
 }
@@ -100,14 +98,14 @@ void int8_scores(const Int8Layout& given, Int8PagesView pages, Size n_pages, con
     for (Size g = 0; g < n_q; ++g) {
       const Int8Query query = queries[g];
       float base[pages_at_once];
-      mean_scores<X>(layout, near, n, query.q, base);
+      mean_scores<X>(pages.mean_keys + first * layout.d_padded, layout.d_padded, n, query.q, base);
       const typename X::V factor = X::set(query.scale);
       const typename I::V offset = I::set(-128 * query.sum);
       float* to = s + g * s_stride + first * Int8Layout::keys;
       for (Size p = 0; p < n; ++p) {
         const unsigned char *high = near + p * layout.near_bytes, *low = far + p * layout.far_bytes;
         if (g == 0) {
-          fetch_bytes(high + ahead * layout.near_bytes, layout.variance);
+          fetch_bytes(high + ahead * layout.near_bytes, layout.near_bytes);
           fetch_bytes(low + ahead * layout.far_bytes, layout.values);
         }
         for (Size j = 0; j < Int8Layout::keys; j += vectors * X::lanes) {
@@ -126,16 +124,17 @@ void int8_scores(const Int8Layout& given, Int8PagesView pages, Size n_pages, con
   }
 }
 
-// Weights as whole numbers of 14 bits in two bytes a key, in units of a power of two: the largest weight of the page
-// times its scale has the first bit.
-struct PageWeights {
+// Weights of `keys` keys as whole numbers of 14 bits in two bytes a key, in units of a power of two: the largest of the
+// weights times their scales has the first bit.
+template <Size keys>
+struct WholeWeights {
   float unit;  // 0: all are nothing
-  unsigned char upper[Int8Layout::keys], lower[Int8Layout::keys];
+  unsigned char upper[keys], lower[keys];
 };
 
-template <class X, class I>
-HEED_INLINE inline void weigh_page(const unsigned char* scales, const float* w, PageWeights& to) {
-  constexpr Size n = Int8Layout::keys / X::lanes;
+template <class X, class I, Size keys>
+HEED_INLINE inline void make_whole(const unsigned char* scales, const float* w, WholeWeights<keys>& to) {
+  constexpr Size n = keys / X::lanes;
   typename X::V scaled[n], top = X::zero();
 #pragma GCC unroll 8
   for (Size u = 0; u < n; ++u) {
@@ -161,54 +160,182 @@ HEED_INLINE inline void weigh_page(const unsigned char* scales, const float* w, 
   }
 }
 
+// out[c] += the weights times column c of as many values, which begin at `values`.
+template <class X, class I, Size keys>
+HEED_INLINE inline void add_values(const unsigned char* values, Size d_v, Size quad_bytes,
+                                   const WholeWeights<keys>& weights, float* out) {
+  constexpr Size n_quads = keys / Int8Layout::quad;
+  typename I::V upper_weights[n_quads], lower_weights[n_quads];
+#pragma GCC unroll 8
+  for (Size b = 0; b < n_quads; ++b) {
+    upper_weights[b] = I::set(four_bytes(weights.upper + 4 * b));
+    lower_weights[b] = I::set(four_bytes(weights.lower + 4 * b));
+  }
+  const typename X::V unit = X::set(weights.unit);
+  for (Size c = 0; c < d_v; c += X::lanes) {
+    const unsigned char* at = values + 4 * c;
+    typename I::V upper = I::zero(), lower = I::zero();
+#pragma GCC unroll 8
+    for (Size b = 0; b < n_quads; ++b, at += quad_bytes) {
+      const typename I::V value = I::load(at);
+      upper = I::dot(upper, upper_weights[b], value);
+      lower = I::dot(lower, lower_weights[b], value);
+    }
+    X::store(out + c, X::fma(unit, I::to_float(I::template shift_add<7>(upper, lower)), X::load(out + c)));
+  }
+}
+
 // out[g][c] = correction[g] * out[g][c] + sum of w[g][32 p + j] * value (j, c) of page p; rows of out have room for
 // whole vectors. Sums of a page are exact but for the weights: |error| < 2^-14 of the page's largest weight times
 // scale, a key; one below 1e-34 is 0.
 template <class X, class I>
 void int8_values(const Int8Layout& given, Int8PagesView pages, Size n_pages, const float* w, Size w_stride, Size n_q,
                  const float* correction, float* out, Size out_stride) {
-  constexpr Size n_quads = Int8Layout::keys / Int8Layout::quad;
   const Int8Layout layout = given;
   for (Size g = 0; g < n_q; ++g) {
     for (Size c = 0; c < layout.d_v; c += X::lanes)
       X::store(out + g * out_stride + c, X::mul(X::set(correction[g]), X::load(out + g * out_stride + c)));
   }
   const Size ahead = pages_ahead(layout.far_bytes - layout.values), quad_bytes = 4 * layout.v_padded;
-  PageWeights weights[pages_at_once];
+  WholeWeights<Int8Layout::keys> weights[pages_at_once];
   for (Size first = 0; first < n_pages; first += pages_at_once) {
     const Size n = n_pages - first < pages_at_once ? n_pages - first : pages_at_once;
     const unsigned char* far = pages.far_ + first * layout.far_bytes;
     for (Size g = 0; g < n_q; ++g) {
       const float* own = w + g * w_stride + first * Int8Layout::keys;
       for (Size p = 0; p < n; ++p)
-        weigh_page<X, I>(far + p * layout.far_bytes + layout.value_scales, own + p * Int8Layout::keys, weights[p]);
+        make_whole<X, I>(far + p * layout.far_bytes + layout.value_scales, own + p * Int8Layout::keys, weights[p]);
       for (Size p = 0; p < n; ++p) {
-        if (weights[p].unit == 0) continue;
-        typename I::V upper_weights[n_quads], lower_weights[n_quads];
-#pragma GCC unroll 8
-        for (Size b = 0; b < n_quads; ++b) {
-          upper_weights[b] = I::set(four_bytes(weights[p].upper + 4 * b));
-          lower_weights[b] = I::set(four_bytes(weights[p].lower + 4 * b));
-        }
-        const typename X::V unit = X::set(weights[p].unit);
         const unsigned char* values = far + p * layout.far_bytes + layout.values;
         if (g == 0) fetch_bytes(values + ahead * layout.far_bytes, layout.far_bytes - layout.values);
-        for (Size c = 0; c < layout.d_v; c += X::lanes) {
-          const unsigned char* at = values + 4 * c;
-          typename I::V upper = I::zero(), lower = I::zero();
-#pragma GCC unroll 8
-          for (Size b = 0; b < n_quads; ++b, at += quad_bytes) {
-            const typename I::V value = I::load(at);
-            upper = I::dot(upper, upper_weights[b], value);
-            lower = I::dot(lower, lower_weights[b], value);
+        if (weights[p].unit != 0) add_values<X, I>(values, layout.d_v, quad_bytes, weights[p], out + g * out_stride);
+      }
+    }
+  }
+}
+
+// What the high planes alone say: s[g][32 p + j] = q_g . k with 7.5 for every low nibble, base[g][p] = q_g . mean.
+template <class X, class I>
+void int8_scan(const Int8Layout& given, Int8PagesView pages, Size n_pages, const Int8Query* queries, Size n_q, float* s,
+               Size s_stride, float* base, Size base_stride) {
+  constexpr int vectors = 2;
+  const Int8Layout layout = given;
+  const Size ahead = pages_ahead(layout.near_bytes);
+  for (Size first = 0; first < n_pages; first += pages_at_once) {
+    const Size n = n_pages - first < pages_at_once ? n_pages - first : pages_at_once;
+    const unsigned char* near = pages.near_ + first * layout.near_bytes;
+    for (Size g = 0; g < n_q; ++g) {
+      const Int8Query query = queries[g];
+      float* means = base + g * base_stride + first;
+      mean_scores<X>(pages.mean_keys + first * layout.d_padded, layout.d_padded, n, query.q, means);
+      const typename X::V factor = X::set(query.scale), offset = X::set(-120.5f * static_cast<float>(query.sum));
+      float* to = s + g * s_stride + first * Int8Layout::keys;
+      for (Size p = 0; p < n; ++p) {
+        const unsigned char* high = near + p * layout.near_bytes;
+        if (g == 0) fetch_bytes(high + ahead * layout.near_bytes, layout.near_bytes);
+        for (Size j = 0; j < Int8Layout::keys; j += vectors * X::lanes) {
+          typename I::V sums[vectors];
+          nibble_products<I, vectors>(high, layout.d_padded, j, query.bytes, sums);
+#pragma GCC unroll 2
+          for (int u = 0; u < vectors; ++u) {
+            const Size key = j + u * X::lanes;
+            const typename X::V scales = X::mul(X::load_as(bfloats(high + layout.key_scales) + key), factor);
+            const typename X::V rest = X::fma(X::set(16.0f), I::to_float(sums[u]), offset);
+            X::store(to + p * Int8Layout::keys + key, X::fma(rest, scales, X::set(means[p])));
           }
-          float* to = out + g * out_stride + c;
-          X::store(to, X::fma(unit, I::to_float(I::template shift_add<7>(upper, lower)), X::load(to)));
         }
       }
     }
   }
 }
 
+// PageSums of weights w = 2^(c * (s - top)), t = s - base[p].
 template <class X, class I>
-inline constexpr Int8Kernels int8_table = {&int8_scores<X, I>, &int8_values<X, I>};
+void int8_weigh_pages(Size n_pages, float c, float top, const float* s, const float* base, PageSums* to) {
+  constexpr Size at_once = X::lanes / 4;  // pages whose sums fill a vector
+  static_assert(sizeof(PageSums) == 4 * sizeof(float));
+  const typename X::V factor = X::set(c), from = X::set(top);
+  for (Size first = 0; first < n_pages; first += at_once) {
+    typename X::V part[X::lanes];
+#pragma GCC unroll 4
+    for (Size p = 0; p < at_once; ++p) {
+      typename X::V* sums = part + 4 * p;
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) sums[i] = X::zero();
+      if (first + p >= n_pages) continue;
+      const typename X::V mean = X::set(base[first + p]);
+#pragma GCC unroll 2
+      for (Size half = 0; half < 2; ++half) {
+        for (Size j = 0; j < Int8Layout::group; j += X::lanes, s += X::lanes) {
+          const typename X::V score = X::load(s), w = exp2(X::mul(X::sub(score, from), factor));
+          sums[0] = X::add(sums[0], w);
+          sums[1] = X::fma(w, X::sub(score, mean), sums[1]);
+          sums[2 + half] = X::fma(w, w, sums[2 + half]);
+        }
+      }
+    }
+    float all[X::lanes];
+    X::store(all, row_sums<X>(part));
+    const Size n = n_pages - first < at_once ? n_pages - first : at_once;
+    __builtin_memcpy(to + first, all, static_cast<std::size_t>(n) * sizeof(PageSums));
+  }
+}
+
+// Scores of the keys of n groups of 16, group i the half i % 2 of page i / 2: `rough` as the scan has them, `fine` with
+// both nibbles; base[p] = q . mean of page p.
+template <class X, class I>
+void int8_group_scores(const Int8Layout& given, Int8PagesView pages, const Size* groups, Size n,
+                       const Int8Query& given_query, const float* base, float* rough, float* fine) {
+  constexpr int vectors = Int8Layout::group / X::lanes < 2 ? 1 : 2;
+  constexpr Size groups_ahead = 4;
+  const Int8Layout layout = given;
+  const Int8Query query = given_query;
+  const Size plane = layout.d_padded * 8;
+  const typename X::V factor = X::set(query.scale), offset = X::set(-120.5f * static_cast<float>(query.sum));
+  const typename I::V whole_offset = I::set(-128 * query.sum);
+  for (Size i = 0; i < n; ++i) {
+    if (i + groups_ahead < n) {
+      const Size page = groups[i + groups_ahead] / 2, half = groups[i + groups_ahead] % 2;
+      fetch_bytes(pages.near_ + page * layout.near_bytes + half * plane, plane);
+      fetch_bytes(pages.far_ + page * layout.far_bytes + half * plane, plane);
+      fetch_bytes(pages.far_ + page * layout.far_bytes + layout.values + half * 16 * layout.v_padded,
+                  16 * layout.v_padded);
+    }
+    const Size page = groups[i] / 2, first = groups[i] % 2 * Int8Layout::group;
+    const unsigned char *high = pages.near_ + page * layout.near_bytes, *low = pages.far_ + page * layout.far_bytes;
+    const typename X::V mean = X::set(base[page]);
+    for (Size j = 0; j < Int8Layout::group; j += vectors * X::lanes) {
+      typename I::V upper[vectors], sums[vectors];
+      nibble_products<I, vectors>(high, layout.d_padded, first + j, query.bytes, upper);
+      byte_products<I, vectors>(high, low, layout.d_padded, first + j, query.bytes, sums);
+#pragma GCC unroll 2
+      for (int u = 0; u < vectors; ++u) {
+        const Size key = j + u * X::lanes;
+        const typename X::V scales = X::mul(X::load_as(bfloats(high + layout.key_scales) + first + key), factor);
+        const typename X::V rest = X::fma(X::set(16.0f), I::to_float(upper[u]), offset);
+        X::store(rough + i * Int8Layout::group + key, X::fma(rest, scales, mean));
+        X::store(fine + i * Int8Layout::group + key, X::fma(I::to_float(I::add(sums[u], whole_offset)), scales, mean));
+      }
+    }
+  }
+}
+
+// out[c] += sum of w[16 i + j] * value (j, c) over the keys of n groups; out has room for whole vectors.
+template <class X, class I>
+void int8_group_values(const Int8Layout& given, Int8PagesView pages, const Size* groups, Size n, const float* w,
+                       float* out) {
+  const Int8Layout layout = given;
+  const Size quad_bytes = 4 * layout.v_padded;
+  for (Size i = 0; i < n; ++i) {
+    const Size first = groups[i] % 2 * Int8Layout::group;
+    const unsigned char* far = pages.far_ + groups[i] / 2 * layout.far_bytes;
+    WholeWeights<Int8Layout::group> weights;
+    make_whole<X, I>(far + layout.value_scales + 2 * first, w + i * Int8Layout::group, weights);
+    if (weights.unit == 0) continue;
+    add_values<X, I>(far + layout.values + first / Int8Layout::quad * quad_bytes, layout.d_v, quad_bytes, weights, out);
+  }
+}
+
+template <class X, class I>
+inline constexpr Int8Kernels int8_table = {&int8_scores<X, I>,      &int8_values<X, I>,       &int8_scan<X, I>,
+                                           &int8_weigh_pages<X, I>, &int8_group_scores<X, I>, &int8_group_values<X, I>};

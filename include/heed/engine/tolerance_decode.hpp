@@ -1,0 +1,223 @@
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <new>
+#include <span>
+
+#include "heed/core/floating.hpp"
+#include "heed/core/key_bounds.hpp"
+#include "heed/core/options.hpp"
+#include "heed/core/score_mod.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/engine/detail/int8_row_operands.hpp"
+#include "heed/engine/detail/score_rule.hpp"
+#include "heed/engine/detail/softmax_state.hpp"
+#include "heed/engine/detail/write_out.hpp"
+#include "heed/engine/head_call.hpp"
+#include "heed/engine/int8_rows.hpp"
+#include "heed/engine/tasks.hpp"
+#include "heed/engine/tolerance_levels.hpp"
+#include "heed/engine/tolerance_row.hpp"
+#include "heed/engine/tolerance_scan.hpp"
+
+namespace heed::detail {
+
+/// What a head wants of a query: a level, or an answer from all keys and what every level would have said.
+struct ToleranceWish {
+  Index level = 0;
+  bool is_probe = false;
+};
+/// What it got.
+struct ToleranceAnswer {
+  double budget = 0;     ///< squared relative error, by the budget
+  double floor = 0;      ///< relative error of reading all in 8 bits
+  double keys_read = 0;  ///< in full
+  ToleranceProbes::Probe probe{};
+};
+
+/// One query of several heads over an 8-bit cache, to a tolerance. Pages wholly within the keys the query sees are
+/// scanned; other keys are read in full. Work is cut into chunks of pages and heads, by shapes alone.
+template <class Call>
+class ToleranceDecode {
+ public:
+  /// The pages a query that sees keys [low, high) would scan.
+  struct Reach {
+    Index low, high, first_page, end_page;
+    Reach(const Int8Rows& tokens, const KeyRange& range) : low(range.low), high(range.high) {
+      const Index page = Int8Layout::keys, first = Int8Rows::n_first;
+      first_page = (std::max(low, first) - first + page - 1) / page;
+      end_page = std::max(first_page, (std::clamp(high, first, std::max(first, tokens.pages_end())) - first) / page);
+    }
+    Index n_pages() const { return end_page - first_page; }
+  };
+
+  /// `calls` of one query each; wishes and answers one a call. Heads that share keys are neighbours.
+  ToleranceDecode(std::span<const Call> calls, Index heads_per_kv, const Reach& reach, const AttentionOptions& options,
+                  std::span<const ToleranceWish> wishes, std::span<ToleranceAnswer> answers, Workspace& workspace,
+                  int threads)
+      : calls_(calls),
+        per_kv_(heads_per_kv),
+        reach_(reach),
+        options_(options),
+        wishes_(wishes),
+        answers_(answers),
+        frame_(workspace),
+        threads_(threads),
+        isa_(active_isa()) {}
+
+  void run() {
+    const Index n = static_cast<Index>(calls_.size());
+    queries_ = frame_.template take<ScanQuery>(n);
+    scans_ = frame_.template take<PageScan>(n);
+    const Int8Layout& layout = tokens_of(0).layout;
+    Scratch measure;
+    PageScan(measure, reach_.first_page, reach_.end_page, layout.d_v);
+    const Index bytes = static_cast<Index>(measure.used());
+    std::byte* memory = frame_.template take<std::byte>(bytes * n);
+    const Index q_width = layout.d_padded + 16;
+    float* q = frame_.template take<float>(n * q_width);
+    std::int8_t* whole = frame_.template take<std::int8_t>(n * layout.d_padded);
+    for (Index h = 0; h < n; ++h) {
+      Scratch scratch(memory + bytes * h);
+      new (scans_ + h) PageScan(scratch, reach_.first_page, reach_.end_page, layout.d_v);
+      const ScoreRule<float> rule(options_, layout.d, call(h).head, false);
+      float* own = q + h * q_width;
+      std::fill_n(own, q_width, 0.0f);
+      for (Index c = 0; c < layout.d; ++c) own[c] = static_cast<float>(call(h).q(0, c)) * rule.query_factor;
+      new (queries_ + h)
+          ScanQuery{quantised_query(own, layout.d, layout.d_padded, whole + h * layout.d_padded), rule.softmax_factor};
+    }
+    scan_pages(n);
+    for_each_task(
+        n, threads_, frame_, [&](Scratch& scratch) { return Worker(scratch, reach_.n_pages(), layout, isa_); },
+        [&](Worker& worker, Index h) { answer(worker, h); });
+  }
+
+ private:
+  struct Worker {
+    Worker(Scratch& scratch, Index pages, const Int8Layout& layout, Isa isa)
+        : row(scratch, pages, layout, isa),
+          operands(scratch, most_exact, 1, layout.d, layout.d_v, isa),
+          state(scratch, 1, (layout.d_v + 15) / 16 * 16),
+          s(scratch.take<float>(most_exact + 16)),
+          reference(scratch.take<float>(ToleranceLevels::n_levels * layout.d_v)) {}
+    ToleranceRow row;
+    RowOperands<float, Int8> operands;
+    SoftmaxState<float> state;
+    float *s, *reference;
+  };
+  // At most the first tokens, a page cut at each end, and the newest.
+  static constexpr Index most_exact = 256;
+
+  const Call& call(Index h) const { return calls_[static_cast<std::size_t>(h)]; }
+  const Int8Rows& tokens_of(Index h) const { return *call(h).k.tokens; }
+
+  void scan_pages(Index n) {
+    // Neighbours with the same keys, up to four of them.
+    Index* first = frame_.template take<Index>(n + 1);
+    Index n_groups = 0;
+    for (Index h = 0; h < n; ++h) {
+      const bool joins = n_groups > 0 && call(h).head / per_kv_ == call(first[n_groups - 1]).head / per_kv_ &&
+                         h - first[n_groups - 1] < PageScanner::max_heads;
+      if (!joins) first[n_groups++] = h;
+    }
+    first[n_groups] = n;
+    const Index n_chunks = scans_[0].n_chunks();
+    for_each_task(
+        n_groups * n_chunks, threads_, frame_, [&](Scratch& scratch) { return PageScanner(scratch, isa_); },
+        [&](PageScanner& scanner, Index task) {
+          const Index from = first[task / n_chunks], count = first[task / n_chunks + 1] - from;
+          PageScan* own[PageScanner::max_heads];
+          for (Index h = 0; h < count; ++h) own[h] = scans_ + from + h;
+          scanner.run(tokens_of(from), queries_ + from, count, task % n_chunks, own);
+        });
+  }
+
+  void answer(Worker& worker, Index h) {
+    const Int8Rows& tokens = tokens_of(h);
+    const auto at = static_cast<std::size_t>(h);
+    const ScoreRule<float> rule(options_, tokens.layout.d, call(h).head, false);
+    read_exactly(worker, h);
+    ToleranceRow& row = worker.row;
+    row.begin(tokens, queries_[h], queries_[h].factor / static_cast<float>(ScoreRule<float>::log2_e), worker.state,
+              scans_[h]);
+    ToleranceAnswer& answer = answers_[at];
+    answer.floor = std::hypot(ToleranceProbes::least_floor, std::sqrt(row.floor_square()));
+    Index read_from = ToleranceRow::n_bins;
+    if (wishes_[at].is_probe) {
+      for (Index level = 0; level < ToleranceLevels::n_levels; ++level) {
+        const auto [bin, budget] = row.cut_for(ToleranceLevels::tau[static_cast<std::size_t>(level)]);
+        row.read(bin, std::exchange(read_from, bin));
+        answer.probe.budget[static_cast<std::size_t>(level)] = budget;
+        keep(row.answer(), worker.reference + level * tokens.layout.d_v);
+      }
+      row.read(0, read_from);
+      compare(row.answer(), worker.reference, answer.probe);
+      answer.probe.floor = answer.floor;
+    } else {
+      const auto [bin, budget] = row.cut_for(ToleranceLevels::tau[static_cast<std::size_t>(wishes_[at].level)]);
+      row.read(bin, read_from);
+      answer.budget = budget;
+    }
+    answer.keys_read =
+        static_cast<double>(row.keys_read() + reach_.high - reach_.low - reach_.n_pages() * Int8Layout::keys);
+    write_out(call(h), {0, 1}, row.answer(), options_.sinks, isa_);
+  }
+
+  // What lies outside the pages to scan, into the worker's state.
+  void read_exactly(Worker& worker, Index h) const {
+    const Int8Rows& tokens = tokens_of(h);
+    const Int8Layout& layout = tokens.layout;
+    SoftmaxState<float>& state = worker.state;
+    state.clear();
+    state.factor = queries_[h].factor;
+    const float* q = queries_[h].query.q;
+    worker.operands.begin(q, layout.d_padded + 16, layout.d, 1);
+    const Index begin = Int8Rows::n_first + reach_.first_page * Int8Layout::keys;
+    const Index end = Int8Rows::n_first + reach_.end_page * Int8Layout::keys;
+    const Index before = begin - reach_.low, behind = reach_.high - end;
+    float* s = worker.s;
+    worker.operands.scores(call(h).k, reach_.low, before, q, layout.d_padded, 1, s, most_exact);
+    worker.operands.scores(call(h).k, end, behind, q, layout.d_padded, 1, s + before, most_exact);
+    const TileKernels<float>& tiles = tile_kernels<float>(isa_);
+    state.m[0] = tiles.row_top(before + behind, s, minus_infinity<float>);
+    state.l[0] = tiles.row_weigh(before + behind, state.factor, is_minus_infinity(state.m[0]) ? 0.0f : state.m[0], s);
+    const float one = 1;
+    worker.operands.add_values(call(h).v, reach_.low, 0, before, s, most_exact, 1, &one, state.out, state.d_v);
+    worker.operands.add_values(call(h).v, end, 0, behind, s + before, most_exact, 1, &one, state.out, state.d_v);
+  }
+
+  static void keep(const SoftmaxState<float>& state, float* to) {
+    for (Index c = 0; c < state.d_v; ++c) to[c] = state.out[c] / state.l[0];
+  }
+  // Squared relative errors of what every level said against what all keys say.
+  static void compare(const SoftmaxState<float>& all, const float* levels, ToleranceProbes::Probe& probe) {
+    double square = 0;
+    for (Index c = 0; c < all.d_v; ++c)
+      square += std::pow(static_cast<double>(all.out[c]) / static_cast<double>(all.l[0]), 2);
+    for (std::size_t level = 0; level < probe.error.size(); ++level) {
+      double error = 0;
+      for (Index c = 0; c < all.d_v; ++c) {
+        error += std::pow(static_cast<double>(all.out[c]) / static_cast<double>(all.l[0]) -
+                              static_cast<double>(levels[static_cast<Index>(level) * all.d_v + c]),
+                          2);
+      }
+      probe.error[level] = square > 0 ? error / square : 0;
+    }
+  }
+
+  std::span<const Call> calls_;
+  Index per_kv_;
+  Reach reach_;
+  const AttentionOptions& options_;
+  std::span<const ToleranceWish> wishes_;
+  std::span<ToleranceAnswer> answers_;
+  Workspace::Frame frame_;
+  int threads_;
+  Isa isa_;
+  ScanQuery* queries_ = nullptr;
+  PageScan* scans_ = nullptr;
+};
+
+}  // namespace heed::detail

@@ -1,0 +1,88 @@
+#pragma once
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+
+#include "heed/core/types.hpp"
+
+namespace heed::detail {
+
+/// How much of a cache a query reads in full: what is left out may cost tau of the output at most, by a budget of
+/// errors of random signs. Level n_levels reads all.
+struct ToleranceLevels {
+  static constexpr Index n_levels = 9;
+  static constexpr std::array<double, n_levels> tau = {.1, .05, .03, .02, .015, .01, .006, .004, .002};
+};
+
+/// What queries of one head that were answered at every level have said of them. A budget of errors falls behind the
+/// truth as contexts grow, so that levels are chosen, and errors reported, by what probes measure.
+class ToleranceProbes {
+ public:
+  struct Probe {
+    std::array<double, ToleranceLevels::n_levels> error{};   ///< |out - out of all keys|^2 / |out|^2 of each level
+    std::array<double, ToleranceLevels::n_levels> budget{};  ///< what the budget said of it
+    double floor = 0;                                        ///< relative error of reading all in 8 bits
+  };
+
+  /// True for a query that should be a probe: 0, 1, 2, 4, 8, ..., then every 64th, or every 16th while reports are past
+  /// the tolerance.
+  bool is_due() const { return n_queries_ >= next_; }
+
+  void add(const Probe& probe) {
+    recent_[static_cast<std::size_t>(n_probes_ % n_recent)] = probe;
+    ++n_probes_;
+    last_ = n_queries_;
+    next_ = n_queries_ < 64 ? std::max<Index>(1, 2 * n_queries_) : n_queries_ + 64;
+  }
+  /// Ends a query.
+  void count_query() { ++n_queries_; }
+  /// After a report past the tolerance a probe comes soon.
+  void alarm() { next_ = std::min(next_, last_ + soon); }
+
+  /// The cheapest level whose errors in probes meet `tolerance`; the last probe's must too. Few probes do not suffice:
+  /// until there are some the budget must meet it with room to spare.
+  Index level_for(double tolerance) const {
+    if (n_probes_ == 0) return ToleranceLevels::n_levels;
+    const Probe& last = recent_[static_cast<std::size_t>((n_probes_ - 1) % n_recent)];
+    for (std::size_t level = 0; level < last.error.size(); ++level) {
+      const double floor = mean([](const Probe& probe) { return probe.floor * probe.floor; });
+      const double error = mean([&](const Probe& probe) { return probe.error[level]; });
+      if (std::sqrt(2.25 * error + floor) > tolerance) continue;
+      if (std::hypot(std::sqrt(last.error[level]), last.floor) > tolerance) continue;
+      if (n_probes_ < enough && 2 * ToleranceLevels::tau[level] > tolerance) continue;
+      return static_cast<Index>(level);
+    }
+    return ToleranceLevels::n_levels;
+  }
+
+  /// What the root of a level's budget is multiplied by to be a report: at least 2.
+  double factor_of(Index level) const {
+    const auto at = static_cast<std::size_t>(level);
+    const double error = mean([&](const Probe& probe) { return probe.error[at]; });
+    const double budget = mean([&](const Probe& probe) { return probe.budget[at]; });
+    return budget > 0 ? std::max(2.0, 1.5 * std::sqrt(error / budget)) : 2.0;
+  }
+  /// Relative error of reading all, as probes found it.
+  double floor() const {
+    return n_probes_ == 0 ? least_floor : std::sqrt(mean([](const Probe& probe) { return probe.floor * probe.floor; }));
+  }
+
+  static constexpr double least_floor = .003;  ///< rounding a query errs for all keys alike
+
+ private:
+  static constexpr Index n_recent = 16, enough = 4, soon = 16;
+
+  template <class Of>
+  double mean(const Of& of) const {
+    const Index n = std::min(n_probes_, n_recent);
+    double sum = 0;
+    for (Index i = 0; i < n; ++i) sum += of(recent_[static_cast<std::size_t>(i)]);
+    return n == 0 ? 0 : sum / static_cast<double>(n);
+  }
+
+  std::array<Probe, 16> recent_{};
+  Index n_probes_ = 0, n_queries_ = 0, next_ = 0, last_ = 0;
+};
+
+}  // namespace heed::detail
