@@ -91,49 +91,63 @@ class ToleranceCalls {
       const bool can_scan = knows && reach.n_pages() > 0 && tolerance_ > 0;
       const ToleranceWish wish{head.level_for(tolerance_), can_scan && head.is_due()};
       const bool tolerant = can_scan && reach.high - reach.low >= least_keys && wish.level < ToleranceLevels::n_levels;
+      const Call& call = calls[static_cast<std::size_t>(h)];
+      paths[h] = wish.is_probe ? TolerancePath::probe : tolerant ? TolerancePath::scan : why_all(knows, seen);
       if (wish.is_probe || tolerant) {
-        paths[h] = wish.is_probe ? TolerancePath::probe : TolerancePath::scan;
-        wishes[n_scanned] = wish;
-        new (scanned + n_scanned++) Call(calls[static_cast<std::size_t>(h)]);
+        new (wishes + n_scanned) ToleranceWish(wish);
+        new (scanned + n_scanned++) Call(call);
       } else {
-        paths[h] = !knows                                ? TolerancePath::other_options
-                   : reach.high - reach.low < least_keys ? TolerancePath::few_keys
-                                                         : TolerancePath::not_tolerant;
         reported[h] = head.floor();
-        keys.read += seen;
-        new (whole + n_whole++) Call(calls[static_cast<std::size_t>(h)]);
         head.count_query();
       }
+      if (!tolerant || wish.is_probe) new (whole + n_whole++) Call(call);
     }
-    if (n_whole > 0) {
-      const Index shared = n_whole == packed_.n_heads ? packed_.per_kv() : 1;
-      attend_all_heads(ExactAttention<>{}, std::span<const Call>(whole, static_cast<std::size_t>(n_whole)), shared, own,
-                       context_);
-    }
-    if (n_scanned > 0) {
-      const auto n = static_cast<std::size_t>(n_scanned);
-      const std::span<ToleranceAnswer> answers(frame.take<ToleranceAnswer>(n_scanned), n);
-      for (ToleranceAnswer& answer : answers) new (&answer) ToleranceAnswer;
-      Decode({scanned, n}, packed_.per_kv(), reach, own, {wishes, n}, answers, *context_.workspace,
-             thread_count(context_.threads))
-          .run();
-      for (std::size_t s = 0; s < n; ++s) {
-        const Index h = scanned[s].head;
-        reported[h] = learn(probes_[static_cast<std::size_t>(h)], wishes[s], answers[s]);
-        keys.read += answers[s].keys_read;
-        count(answers[s], reach);
+    read_all({whole, static_cast<std::size_t>(n_whole)}, own);
+    keys.read += seen * static_cast<double>(n_whole);
+    if (n_scanned == 0) return keys;
+    const auto n = static_cast<std::size_t>(n_scanned);
+    const std::span<ToleranceAnswer> answers(frame.take<ToleranceAnswer>(n_scanned), n);
+    for (ToleranceAnswer& answer : answers) new (&answer) ToleranceAnswer;
+    Decode({scanned, n}, packed_.per_kv(), reach, own, {wishes, n}, answers, *context_.workspace,
+           thread_count(context_.threads))
+        .run();
+    n_whole = 0;
+    for (std::size_t s = 0; s < n; ++s) {
+      const Index h = scanned[s].head;
+      ToleranceAnswer& answer = answers[s];
+      if (!answer.found) {
+        paths[h] = TolerancePath::not_tolerant;
+        new (whole + n_whole++) Call(scanned[s]);
+        answer.keys_read = seen;
       }
+      reported[h] = learn(probes_[static_cast<std::size_t>(h)], wishes[s], answer);
+      keys.read += answer.keys_read;
+      count(answer, reach);
     }
+    read_all({whole, static_cast<std::size_t>(n_whole)}, own);
     return keys;
   }
 
  private:
   static constexpr Index least_keys = 2048;
 
+  static TolerancePath why_all(bool knows, double seen) {
+    if (!knows) return TolerancePath::other_options;
+    return seen < static_cast<double>(least_keys) ? TolerancePath::few_keys : TolerancePath::not_tolerant;
+  }
+  // In 8 bits, as attend does.
+  void read_all(std::span<const Call> calls, const AttentionOptions& options) const {
+    if (calls.empty()) return;
+    const Index shared = static_cast<Index>(calls.size()) == packed_.n_heads ? packed_.per_kv() : 1;
+    attend_all_heads(ExactAttention<>{}, calls, shared, options, context_);
+  }
+
   double learn(ToleranceProbes& head, const ToleranceWish& wish, const ToleranceAnswer& answer) const {
     double report = answer.floor;
     if (wish.is_probe) {
       head.add(answer.probe);
+    } else if (!answer.found) {
+      head.alarm();
     } else {
       report = std::hypot(head.factor_of(wish.level) * std::sqrt(answer.budget), answer.floor);
       if (report > tolerance_) head.alarm();
@@ -145,10 +159,11 @@ class ToleranceCalls {
     if (context_.flops == nullptr) return;
     const double pages = static_cast<double>(reach.n_pages()), scanned = pages * Int8Layout::keys;
     const auto d = static_cast<double>(packed_.d), d_v = static_cast<double>(packed_.d_v);
-    context_.flops->add_products(Phase::scores, 2 * d * (scanned + answer.keys_read));
-    context_.flops->add_products(Phase::values, 2 * d_v * answer.keys_read);
+    const double read = answer.found ? answer.keys_read : 0;  // else attend counts them
+    context_.flops->add_products(Phase::scores, 2 * d * (scanned + read));
+    context_.flops->add_products(Phase::values, 2 * d_v * read);
     context_.flops->add_products(Phase::far_field, 2 * pages * (d + 2 * d_v));
-    context_.flops->add_exponentials(scanned + answer.keys_read);
+    context_.flops->add_exponentials(scanned + read);
   }
 
   double tolerance_;

@@ -26,6 +26,7 @@ struct Int8Rows {
   /// Sums over pages, r what is left of a key and u of a value: row c is r_c r, then r_c u, each moment_width wide. Null
   /// for wide keys.
   const float* moments = nullptr;
+  double squared_scales = 0;  ///< of the keys those sums are of
 
   static constexpr Index widest_moments = 256;
   static Index moment_width(Index d) { return (d + 15) / 16 * 16; }

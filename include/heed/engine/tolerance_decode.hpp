@@ -23,13 +23,15 @@
 
 namespace heed::detail {
 
-/// What a head wants of a query: a level, or an answer from all keys and what every level would have said.
+/// What a head wants of a query: the answer of a level; or, its output being that of all keys already, what every level
+/// would have said.
 struct ToleranceWish {
   Index level = 0;
   bool is_probe = false;
 };
 /// What it got.
 struct ToleranceAnswer {
+  bool found = true;     ///< false: the level has no answer
   double budget = 0;     ///< squared relative error, by the budget
   double floor = 0;      ///< relative error of reading all in 8 bits
   double keys_read = 0;  ///< in full
@@ -100,12 +102,11 @@ class ToleranceDecode {
         : row(scratch, pages, layout, isa),
           operands(scratch, most_exact, 1, layout.d, layout.d_v, isa),
           state(scratch, 1, (layout.d_v + 15) / 16 * 16),
-          s(scratch.take<float>(most_exact + 16)),
-          reference(scratch.take<float>(ToleranceLevels::n_levels * layout.d_v)) {}
+          s(scratch.take<float>(most_exact + 16)) {}
     ToleranceRow row;
     RowOperands<float, Int8> operands;
     SoftmaxState<float> state;
-    float *s, *reference;
+    float* s;
   };
   // At most the first tokens, a page cut at each end, and the newest.
   static constexpr Index most_exact = 256;
@@ -146,23 +147,22 @@ class ToleranceDecode {
     answer.floor = std::hypot(ToleranceProbes::least_floor, std::sqrt(row.floor_square()));
     Index read_from = ToleranceRow::n_bins;
     if (wishes_[at].is_probe) {
-      for (Index level = 0; level < ToleranceLevels::n_levels; ++level) {
-        const auto [bin, budget] = row.cut_for(ToleranceLevels::tau[static_cast<std::size_t>(level)]);
+      for (std::size_t level = 0; level < answer.probe.error.size(); ++level) {
+        const auto [bin, budget] = row.cut_for(ToleranceLevels::tau[level]);
         row.read(bin, std::exchange(read_from, bin));
-        answer.probe.budget[static_cast<std::size_t>(level)] = budget;
-        keep(row.answer(), worker.reference + level * tokens.layout.d_v);
+        answer.probe.budget[level] = budget;
+        answer.probe.error[level] = row.has_digits() ? error_of(row.answer(), call(h)) : 1;
       }
-      row.read(0, read_from);
-      compare(row.answer(), worker.reference, answer.probe);
       answer.probe.floor = answer.floor;
-    } else {
-      const auto [bin, budget] = row.cut_for(ToleranceLevels::tau[static_cast<std::size_t>(wishes_[at].level)]);
-      row.read(bin, read_from);
-      answer.budget = budget;
+      return;
     }
+    const auto [bin, budget] = row.cut_for(ToleranceLevels::tau[static_cast<std::size_t>(wishes_[at].level)]);
+    row.read(bin, read_from);
+    answer.budget = budget;
     answer.keys_read =
         static_cast<double>(row.keys_read() + reach_.high - reach_.low - reach_.n_pages() * Int8Layout::keys);
-    write_out(call(h), {0, 1}, row.answer(), options_.sinks, isa_);
+    answer.found = row.has_digits();
+    if (answer.found) write_out(call(h), {0, 1}, row.answer(), options_.sinks, isa_);
   }
 
   // What lies outside the pages to scan, into the worker's state.
@@ -188,23 +188,20 @@ class ToleranceDecode {
     worker.operands.add_values(call(h).v, end, 0, behind, s + before, most_exact, 1, &one, state.out, state.d_v);
   }
 
-  static void keep(const SoftmaxState<float>& state, float* to) {
-    for (Index c = 0; c < state.d_v; ++c) to[c] = state.out[c] / state.l[0];
-  }
-  // Squared relative errors of what every level said against what all keys say.
-  static void compare(const SoftmaxState<float>& all, const float* levels, ToleranceProbes::Probe& probe) {
-    double square = 0;
-    for (Index c = 0; c < all.d_v; ++c)
-      square += std::pow(static_cast<double>(all.out[c]) / static_cast<double>(all.l[0]), 2);
-    for (std::size_t level = 0; level < probe.error.size(); ++level) {
-      double error = 0;
-      for (Index c = 0; c < all.d_v; ++c) {
-        error += std::pow(static_cast<double>(all.out[c]) / static_cast<double>(all.l[0]) -
-                              static_cast<double>(levels[static_cast<Index>(level) * all.d_v + c]),
-                          2);
-      }
-      probe.error[level] = square > 0 ? error / square : 0;
+  // Squared relative error of an answer against the row that all keys gave.
+  double error_of(const SoftmaxState<float>& some, const Call& call) const {
+    double mass = static_cast<double>(some.l[0]), square = 0, error = 0;
+    if (options_.sinks.given()) {
+      const float sink = score_of_sink(options_.sinks.of(call.head), some.factor);
+      mass +=
+          std::exp2(static_cast<double>(some.factor) * (static_cast<double>(sink) - static_cast<double>(some.m[0])));
     }
+    for (Index c = 0; c < some.d_v; ++c) {
+      const double exact = static_cast<double>(static_cast<float>(call.out(0, c)));
+      square += exact * exact;
+      error += std::pow(static_cast<double>(some.out[c]) / mass - exact, 2);
+    }
+    return square > 0 ? error / square : 0;
   }
 
   std::span<const Call> calls_;

@@ -40,16 +40,19 @@ class ToleranceProbes {
   /// After a report past the tolerance a probe comes soon.
   void alarm() { next_ = std::min(next_, last_ + soon); }
 
-  /// The cheapest level whose errors in probes meet `tolerance`; the last probe's must too. Few probes do not suffice:
-  /// until there are some the budget must meet it with room to spare.
+  /// The cheapest level whose errors in probes meet `tolerance`; the last probe's must too, and reports nearly. Few
+  /// probes do not suffice: until there are some tau must be half of it.
   Index level_for(double tolerance) const {
     if (n_probes_ == 0) return ToleranceLevels::n_levels;
     const Probe& last = recent_[static_cast<std::size_t>((n_probes_ - 1) % n_recent)];
     for (std::size_t level = 0; level < last.error.size(); ++level) {
       const double floor = mean([](const Probe& probe) { return probe.floor * probe.floor; });
-      const double error = mean([&](const Probe& probe) { return probe.error[level]; });
+      const double error = likely_error(level);
       if (std::sqrt(2.25 * error + floor) > tolerance) continue;
       if (std::hypot(std::sqrt(last.error[level]), last.floor) > tolerance) continue;
+      if (std::hypot(factor_of(static_cast<Index>(level)) * std::sqrt(budget_of(level)), std::sqrt(floor)) >
+          room * tolerance)
+        continue;
       if (n_probes_ < enough && 2 * ToleranceLevels::tau[level] > tolerance) continue;
       return static_cast<Index>(level);
     }
@@ -60,7 +63,7 @@ class ToleranceProbes {
   double factor_of(Index level) const {
     const auto at = static_cast<std::size_t>(level);
     const double error = mean([&](const Probe& probe) { return probe.error[at]; });
-    const double budget = mean([&](const Probe& probe) { return probe.budget[at]; });
+    const double budget = budget_of(at);
     return budget > 0 ? std::max(2.0, 1.5 * std::sqrt(error / budget)) : 2.0;
   }
   /// Relative error of reading all, as probes found it.
@@ -71,8 +74,19 @@ class ToleranceProbes {
   static constexpr double least_floor = .003;  ///< rounding a query errs for all keys alike
 
  private:
+  static constexpr double room = 1.25;  // what a report may be past the tolerance
   static constexpr Index n_recent = 16, enough = 4, soon = 16;
 
+  // The mean of squared errors and one standard error of it more: a few probes may have missed the worst queries.
+  double likely_error(std::size_t level) const {
+    const double error = mean([&](const Probe& probe) { return probe.error[level]; });
+    const double square = mean([&](const Probe& probe) { return probe.error[level] * probe.error[level]; });
+    const auto n = static_cast<double>(std::min(n_probes_, n_recent));
+    return error + std::sqrt(std::max(0.0, square - error * error) / n);
+  }
+  double budget_of(std::size_t level) const {
+    return mean([&](const Probe& probe) { return probe.budget[level]; });
+  }
   template <class Of>
   double mean(const Of& of) const {
     const Index n = std::min(n_probes_, n_recent);

@@ -21,9 +21,11 @@ namespace heed::detail {
 /// is too large are read in full. With w the weights of the scan, t a score less that of its page's mean key, v a page's
 /// mean value,
 ///
-///   out = (sum over what is read in full + sum_p (sum w) v_p + (sum w t) beta) / Z,   beta = G q / (q C q),
+///   out = (sum over what is read in full + sum_p (sum w) v_p + (sum w t) beta) / Z,
+///   beta = G q / (q C q + sum s^2 |q|^2 16^2 / 12),
 ///
-/// beta the regression of values on scores within pages (G, C: Int8Rows). A group errs by at most
+/// beta the regression of values on scores within pages (G, C: Int8Rows), which are rounded: s is the step of a key. A
+/// group errs by at most
 ///
 ///   E = sum w^2 (spread_p + sigma_p^2 (|v_p - out|^2 + spread_p)) / |out|^2 / Z^2,   sigma_p^2 = (scale |q| 16 s_p)^2 / 12
 ///
@@ -61,7 +63,7 @@ class ToleranceRow {
     for (Index c = 0; c < scan.n_chunks(); ++c) top_ = std::max(top_, scan.top[c]);
     const float mine = exact.weight(exact.m[0], top_);
     mass_ = exact.l[0] * mine;
-    moment_ = 0;
+    most_ = moment_ = 0;
     std::fill_n(num_, width_, 0.0f);
     for (Index c = 0; c < tokens.layout.d_v; ++c) num_[c] = exact.out[c] * mine;
     for (Index chunk = 0; chunk < scan.n_chunks(); ++chunk) {
@@ -73,6 +75,7 @@ class ToleranceRow {
       }
       for (Index c = 0; c < tokens.layout.d_v; ++c) num_[c] += scan.far_field[chunk * scan.far_stride + c] * unit;
     }
+    most_ = mass_;
     make_beta();
     estimate(scale);
   }
@@ -99,6 +102,8 @@ class ToleranceRow {
     read_groups(n);
   }
 
+  /// False where the scan took some keys for so much more than they are that taking it back has left no digits.
+  bool has_digits() const { return mass_ > 1e-4f * most_; }
   /// The answer as it is now.
   SoftmaxState<float> answer() {
     for (Index c = 0; c < tokens_->layout.d_v; ++c) out_[c] = num_[c] + moment_ * beta_[c];
@@ -118,6 +123,7 @@ class ToleranceRow {
   static constexpr Index n_bins = 200;  ///< four an octave, from 2^-48 on
 
  private:
+  static constexpr double rounding = 16.0 * 16.0 / 12;  // mean square error of a high nibble, in squared steps
   static constexpr Index batch = 64, group = Int8Layout::group, least_bin = (127 - 48) * 4;
 
   struct Range {
@@ -139,7 +145,10 @@ class ToleranceRow {
     std::fill_n(product_, width + width_, 0.0f);
     rows_.row_values(tokens_->moments, width + width_, d, q, d, 1, width + width_, &one, product_, width + width_);
     double square = 0;
-    for (Index c = 0; c < d; ++c) square += static_cast<double>(product_[c]) * static_cast<double>(q[c]);
+    for (Index c = 0; c < d; ++c) {
+      const auto of_query = static_cast<double>(q[c]);
+      square += static_cast<double>(product_[c]) * of_query + rounding * tokens_->squared_scales * of_query * of_query;
+    }
     if (!(square > 0) || !std::isfinite(square)) return;
     for (Index c = 0; c < d_v; ++c) beta_[c] = static_cast<float>(static_cast<double>(product_[width + c]) / square);
   }
@@ -159,7 +168,7 @@ class ToleranceRow {
                       distance_, n);
     std::fill_n(error_of_bin_, n_bins, 0.0);
     floor_ = 0;
-    const double coarse = static_cast<double>(scale) * static_cast<double>(scale) * q_square * 256 / 12;
+    const double coarse = static_cast<double>(scale) * static_cast<double>(scale) * q_square * rounding;
     const double whole = 1 / (static_cast<double>(mass_) * static_cast<double>(mass_) * std::max(square, 1e-60));
     for (Index chunk = 0; chunk < scan_->n_chunks(); ++chunk) {
       const double unit = static_cast<double>(unit_of(chunk)), relative = unit * unit * whole;
@@ -195,6 +204,7 @@ class ToleranceRow {
     if (top > top_) {
       const float less = std::exp2(query_->factor * (top_ - top));
       mass_ *= less;
+      most_ *= less;
       moment_ *= less;
       for (Index c = 0; c < tokens_->layout.d_v; ++c) num_[c] *= less;
       top_ = top;
@@ -217,6 +227,7 @@ class ToleranceRow {
     means_.add_rows(tokens_->pages.mean_values, tokens_->layout.v_padded, places_, n, tokens_->layout.d_v, excess_,
                     num_);
     mass_ += tiles_.row_weigh(n * group, query_->factor, top_, fine_);
+    most_ = std::max(most_, mass_);
     pages_.group_values(tokens_->layout, tokens_->pages, groups_, n, fine_, num_);
   }
 
@@ -235,6 +246,7 @@ class ToleranceRow {
   const ScanQuery* query_ = nullptr;
   const PageScan* scan_ = nullptr;
   float top_ = 0, mass_ = 0, moment_ = 0;
+  float most_ = 0;  // the largest mass_ has been
   double floor_ = 0;
   Index n_read_ = 0;
 };

@@ -97,6 +97,7 @@ class Int8Head {
     all.first_values = floats == nullptr ? floats : floats + (Int8Rows::n_first + most_last) * layout_.d;
     all.last_values = floats == nullptr ? floats : all.first_values + Int8Rows::n_first * layout_.d_v;
     all.moments = moments_.empty() ? nullptr : moments_.data();
+    all.squared_scales = squared_scales_;
     return all;
   }
 
@@ -146,7 +147,10 @@ class Int8Head {
     PageStatistics& statistics = statistics_.back();
     statistics = close_values(last_values(), mean_value, far);
     statistics.key_scale_square = within_bfloat(key_scale_square);
-    if (page % moment_pages == 0 && !moments_.empty()) add_moments(mean_key, mean_value);
+    if (page % moment_pages == 0 && !moments_.empty()) {
+      add_moments(mean_key, mean_value);
+      squared_scales_ += Int8Layout::keys * key_scale_square;
+    }
     n_last_ -= Int8Layout::keys;
     std::copy_n(last_keys() + Int8Layout::keys * layout_.d, n_last_ * layout_.d, last_keys());
     std::copy_n(last_values() + Int8Layout::keys * layout_.d_v, n_last_ * layout_.d_v, last_values());
@@ -254,6 +258,7 @@ class Int8Head {
   std::vector<float> floats_;   // keys: the first, the newest; values: the first, the newest
   std::vector<float> moments_;  // see Int8Rows
   std::vector<float> rests_;    // room for them
+  double squared_scales_ = 0;
   Index n_first_ = 0, n_pages_ = 0, n_last_ = 0;
 };
 
