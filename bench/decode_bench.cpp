@@ -1,4 +1,4 @@
-// Decoding: one query a head against a cache of float, half or bfloat16 keys and values. See bench/README.md.
+// Decoding: one query a head against a cache of float, half, bfloat16 or 8-bit keys and values. See bench/README.md.
 #include <cmath>
 #include <string>
 #include <type_traits>
@@ -28,13 +28,18 @@ template <class S>
 const char* scalar_name() {
   if constexpr (std::is_same_v<S, Eigen::half>) return "half";
   if constexpr (std::is_same_v<S, Eigen::bfloat16>) return "bfloat16";
+  if constexpr (std::is_same_v<S, heed::Int8>) return "int8";
   return "float";
 }
 
 /// Bytes of K and V that one call reads.
 template <class S>
 double bytes_of(Index n_k) {
-  return 2.0 * double(n_k) * double(width) * double(n_heads) * sizeof(S);
+  if constexpr (std::is_same_v<S, heed::Int8>) {  // two bytes of scales a token, and a mean key every 32
+    return double(n_k) * double(n_heads) * (2.0 * double(width) + 4 + double(width) / 16);
+  } else {
+    return 2.0 * double(n_k) * double(width) * double(n_heads) * sizeof(S);
+  }
 }
 
 /// How many sets of operands are read in turn. Where one set of floats exceeds 128 MiB, 1.5 GiB of them, so that each
@@ -85,7 +90,7 @@ void report(benchmark::State& state, double bytes, const Timing& timing, const B
   state.counters["error"] = error;
 }
 
-/// A cache of S; the 16-bit ones run in turn with float and give `times_float`.
+/// A cache of S; the smaller ones run in turn with float and give `times_float`.
 template <class S>
 void cached(benchmark::State& state, const Case& one) {
   const BandwidthAround around(one.threads);
@@ -128,7 +133,9 @@ void add(const std::string& group, const Case& one, const Body& body) {
 
 const bool registered = [] {
   for (const int threads : {1, 2})
-    for (const Index n_k : {4096, 65536}) {
+    for (const Index n_k : {2048, 4096, 16384, 65536, 131072}) {
+      add(std::string("cache/") + scalar_name<heed::Int8>(), {n_k, threads}, cached<heed::Int8>);
+      if (n_k != 4096 && n_k != 65536) continue;
       add(std::string("cache/") + scalar_name<float>(), {n_k, threads}, cached<float>);
       add(std::string("cache/") + scalar_name<Eigen::half>(), {n_k, threads}, cached<Eigen::half>);
       add(std::string("cache/") + scalar_name<Eigen::bfloat16>(), {n_k, threads}, cached<Eigen::bfloat16>);

@@ -91,6 +91,10 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   app.add_option("--scale", arguments.scale, "multiplies q.k; default: as the file says, else 1/sqrt(d)");
   app.add_option("--real-keys", arguments.real_keys, "keys from here on are padding")->check(CLI::NonNegativeNumber);
   app.add_option("--n", arguments.n, "the first N tokens only: of q, k, v and x")->check(CLI::PositiveNumber);
+  app.add_option("--decode", arguments.decode,
+                 "the last N queries only, one by one against a cache of the keys and values, float and smaller ones")
+      ->check(CLI::PositiveNumber)
+      ->type_name("N");
   app.add_option("--methods", arguments.methods,
                  "these, separated by commas, or all; default: one or two of a family, see --list-methods")
       ->delimiter(',')

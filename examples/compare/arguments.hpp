@@ -22,6 +22,7 @@ struct Arguments {
   std::optional<double> scale;            ///< default: as the file says, else 1/sqrt(d)
   std::optional<long> real_keys;          ///< keys from here on are padding
   std::optional<long> n;                  ///< the first n tokens only
+  std::optional<long> decode;             ///< the last queries, one by one against a cache
   long first_head = 0;                    ///< heads first_head ... last_head, both included
   long last_head = -1;                    ///< -1: to the last one
   std::vector<std::string> methods;       ///< names; empty: those that run by default; or all

@@ -122,6 +122,17 @@ void cut(Inputs& inputs, Index n) {
   inputs.notes.push_back("the first " + std::to_string(n) + " tokens");
 }
 
+// The last n queries of every head.
+void keep_last_queries(Inputs& inputs, Index n) {
+  if (n > inputs.n_q()) {
+    throw heed::OptionError("heed: --decode is " + std::to_string(n) + " but must be at most " +
+                            std::to_string(inputs.n_q()) + ", the queries there are");
+  }
+  for (Head& head : inputs.heads) head.q = std::make_shared<const heed::Matrix<float>>(head.q->bottomRows(n));
+  if (inputs.options.mask.causal == heed::Causal::square) inputs.options.mask.causal = heed::Causal::bottom_right;
+  inputs.notes.push_back("the last " + std::to_string(n) + " queries, one by one against a cache");
+}
+
 heed::Causal causal_named(const std::string& name) {
   for (const auto causal : {heed::Causal::square, heed::Causal::top_left, heed::Causal::bottom_right}) {
     if (name == name_of(causal)) return causal;
@@ -163,6 +174,7 @@ Inputs load_inputs(const Arguments& arguments) {
     throw heed::OptionError("heed: --causal is square but must be top_left or bottom_right where q has " +
                             std::to_string(inputs.n_q()) + " rows and k has " + std::to_string(inputs.n_k()));
   }
+  if (arguments.decode) keep_last_queries(inputs, *arguments.decode);
   if (arguments.real_keys) {
     if (*arguments.real_keys > inputs.n_k()) {
       throw heed::OptionError("heed: --real-keys is " + std::to_string(*arguments.real_keys) + " but must be at most " +

@@ -23,9 +23,10 @@ using namespace common;
 void list_methods() {
   std::printf("methods by family; + runs by default where the data have what it needs\n");
   for (const Method& method : all_methods()) {
-    std::printf("%-8s %c %-19s %s%s\n", name_of(method.family).c_str(), method.by_default ? '+' : ' ',
-                method.name.c_str(), method.description.c_str(),
-                method.needs == Needs::nothing ? "" : (" (needs " + name_of(method.needs) + ")").c_str());
+    const std::string needs = method.needs == Needs::nothing ? "" : " (needs " + name_of(method.needs) + ")";
+    std::printf("%-8s %c %-19s %s%s%s\n", name_of(method.family).c_str(), method.by_default ? '+' : ' ',
+                method.name.c_str(), method.description.c_str(), needs.c_str(),
+                method.runs == Runs::decoding ? " (with --decode)" : "");
   }
 }
 
@@ -42,9 +43,10 @@ int run(const Arguments& arguments) {
   require_writable(arguments.svg, "--svg");
   require_writable(arguments.svg_flops, "--svg-flops");
   const Inputs inputs = load_inputs(arguments);
-  const auto methods = chosen_methods(arguments.methods, inputs);
+  const auto methods = chosen_methods(arguments.methods, inputs, arguments.decode.has_value());
   const Machine machine = describe_machine(arguments.threads);
-  const Settings settings{inputs.options, arguments.window, arguments.seed, machine.threads, arguments.fraction};
+  const Settings settings{inputs.options,  arguments.window,   arguments.seed,
+                          machine.threads, arguments.fraction, arguments.decode.has_value()};
   std::vector<Measurement> measurements;
   {
     Progress progress("compare", arguments.progress);

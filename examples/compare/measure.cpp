@@ -88,6 +88,7 @@ std::vector<Measurement> measure(const Inputs& inputs, const std::vector<Method>
       attempts[m].push_back(methods[m].bind(head, inside));
       attempts[m].back()->run(&results[m].flops);
       results[m].errors.push_back(relative_error(attempts[m].back()->out(), want, rows));
+      results[m].decoding.push_back(attempts[m].back()->decoding());
     }
   }
 

@@ -12,9 +12,10 @@ namespace compare {
 /// What one method cost on all heads together, and how far off it was on each.
 struct Measurement {
   Method method;
-  heed::FlopCounter flops;      ///< of one pass over all heads
-  std::vector<double> seconds;  ///< of each timed pass over all heads
-  std::vector<double> errors;   ///< of each head: |out - oracle| / |oracle|, Frobenius norms; NaN: out is not finite
+  heed::FlopCounter flops;                  ///< of one pass over all heads
+  std::vector<double> seconds;              ///< of each timed pass over all heads
+  std::vector<Attempt::Decoding> decoding;  ///< of each head
+  std::vector<double> errors;  ///< of each head: |out - oracle| / |oracle|, Frobenius norms; NaN: out is not finite
 };
 
 /// Told now and then how far the run has come.

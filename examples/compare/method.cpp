@@ -40,6 +40,7 @@ std::string name_of(Family family) {
     case Family::trees: return "trees";
     case Family::values: return "values";
     case Family::all: return "no pairs";
+    case Family::within: return "within";
   }
   return "";
 }
@@ -65,7 +66,11 @@ bool has(const Inputs& inputs, Needs needs) {
   return false;
 }
 
-std::vector<Method> chosen_methods(const std::vector<std::string>& names, const Inputs& inputs) {
+bool runs_in(const Method& method, bool decodes) {
+  return method.runs == Runs::both || (method.runs == Runs::decoding) == decodes;
+}
+
+std::vector<Method> chosen_methods(const std::vector<std::string>& names, const Inputs& inputs, bool decodes) {
   const bool all = names == std::vector<std::string>{"all"};
   for (const std::string& name : names) {
     if (all) break;
@@ -75,6 +80,10 @@ std::vector<Method> chosen_methods(const std::vector<std::string>& names, const 
       throw heed::OptionError("heed: --methods has " + name + " but must have all, or names among " +
                               names_of(methods()));
     }
+    if (!runs_in(*found, decodes)) {
+      throw heed::OptionError("heed: --methods has " + name + ", which runs " + (decodes ? "without" : "with") +
+                              " --decode only");
+    }
     if (!has(inputs, found->needs)) {
       throw heed::OptionError("heed: --methods has " + name + ", which needs " + name_of(found->needs) +
                               ", but the data have none");
@@ -83,8 +92,8 @@ std::vector<Method> chosen_methods(const std::vector<std::string>& names, const 
   std::vector<Method> chosen;
   for (const Method& method : methods()) {
     const bool named = std::find(names.begin(), names.end(), method.name) != names.end() || method.name == "exact";
-    const bool possible = has(inputs, method.needs);
-    const bool wanted = all || (names.empty() && method.by_default);
+    const bool possible = has(inputs, method.needs) && runs_in(method, decodes);
+    const bool wanted = all || (names.empty() && (method.by_default || decodes));
     if (named || (wanted && possible)) chosen.push_back(method);
   }
   return chosen;

@@ -41,6 +41,12 @@ Comparison compare_methods(const Inputs& inputs, const std::vector<Measurement>&
     row.error_p50 = error_percentile(m.errors, 0.5);
     row.error_p90 = error_percentile(m.errors, 0.9);
     row.error_max = error_percentile(m.errors, 1);
+    std::vector<double> reported;
+    for (const Attempt::Decoding& of : m.decoding) {
+      row.bytes += of.bytes;
+      reported.push_back(of.reported);
+    }
+    row.reported_p90 = error_percentile(reported, 0.9);
     comparison.rows.push_back(row);
   }
   return comparison;

@@ -18,7 +18,9 @@ struct Row {
   double seconds = 0;                                  ///< median over rounds of one pass over all heads
   double faster = 1;                                   ///< exact's seconds over these; 0 where there is no such number
   double error_p50 = 0, error_p90 = 0, error_max = 0;  ///< NaN where the output of some head is not finite
-  double value_flops = 0;  ///< of these, spent on making value rows; 0 for methods that are given v
+  double bytes = 0;         ///< keys and values a query read, where queries decode, all heads
+  double reported_p90 = 0;  ///< relative error the method reports; 0: nothing
+  double value_flops = 0;   ///< of these, spent on making value rows; 0 for methods that are given v
 };
 
 /// Everything a report says.

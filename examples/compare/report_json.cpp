@@ -38,6 +38,12 @@ Json method_json(const Row& row, const Measurement& measurement) {
   json["sampled_rows"] = flops.sampled_rows();
   json["projected_rows"] = flops.projected_rows();
   json["exponentials"] = row.exponentials;
+  if (row.bytes > 0) json["bytes_a_query"] = row.bytes;
+  if (row.reported_p90 > 0) {
+    std::vector<double> reported;
+    for (const Attempt::Decoding& of : measurement.decoding) reported.push_back(of.reported);
+    json["reported_error"] = numbers(reported);
+  }
   json["real_tokens"] = flops.real_tokens();
   json["padded_tokens"] = flops.padded_tokens();
   json["median_seconds"] = row.seconds;

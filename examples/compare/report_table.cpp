@@ -93,6 +93,23 @@ std::string values_text(const Comparison& comparison) {
              "tokens, and of all positions with padding; a row that is not sampled is the exact product, or 0.");
 }
 
+// What a query of a decoding read, and the error its method says it has.
+std::string decoding_text(const Comparison& comparison) {
+  if (!comparison.settings->decodes) return "";
+  const double whole = comparison.rows.front().bytes;
+  const auto queries = static_cast<double>(comparison.inputs->n_q());
+  std::string text = "\n" + format("%-19s %10s %7s %10s %9s   %s\n", "one query", "bytes  ", "fewer", "time, us",
+                                   "error p90", "reported p90");
+  for (const Row& row : comparison.rows) {
+    text += format("%-19s %10s %7s %10.1f %9.2e   %s\n", row.name.c_str(), count_text(row.bytes).c_str(),
+                   ratio_text(whole / row.bytes).c_str(), row.seconds * 1e6 / queries, row.error_p90,
+                   row.reported_p90 > 0 ? format("%.2e", row.reported_p90).c_str() : "-");
+  }
+  return text + wrapped(
+                    "one query: bytes of keys and values read by one query of all heads, on average; reported: the "
+                    "relative error the method says its output has.");
+}
+
 std::string tokens_text(const Comparison& comparison) {
   const heed::FlopCounter& flops = comparison.measurements->front().flops;
   if (flops.real_tokens() == flops.padded_tokens()) return "";
@@ -120,6 +137,7 @@ std::string table_text(const Comparison& comparison) {
     text += row_text(comparison.rows[r]);
   }
   text += values_text(comparison);
+  text += decoding_text(comparison);
   text += "\n" + tokens_text(comparison);
   text +=
       wrapped("FLOPs: products of kept pairs, 2 per multiply-add, all heads. exps: exponentials. time: median of " +
