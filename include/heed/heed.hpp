@@ -111,6 +111,7 @@
 
 // io/ (floor 7): .npy and .safetensors, checkpoints; include by name, so that who reads no files does not parse file
 // streams
+//   #include "heed/io/cache_file.hpp"
 //   #include "heed/io/npy.hpp"
 //   #include "heed/io/parameter_file.hpp"
 //   #include "heed/io/safetensors.hpp"

@@ -119,6 +119,15 @@ class KeyValueCache<Int8> {
                           : heads_[static_cast<std::size_t>(head)].rows();
   }
 
+  /// The heads, for what writes and reads files (io/cache_file.hpp): all have `size` tokens.
+  const std::vector<detail::Int8Head>& heads() const { return heads_; }
+  void set_heads(std::vector<detail::Int8Head> heads, Index size) {
+    heads_ = std::move(heads);
+    size_ = size;
+    capacity_ = std::max(capacity_, size);
+    probes_.clear();
+  }
+
   /// What attend_within has learnt of each of `n_heads` query heads.
   std::vector<detail::ToleranceProbes>& probes(Index n_heads) {
     if (probes_.size() != static_cast<std::size_t>(n_heads)) probes_.assign(static_cast<std::size_t>(n_heads), {});

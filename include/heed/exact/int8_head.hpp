@@ -1,31 +1,17 @@
 #pragma once
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <cstddef>
-#include <cstdint>
-#include <cstring>
-#include <limits>
 #include <vector>
 
+#include "heed/core/floating.hpp"
 #include "heed/core/types.hpp"
 #include "heed/engine/int8_rows.hpp"
+#include "heed/exact/int8_page.hpp"
 #include "heed/kernels/int8_kernels.hpp"
 #include "heed/kernels/isa.hpp"
 #include "heed/kernels/select.hpp"
 
 namespace heed::detail {
-
-/// x as bfloat16 bits: to nearest even, or away from 0 for scales, so that what they divide stays within 127.
-inline std::uint16_t bfloat_nearest(float x) {
-  const auto bits = std::bit_cast<std::uint32_t>(x);
-  return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
-inline std::uint16_t bfloat_upwards(float x) {
-  return static_cast<std::uint16_t>((std::bit_cast<std::uint32_t>(x) + 0xffffu) >> 16);
-}
-/// The largest bfloat16 number in place of what is past it.
-inline float within_bfloat(double x) { return static_cast<float>(std::clamp(x, -0x1.fep127, 0x1.fep127)); }
 
 /// Owns the tokens of one key/value head of an 8-bit cache: see Int8Rows for how they lie. A page is closed from the
 /// oldest 32 of 96 float tokens and never changed again, so that the bytes depend on the tokens alone and not on how
@@ -35,6 +21,14 @@ class Int8Head {
   static constexpr Index most_last = 96;  ///< with so many newest tokens the oldest 32 go to a page
 
   Int8Head(Index d, Index d_v) : layout_(d, d_v) {}
+  /// One of `size` tokens of which `n_pages` pages are to be filled by visit_parts.
+  Int8Head(Index d, Index d_v, Index size, Index n_pages) : layout_(d, d_v) {
+    reserve(size);
+    n_first_ = std::min(size, Int8Rows::n_first);
+    n_pages_ = n_pages;
+    n_last_ = size - n_first_ - n_pages * Int8Layout::keys;
+    resize_pages();
+  }
 
   Index size() const { return n_first_ + n_pages_ * Int8Layout::keys + n_last_; }
 
@@ -46,6 +40,7 @@ class Int8Head {
     mean_keys_.reserve(static_cast<std::size_t>(pages * layout_.d_padded + vector_room));
     mean_values_.reserve(static_cast<std::size_t>(pages * layout_.v_padded + vector_room));
     statistics_.reserve(static_cast<std::size_t>(pages));
+    if (mean_keys_.empty()) resize_pages();
     if (floats_.empty()) {
       floats_.resize(static_cast<std::size_t>((Int8Rows::n_first + most_last) * (layout_.d + layout_.d_v)));
     }
@@ -101,7 +96,43 @@ class Int8Head {
     return all;
   }
 
-  const Int8Layout& layout() const { return layout_; }
+  Index n_pages() const { return n_pages_; }
+  /// Calls visit(name, vector) for everything a file must hold.
+  template <class Visit>
+  void visit_parts(const Visit& visit) {
+    visit("near", near_);
+    visit("far", far_);
+    visit("mean_keys", mean_keys_);
+    visit("mean_values", mean_values_);
+    visit("statistics", statistics_);
+    visit("floats", floats_);
+    visit("moments", moments_);
+  }
+  /// True where no number is NaN or Inf: a file may hold any bytes.
+  bool is_finite() const {
+    const auto finite = [](float x) { return heed::detail::is_finite(x); };
+    const auto means_are = [&](const std::vector<Bfloat>& means) {
+      for (std::size_t i = 0; i < means.size(); ++i) {
+        if (!finite(Int8Rows::number(means.data(), static_cast<Index>(i)))) return false;
+      }
+      return true;
+    };
+    bool all = means_are(mean_keys_) && means_are(mean_values_) &&
+               std::all_of(floats_.begin(), floats_.end(), finite) &&
+               std::all_of(moments_.begin(), moments_.end(), finite);
+    for (const PageStatistics& of : statistics_)
+      all = all && finite(of.spread + of.mean_value_square + of.key_scale_square + of.value_scale_square);
+    const Int8PagesView pages = rows().pages;
+    for (Index p = 0; p < n_pages_; ++p) {
+      for (Index j = 0; j < Int8Layout::keys; ++j) {
+        all = all && finite(Int8Rows::number(pages.near_ + p * layout_.near_bytes + layout_.key_scales, j)) &&
+              finite(Int8Rows::number(pages.far_ + p * layout_.far_bytes + layout_.value_scales, j));
+      }
+    }
+    return all;
+  }
+  double& squared_scales() { return squared_scales_; }
+
   std::size_t bytes() const {
     return (near_.capacity() + far_.capacity()) * sizeof(Line) +
            (floats_.capacity() + moments_.capacity() + rests_.capacity()) * sizeof(float);
@@ -133,8 +164,6 @@ class Int8Head {
     for (Index c = 0; c < layout_.d_v; ++c) values[at * layout_.d_v + c] = value(c);
   }
 
-  static void put(unsigned char* to, Index i, std::uint16_t bits) { std::memcpy(to + 2 * i, &bits, sizeof bits); }
-
   void close_page() {
     ++n_pages_;
     resize_pages();
@@ -143,9 +172,9 @@ class Int8Head {
     unsigned char* far = reinterpret_cast<unsigned char*>(far_.data()) + page * layout_.far_bytes;
     Bfloat* mean_key = mean_keys_.data() + page * layout_.d_padded;
     Bfloat* mean_value = mean_values_.data() + page * layout_.v_padded;
-    const double key_scale_square = close_keys(last_keys(), mean_key, near, far);
+    const double key_scale_square = close_keys(layout_, last_keys(), mean_key, near, far);
     PageStatistics& statistics = statistics_.back();
-    statistics = close_values(last_values(), mean_value, far);
+    statistics = close_values(layout_, last_values(), mean_value, far);
     statistics.key_scale_square = within_bfloat(key_scale_square);
     if (page % moment_pages == 0 && !moments_.empty()) {
       add_moments(mean_key, mean_value);
@@ -176,80 +205,6 @@ class Int8Head {
         .add_products(columns, n, d, rests, rest_width(), n, rest_width(), moments_.data(), rest_width());
   }
   Index rest_width() const { return Int8Rows::moment_width(layout_.d) + Int8Rows::moment_width(layout_.d_v); }
-
-  // Mean and mean square of what is left of column c of a page.
-  struct Moments {
-    float mean;
-    double square;
-  };
-  static Moments moments(const float* rows, Index width, Index c) {
-    double sum = 0, square = 0;
-    for (Index j = 0; j < Int8Layout::keys; ++j) sum += static_cast<double>(rows[j * width + c]);
-    const std::uint16_t bits = bfloat_nearest(within_bfloat(sum / Int8Layout::keys));
-    const float mean = std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
-    for (Index j = 0; j < Int8Layout::keys; ++j) {
-      const double rest = static_cast<double>(rows[j * width + c]) - static_cast<double>(mean);
-      square += rest * rest;
-    }
-    return {mean, square / Int8Layout::keys};
-  }
-
-  // Returns the mean square of the scales.
-  double close_keys(const float* keys, Bfloat* mean_key, unsigned char* near, unsigned char* far) const {
-    const Index d = layout_.d;
-    double scale_square = 0;
-    double most[Int8Layout::keys] = {};
-    for (Index c = 0; c < d; ++c) {
-      const Moments of = moments(keys, d, c);
-      mean_key[c].bits = bfloat_nearest(of.mean);
-      for (Index j = 0; j < Int8Layout::keys; ++j) {
-        most[j] = std::max(most[j], std::abs(static_cast<double>(keys[j * d + c]) - static_cast<double>(of.mean)));
-      }
-    }
-    for (Index j = 0; j < Int8Layout::keys; ++j) {
-      put(near + layout_.key_scales, j, bfloat_upwards(static_cast<float>(most[j] / 127.0)));
-      const double scale = static_cast<double>(Int8Rows::number(near + layout_.key_scales, j));
-      scale_square += scale * scale / Int8Layout::keys;
-      const Index row = j / Int8Layout::group * layout_.d_padded * 8 + j % Int8Layout::group * 4;
-      for (Index c = 0; c < layout_.d_padded; ++c) {
-        int whole = 128;
-        if (c < d && scale > 0) {
-          const double rest = static_cast<double>(keys[j * d + c]) - static_cast<double>(Int8Rows::number(mean_key, c));
-          whole += static_cast<int>(std::nearbyint(std::clamp(rest / scale, -127.0, 127.0)));
-        }
-        const Index at = row + c / 8 * 64 + c % 4;
-        const int shift = c % 8 < 4 ? 0 : 4;
-        near[at] = static_cast<unsigned char>(near[at] | (whole >> 4) << shift);
-        far[at] = static_cast<unsigned char>(far[at] | (whole & 15) << shift);
-      }
-    }
-    return scale_square;
-  }
-
-  PageStatistics close_values(const float* values, Bfloat* mean_value, unsigned char* far) const {
-    const Index d_v = layout_.d_v;
-    double spread = 0, square = 0, scale_square = 0;
-    for (Index c = 0; c < d_v; ++c) {
-      const Moments of = moments(values, d_v, c);
-      mean_value[c].bits = bfloat_nearest(of.mean);
-      spread += of.square;
-      square += static_cast<double>(of.mean) * static_cast<double>(of.mean);
-    }
-    for (Index j = 0; j < Int8Layout::keys; ++j) {
-      float most = 0;
-      for (Index c = 0; c < d_v; ++c) most = std::max(most, std::abs(values[j * d_v + c]));
-      put(far + layout_.value_scales, j, bfloat_upwards(most / 127.0f));
-      const double scale = static_cast<double>(Int8Rows::number(far + layout_.value_scales, j));
-      scale_square += scale * scale / Int8Layout::keys;
-      unsigned char* row = far + layout_.values + j / Int8Layout::quad * 4 * layout_.v_padded + j % Int8Layout::quad;
-      for (Index c = 0; c < d_v && scale > 0; ++c) {
-        const double whole =
-            std::nearbyint(std::clamp(static_cast<double>(values[j * d_v + c]) / scale, -127.0, 127.0));
-        row[4 * c] = static_cast<unsigned char>(static_cast<std::int8_t>(whole));
-      }
-    }
-    return {within_bfloat(spread), within_bfloat(square), 0.0f, within_bfloat(scale_square)};
-  }
 
   Int8Layout layout_;
   std::vector<Line> near_, far_;
