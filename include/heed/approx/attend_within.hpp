@@ -187,8 +187,8 @@ class ToleranceCalls {
 /// result says which: `path(query, head)`.
 ///
 /// Shapes  as attend over a cache; queries are answered one after another, so that this is for decoding.
-/// Returns out, lse; reported: the relative error of each head and query, estimated, so that the true one is at most 1.5
-///         times that for 95% of them on real activations; visited: the share of keys read in full.
+/// Returns out, lse; reported: the relative error of each head and query, estimated, so that the true one is at most
+///         1.5 times that for 95% of them on real activations; visited: the share of keys read in full.
 /// Errors  as attend; OptionError for a tolerance that is negative or not finite.
 /// Cost    a scan reads a third of the bytes of an 8-bit cache; 2 d flops a key seen and 2 (d + d_v) a key read.
 /// Threads over heads and chunks of pages; results do not depend on context.threads.

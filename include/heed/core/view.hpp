@@ -66,6 +66,19 @@ struct ConstView {
   }
 };
 
+namespace detail {
+struct Int8Rows;
+}
+
+/// Keys, or values, of one head of an 8-bit cache as an operand of the engine: no matrix, but read in its place.
+template <>
+struct ConstView<Int8> {
+  using Scalar = Int8;
+  const detail::Int8Rows* tokens = nullptr;
+  Index rows = 0;
+  Index cols = 0;
+};
+
 /// Writable strided view; see ConstView.
 template <class S>
 struct View {

@@ -9,8 +9,7 @@
 #include "heed/core/view.hpp"
 #include "heed/kernels/int8_kernels.hpp"
 
-namespace heed {
-namespace detail {
+namespace heed::detail {
 
 /// Tokens of one key/value head of an 8-bit cache, in three runs: the first few in float (attention sinks), pages of
 /// 32, the newest in float. Reads what others own.
@@ -23,8 +22,8 @@ struct Int8Rows {
   Int8PagesView pages{};
   const float *first_keys = nullptr, *first_values = nullptr;  ///< n_first x d, x d_v
   const float *last_keys = nullptr, *last_values = nullptr;    ///< those behind the pages
-  /// Sums over pages, r what is left of a key and u of a value: row c is r_c r, then r_c u, each moment_width wide. Null
-  /// for wide keys.
+  /// Sums over pages, r what is left of a key and u of a value: row c is r_c r, then r_c u, each moment_width wide.
+  /// Null for wide keys.
   const float* moments = nullptr;
   double squared_scales = 0;  ///< of the keys those sums are of
 
@@ -85,15 +84,4 @@ struct Int8Rows {
   }
 };
 
-}  // namespace detail
-
-/// Keys, or values, of one head of an 8-bit cache as an operand of the engine: no matrix, but read in its place.
-template <>
-struct ConstView<Int8> {
-  using Scalar = Int8;
-  const detail::Int8Rows* tokens = nullptr;
-  Index rows = 0;
-  Index cols = 0;
-};
-
-}  // namespace heed
+}  // namespace heed::detail

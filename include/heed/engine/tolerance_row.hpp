@@ -18,8 +18,8 @@
 namespace heed::detail {
 
 /// One head's answer from a scan of its pages, made better where it pays: keys in groups of 16 whose share of the error
-/// is too large are read in full. With w the weights of the scan, t a score less that of its page's mean key, v a page's
-/// mean value,
+/// is too large are read in full. With w the weights of the scan, t a score less that of its page's mean key, v a
+/// page's mean value,
 ///
 ///   out = (sum over what is read in full + sum_p (sum w) v_p + (sum w t) beta) / Z,
 ///   beta = G q / (q C q + sum s^2 |q|^2 16^2 / 12),
@@ -27,9 +27,10 @@ namespace heed::detail {
 /// beta the regression of values on scores within pages (G, C: Int8Rows), which are rounded: s is the step of a key. A
 /// group errs by at most
 ///
-///   E = sum w^2 (spread_p + sigma_p^2 (|v_p - out|^2 + spread_p)) / |out|^2 / Z^2,   sigma_p^2 = (scale |q| 16 s_p)^2 / 12
+///   E = sum w^2 (spread_p + sigma_p^2 (|v_p - out|^2 + spread_p)) / |out|^2 / Z^2
 ///
-/// squared and relative, were signs random; s_p the root mean square of the scales of its page's keys.
+/// squared and relative, were signs random; sigma_p^2 = (scale |q| 16 s_p)^2 / 12 and s_p the root mean square of the
+/// steps of its page's keys.
 class ToleranceRow {
  public:
   ToleranceRow(Scratch& scratch, Index most_pages, const Int8Layout& layout, Isa isa)

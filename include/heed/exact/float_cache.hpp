@@ -19,8 +19,8 @@ concept CacheStorage = RealScalar<S> || std::is_same_v<S, Int8>;
 
 /// Keys and values of the tokens decoded so far, growing by `append`; stored head by head, so that decoding streams
 /// them. Storage scalar S: float, double, Eigen::half or Eigen::bfloat16 (half the bytes, so up to twice the speed of
-/// decoding), or heed::Int8 (int8_cache.hpp). A call that throws, std::bad_alloc included, leaves the cache as it was. One that was moved from is
-/// empty.
+/// decoding), or heed::Int8 (int8_cache.hpp). A call that throws, std::bad_alloc included, leaves the cache as it was.
+/// One that was moved from is empty.
 template <CacheStorage S>
 class KeyValueCache {
  public:

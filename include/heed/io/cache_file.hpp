@@ -33,8 +33,8 @@ std::size_t bytes_in(const std::vector<T>& part) {
 }
 }  // namespace detail
 
-/// Writes an 8-bit cache as a .safetensors file: the bytes of its pages, its float tokens, and sizes with the version of
-/// the format under __metadata__. What attend_within has learnt is left out.
+/// Writes an 8-bit cache as a .safetensors file: the bytes of its pages, its float tokens, and sizes with the version
+/// of the format under __metadata__. What attend_within has learnt is left out.
 /// Errors  FormatError where the file cannot be written; one that was there stays whole until the new one is.
 /// Cost    a copy of the cache.
 inline void save_cache(const std::string& path, const KeyValueCache<Int8>& cache) {
@@ -64,8 +64,8 @@ inline void save_cache(const std::string& path, const KeyValueCache<Int8>& cache
 }
 
 /// Reads what save_cache wrote: the same bits in every answer.
-/// Errors  FormatError naming the file: as SafetensorsFile, and for another format or version, sizes that make no cache,
-///         a part of another size, or numbers that are not finite.
+/// Errors  FormatError naming the file: as SafetensorsFile, and for another format or version, sizes that make no
+///         cache, a part of another size, or numbers that are not finite.
 inline KeyValueCache<Int8> load_cache(const std::string& path) {
   const SafetensorsFile file(path);
   const auto refuse = [&](const std::string& what) { throw FormatError("heed: " + path + ": " + what); };

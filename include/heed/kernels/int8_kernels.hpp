@@ -17,7 +17,8 @@ struct PageStatistics {
 /// Where the bytes of a page of 32 keys and values lie, of d and d_v columns padded to 8 and 16. A key k is held as
 /// mean + scale * (16 high + low - 128), two planes of nibbles of which the first is an answer of its own; a value as
 /// scale * whole number. Means and scales are bfloat16: the range of float. What a first look at a page needs lies in
-/// `near`, the rest apart in `far`, so that the look reads nothing else; means and statistics of all pages lie together.
+/// `near`, the rest apart in `far`, so that the look reads nothing else; means and statistics of all pages lie
+/// together.
 ///
 ///   near  high plane | scales of keys
 ///   far   low plane | values | scales of values
