@@ -185,7 +185,7 @@ inline FlopCounter tc_backward_flops(const FlopCase& sizes, const TcAttention<do
 /// Options by name that TC-attention has.
 inline bool tc_supports(std::string_view option) {
   for (const std::string_view refused : {"window", "window_left", "window_right", "allowed", "bias", "masking_bias",
-                                         "keys", "allowed_row", "bias_row", "alibi", "softcap", "sink", "large_sink"}) {
+                                         "allowed_row", "bias_row", "alibi", "softcap", "sink", "large_sink"}) {
     if (option == refused) return false;
   }
   return true;
