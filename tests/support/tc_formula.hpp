@@ -103,8 +103,8 @@ class PlainTc {
     }
     FlopCounter flops;
     for (Index i = 0; i < n_q; ++i) flops.add_products(Phase::route, tree_.route_flops(false));
-    Index n_real = 0;
-    for (Index j = 0; j < real_keys_of(options_.mask, in_.k.rows()); ++j, ++n_real)
+    const Index n_real = real_keys_of(options_.mask, in_.k.rows());
+    for (Index j = 0; j < present_keys_of(options_.mask, in_.k.rows()); ++j)
       flops.add_products(Phase::route, tree_.route_flops(true));
     flops.add_products(Phase::values, (added + 2.0 * read) * static_cast<double>(in_.v.cols()));
     if (by_query_) flops.add_products(Phase::scores, (added + 2.0 * read) * static_cast<double>(in_.k.cols()));

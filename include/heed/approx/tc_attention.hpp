@@ -52,11 +52,11 @@ struct TcOptions {
 /// Errors  as attend; ShapeError if cols(q) differs from the tree's d. Of the masks it has causal ones, padding, absent
 ///         keys (Mask::keys), which join no node, and packed sequences: OptionError for windows, pair masks, ALiBi,
 ///         softcap and sinks, which need a score per key.
-/// Cost    routing 2 h d flops a token (once for queries that are the keys, the same rows of memory), and d_v additions
-///         a key that some query sees; then d_v additions an inner node and sequence, and 2 d_v flops and an
-///         exponential a level of each leaf that has queries. Causal: (h + 1) d_v additions a key and 2 (h + 1) d_v a
-///         query. by_query: 2 (h + 1) (d + d_v) a query, d additions with every d_v. Levels that are off or hold no
-///         key cost nothing. Memory 2^(h+1) (d_v + 1) numbers, and d more by_query.
+/// Cost    routing 2 h d flops a token (once for queries that are the keys, the same rows of memory; absent keys that
+///         are no queries are not routed), and d_v additions a key that some query sees; then d_v additions an inner
+///         node and sequence, and 2 d_v flops and an exponential a level of each leaf that has queries. Causal: (h + 1)
+///         d_v additions a key and 2 (h + 1) d_v a query. by_query: 2 (h + 1) (d + d_v) a query, d additions with every
+///         d_v. Levels that are off or hold no key cost nothing. Memory 2^(h+1) (d_v + 1) numbers, and d more by_query.
 /// Threads const and re-entrant; results do not depend on context.threads.
 /// Gradient by v, level_logits and the tree, by q and k through their routing and, by_query, through the weights of the
 ///         levels: see attend_heads_backward.
