@@ -10,9 +10,9 @@
 # compile_fail  programs that must not compile, with g++ and the newest clang
 # tidy          clang-tidy over every header and every example
 # test          the workflow preset `test`: g++, warnings as errors, tests under each kernel instance, examples,
-#               layering, consumers
+#               layering, consumers but for that of heed::compiled
 # clang         examples, consumers, benchmarks, and the tests of kernels and exact attention, with clang at -O2; the
-#               other tests meet clang in asan
+#               other tests meet clang in asan. Here heed::compiled is built, installed and found as others do it
 # asan          tests under sanitizers, after programs with deliberate mistakes have been caught; each test file on its
 # tsan          own, and those of several threads
 # neon          tests of kernels and of exact attention on 64-bit Arm, emulated; skipped where its tools are not found

@@ -53,11 +53,19 @@ struct AnyLength {
   }
 };
 
-/// Plain loops: projected rows over the keys that are no padding; none where there is no key.
-Mat project(const Mat& projection, const Mat& rows, Index n_real) {
-  Mat projected = Mat::Zero(n_real == 0 ? 0 : projection.rows(), rows.cols());
+/// The keys that are there and no padding.
+std::vector<Index> real_keys(const Mask& mask, Index n_k) {
+  std::vector<Index> real;
+  for (Index j = 0; j < real_keys_of(mask, n_k); ++j) {
+    if (!mask.keys.given() || mask.keys.at(0, j) != 0.0) real.push_back(j);
+  }
+  return real;
+}
+/// Plain loops: projected rows over these keys; none where there is no key.
+Mat project(const Mat& projection, const Mat& rows, const std::vector<Index>& real) {
+  Mat projected = Mat::Zero(real.empty() ? 0 : projection.rows(), rows.cols());
   for (Index t = 0; t < projected.rows(); ++t) {
-    for (Index j = 0; j < n_real; ++j) projected.row(t) += projection(t, j) * rows.row(j);
+    for (const Index j : real) projected.row(t) += projection(t, j) * rows.row(j);
   }
   return projected;
 }
@@ -70,8 +78,8 @@ AttentionOptions without_mask(AttentionOptions options) {
 struct Formula {
   Mat e, f;
   AttentionResult<double> result(const Inputs<double>& in, const AttentionOptions& options) const {
-    const Index n_real = real_keys_of(options.mask, in.k.rows());
-    return reference_attention(in.q, project(e, in.k, n_real), project(f, in.v, n_real), without_mask(options));
+    const std::vector<Index> real = real_keys(options.mask, in.k.rows());
+    return reference_attention(in.q, project(e, in.k, real), project(f, in.v, real), without_mask(options));
   }
 };
 template <class S>
@@ -84,8 +92,8 @@ constexpr auto expected_result = []<class S>(const Inputs<S>& in, const Attentio
   return formula_for<S>(in.k.rows()).result(in.template cast<double>(), options);
 };
 bool linformer_supports(std::string_view option) {
-  for (const std::string_view has : {"padding", "shift", "key_length", "query_length", "softcap", "sink", "large_sink",
-                                     "scale", "negative_scale", "zero_scale"}) {
+  for (const std::string_view has : {"padding", "shift", "keys", "key_length", "query_length", "softcap", "sink",
+                                     "large_sink", "scale", "negative_scale", "zero_scale"}) {
     if (option == has) return true;
   }
   return false;
@@ -94,7 +102,7 @@ FlopCounter linformer_flops(const FlopCase& sizes) {
   const double r = n_rows, n_q = static_cast<double>(sizes.n_q), d = static_cast<double>(sizes.d),
                d_v = static_cast<double>(sizes.d_v);
   FlopCounter flops;
-  flops.add_products(Phase::project, 2 * r * sizes.real_keys * (d + d_v));
+  flops.add_products(Phase::project, 2 * r * sizes.seen_keys * (d + d_v));
   flops.add_products(Phase::scores, 2 * r * n_q * d);
   flops.add_products(Phase::values, 2 * r * n_q * d_v);
   flops.add_exponentials(r * n_q);
@@ -114,14 +122,15 @@ struct AllGradients {
 };
 AllGradients gradients_of(const Formula& formula, const Inputs<double>& in, const Mat& d_out,
                           const AttentionOptions& options, const BackwardOptions& backward) {
-  const Index n_k = in.k.rows(), n_real = real_keys_of(options.mask, n_k);
+  const Index n_k = in.k.rows();
+  const std::vector<Index> real = real_keys(options.mask, n_k);
   const auto narrow =
-      reference_attention_backward(d_out, in.q, project(formula.e, in.k, n_real), project(formula.f, in.v, n_real),
+      reference_attention_backward(d_out, in.q, project(formula.e, in.k, real), project(formula.f, in.v, real),
                                    without_mask(options), NoScoreMod{}, backward);
   AllGradients all{narrow.d_q, Mat::Zero(n_k, in.k.cols()), Mat::Zero(n_k, in.v.cols()),
                    Mat::Zero(formula.e.rows(), n_k), Mat::Zero(formula.f.rows(), n_k)};
   for (Index t = 0; t < narrow.d_k.rows(); ++t) {
-    for (Index j = 0; j < n_real; ++j) {
+    for (const Index j : real) {
       all.d_k.row(j) += formula.e(t, j) * narrow.d_k.row(t);
       all.d_v.row(j) += formula.f(t, j) * narrow.d_v.row(t);
       all.d_e(t, j) = narrow.d_k.row(t).dot(in.k.row(j));

@@ -105,6 +105,7 @@ std::vector<std::pair<std::vector<std::string>, AttentionOptions>> bad_options(c
       {{"Mask::n_real_keys"}, {.mask = {.n_real_keys = 3}}},
       {{"Mask::n_real_keys"}, {.mask = {.n_real_keys = -3}}},
       {{"Mask::n_real_keys"}, {.mask = {.n_real_keys = 0}}},
+      {{"Mask::keys", "TcState"}, {.mask = {.keys = store.keys}}},
       {{"Mask::window_left"}, {.mask = {.window_left = 5}}},
       {{"Mask::window_left"}, {.mask = {.window_left = -5}}},
       {{"Mask::window_right"}, {.mask = {.window_right = 0}}},

@@ -88,7 +88,7 @@ TYPED_TEST(AttendBackward, AgreesWithTheOracleUnderEveryOptionAndPairOfOptions) 
     const auto check = [&](const AttentionOptions& options) {
       BackwardOptions backward;
       backward.d_lse = d_lse;
-      backward.bias = options.mask.bias.rows() != 1 || n_q == 1;  // one row for all queries has no gradient
+      backward.bias = true;
       const auto r = attend(in.q, in.k, in.v, options);
       const auto got = attend_backward(d_out, in.q, in.k, in.v, r, options, ExactAttention<>{}, {}, backward);
       const auto want = reference_attention_backward(d_out.template cast<double>().eval(), wide.q, wide.k, wide.v,
@@ -188,8 +188,20 @@ TYPED_TEST(AttendBackward, GroupedHeadsGiveTheirKeysTheSumOfAll) {
   const Matrix<S> q = random_matrix<S>(n_q, n_heads * d, 1), k = random_matrix<S>(n_k, n_kv * d, 2),
                   v = random_matrix<S>(n_k, n_kv * d_v, 3), d_out = random_matrix<S>(n_q, n_heads * d_v, 4);
   const OptionStore store(n_q, n_k, n_heads);
-  for (const bool stacked : {false, true}) {
-    const Matrix<float> bias = stacked ? store.bias : Matrix<float>(store.bias.topRows(n_q));
+  const Matrix<float> shared = store.bias.topRows(n_q), rows = store.bias.topRows(n_heads);
+  const auto tensor = [](const Matrix<float>& m, Index heads, Index n_rows) {
+    return BiasView(heads_first<const float>(m.data(), 1, heads, n_rows, n_k));
+  };
+  // Each with how many rows a head has and how many heads have rows of their own.
+  const std::vector<std::tuple<BiasView, Index, Index>> biases{{shared, n_q, 1},
+                                                               {store.bias, n_q, n_heads},
+                                                               {store.bias_row, 1, 1},
+                                                               {tensor(store.bias, n_heads, n_q), n_q, n_heads},
+                                                               {tensor(rows, n_heads, 1), 1, n_heads},
+                                                               {tensor(shared, 1, n_q), n_q, 1},
+                                                               {tensor(shared, 1, 1), 1, 1}};
+  for (const auto& [bias, n_rows, own_heads] : biases) {
+    SCOPED_TRACE(testing::Message() << n_rows << " rows of the bias for each of " << own_heads << " heads");
     const AttentionOptions options{.mask = {.bias = bias, .alibi_slope = store.slopes}, .sinks = store.sinks};
     const HeadOptions heads{.n_heads = n_heads, .n_kv_heads = n_kv};
     BackwardOptions backward;
@@ -201,7 +213,7 @@ TYPED_TEST(AttendBackward, GroupedHeadsGiveTheirKeysTheSumOfAll) {
     want.d_q.setZero(n_q, n_heads * d);
     want.d_k.setZero(n_k, n_kv * d);
     want.d_v.setZero(n_k, n_kv * d_v);
-    want.d_bias.setZero(bias.rows(), n_k);
+    want.d_bias.setZero(n_rows * own_heads, n_k);
     want.d_sinks.setZero(n_heads);
     const auto wide = [](const Matrix<S>& m, Index first, Index n) {
       return Matrix<double>(m.middleCols(first, n).template cast<double>());
@@ -213,11 +225,15 @@ TYPED_TEST(AttendBackward, GroupedHeadsGiveTheirKeysTheSumOfAll) {
       want.d_q.middleCols(h * d, d) = one.d_q;
       want.d_k.middleCols(kv * d, d) += one.d_k;
       want.d_v.middleCols(kv * d_v, d_v) += one.d_v;
-      want.d_bias.middleRows(stacked ? h * n_q : 0, n_q) += one.d_bias;
+      want.d_bias.middleRows(own_heads > 1 ? h * n_rows : 0, n_rows) += one.d_bias;
       want.d_sinks(h) = one.d_sinks(0);
     }
     expect_gradients<S>(got, want);
+    ASSERT_EQ(got.d_bias.rows(), want.d_bias.rows());
     EXPECT_LT(off(got.d_bias, want.d_bias), tolerance<S>());
+    const auto alone =
+        multi_head_attend_backward(d_out, q, k, v, r, heads, options, ExactAttention<>{}, {.threads = 1}, backward);
+    EXPECT_SAME_BITS(alone.d_bias, got.d_bias);
     EXPECT_LT(off(got.d_sinks, want.d_sinks), tolerance<S>());
   }
 }
@@ -662,6 +678,10 @@ TEST(AttendBackwardErrors, NameTheArgumentAndTouchNothing) {
   refused("d_bias is 6 x 7 but must be as mask.bias: 0 x 0", with({}));
   grads.d_bias = Matrix<float>::Constant(5, 7, 3);
   refused("d_bias is 5 x 7 but must be as mask.bias: 6 x 7", with({.mask = {.bias = bias}}));
+  const Matrix<float> row = bias.topRows(1);
+  refused("d_bias is 5 x 7 but must be as mask.bias: 1 x 7", with({.mask = {.bias = row}}));
+  const auto tensor = heads_first<const float>(bias.data(), 1, 1, 6, 7);
+  refused("mask.bias with the rows of its entries and heads stacked: 6 x 7", with({.mask = {.bias = tensor}}));
   grads.d_bias.resize(0, 0);
   grads.d_sinks = Vector<float>::Constant(1, 3);
   refused("d_sinks has 1 entries", with({}));

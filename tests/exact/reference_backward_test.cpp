@@ -42,8 +42,8 @@ void expect_central_differences(AttentionOptions options, Index n_q, Index n_k, 
   const Matrix<double> d_out = random_matrix<double>(n_q, 2, 91), d_lse = random_matrix<double>(n_q, 1, 92);
   Matrix<double> bias;
   if (options.mask.bias.given()) {
-    bias.resize(n_q, n_k);
-    for (Index i = 0; i < n_q; ++i) {
+    bias.resize(options.mask.bias.rows() == 1 ? 1 : n_q, n_k);
+    for (Index i = 0; i < bias.rows(); ++i) {
       for (Index j = 0; j < n_k; ++j) bias(i, j) = options.mask.bias.at(i, j);
     }
     options.mask.bias = bias;

@@ -173,7 +173,7 @@ inline FlopCounter feature_backward_flops(const FlopCase& sizes, double size, do
 /// Options by name that methods have which sum keys up.
 inline bool features_support(std::string_view option) {
   for (const std::string_view refused : {"window", "window_left", "window_right", "allowed", "bias", "masking_bias",
-                                         "keys", "allowed_row", "bias_row", "alibi", "softcap", "sink", "large_sink"}) {
+                                         "allowed_row", "bias_row", "alibi", "softcap", "sink", "large_sink"}) {
     if (option == refused) return false;
   }
   return true;

@@ -88,6 +88,13 @@ inline Index real_keys_of(const Mask& mask, Index n_k) {
   return mask.key_lengths.empty() || real < mask.key_lengths[0] ? real : mask.key_lengths[0];
 }
 
+/// The same that are there.
+inline Index present_keys_of(const Mask& mask, Index n_k) {
+  Index present = 0;
+  for (Index j = 0; j < real_keys_of(mask, n_k); ++j) present += !mask.keys.given() || mask.keys.at(0, j) != 0.0;
+  return present;
+}
+
 /// One way to use one option. Two kinds of the same group cannot be combined.
 struct OptionKind {
   std::string_view name;

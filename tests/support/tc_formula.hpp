@@ -103,8 +103,8 @@ class PlainTc {
     }
     FlopCounter flops;
     for (Index i = 0; i < n_q; ++i) flops.add_products(Phase::route, tree_.route_flops(false));
-    Index n_real = 0;
-    for (Index j = 0; j < real_keys_of(options_.mask, in_.k.rows()); ++j, ++n_real)
+    const Index n_real = real_keys_of(options_.mask, in_.k.rows());
+    for (Index j = 0; j < present_keys_of(options_.mask, in_.k.rows()); ++j)
       flops.add_products(Phase::route, tree_.route_flops(true));
     flops.add_products(Phase::values, (added + 2.0 * read) * static_cast<double>(in_.v.cols()));
     if (by_query_) flops.add_products(Phase::scores, (added + 2.0 * read) * static_cast<double>(in_.k.cols()));
@@ -185,7 +185,7 @@ inline FlopCounter tc_backward_flops(const FlopCase& sizes, const TcAttention<do
 /// Options by name that TC-attention has.
 inline bool tc_supports(std::string_view option) {
   for (const std::string_view refused : {"window", "window_left", "window_right", "allowed", "bias", "masking_bias",
-                                         "keys", "allowed_row", "bias_row", "alibi", "softcap", "sink", "large_sink"}) {
+                                         "allowed_row", "bias_row", "alibi", "softcap", "sink", "large_sink"}) {
     if (option == refused) return false;
   }
   return true;

@@ -78,7 +78,7 @@ double tree_flops(const DecisionTree<S>& tree, const FlopCase& sizes) {
   const PlainTree plain(tree);
   double flops = 0;
   for (Index i = 0; i < sizes.n_q; ++i) flops += plain.route_flops(false);
-  for (Index j = 0; j < real_keys_of(sizes.options.mask, sizes.n_k); ++j) flops += plain.route_flops(true);
+  for (Index j = 0; j < present_keys_of(sizes.options.mask, sizes.n_k); ++j) flops += plain.route_flops(true);
   return flops;
 }
 

@@ -82,11 +82,11 @@ class EluFeatures {
 /// Shapes  as attend. There is no lse: has_softmax is false and lse is left alone.
 /// Empty   a query that sees no key gets out = 0, and so does one whose denominator vanishes in the scalar of sums
 ///         (all entries below -87 in float).
-/// Errors  as attend; OptionError for any mask but causal ones, padding and packed sequences, for ALiBi, softcap and
-///         sinks.
-/// Cost    2 d (d_v + 1) flops and d exponentials a key and a query; backward 2.5 times that. Where causal, pairs
-///         within a panel of p keys (48 with AVX-512, less elsewhere) take up to 2 p (d + d_v) more a query, which are
-///         not counted. Memory O(d d_v) a key head, backward also n_q numbers a head.
+/// Errors  as attend; OptionError for any mask but causal ones, padding, absent keys (Mask::keys) and packed sequences,
+///         for ALiBi, softcap and sinks.
+/// Cost    2 d (d_v + 1) flops and d exponentials a key that is there and a query; backward 2.5 times that. Where
+///         causal, pairs within a panel of p keys (48 with AVX-512, less elsewhere) take up to 2 p (d + d_v) more a
+///         query, which are not counted. Memory O(d d_v) a key head, backward also n_q numbers a head.
 /// Threads const and re-entrant; the same bits for any context.threads. Causal calls and the backward pass share out
 ///         key heads alone.
 /// Source  Katharopoulos, Vyas, Pappas, Fleuret 2020, "Transformers are RNNs"; their sums forward and backward, in

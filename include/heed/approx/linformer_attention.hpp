@@ -11,6 +11,7 @@
 #include "heed/core/gradients.hpp"
 #include "heed/core/method.hpp"
 #include "heed/core/options.hpp"
+#include "heed/core/pattern.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
@@ -19,6 +20,7 @@
 #include "heed/engine/gradient_call.hpp"
 #include "heed/engine/head_call.hpp"
 #include "heed/engine/pairs.hpp"
+#include "heed/engine/present_keys.hpp"
 #include "heed/engine/run_backward.hpp"
 #include "heed/engine/run_pairs.hpp"
 #include "heed/engine/tasks.hpp"
@@ -36,12 +38,12 @@ namespace heed {
 /// Shapes  key_projection E, value_projection F: r x n_k each; q: n_q x d, k: n_k x d, v: n_k x d_v; lse: over the r
 ///         projected keys.
 /// Empty   without a real key out = 0 and lse = -inf, or that of the sink.
-/// Errors  as attend; ShapeError where rows(k) is not cols(E). Padding (Mask::n_real_keys) leaves columns of E and F
-///         out, and its rows are not read; OptionError for every other mask, and ALiBi: a projected key is all keys at
-///         once. Scale, softcap and sinks are those of the projected keys.
-/// Cost    2 r n_k (d + d_v) flops a key head, then 2 r (d + d_v) and r exponentials a query; backward twice the
-///         former, three times with gradients of E and F, and r (6 d + 4 d_v) a query. Memory O(r (d + d_v)) a key
-///         head.
+/// Errors  as attend; ShapeError where rows(k) is not cols(E). Padding and absent keys (Mask::n_real_keys, Mask::keys)
+///         leave columns of E and F out, and their rows are not read; OptionError for every other mask, and ALiBi: a
+///         projected key is all keys at once. Scale, softcap and sinks are those of the projected keys.
+/// Cost    2 r n_k (d + d_v) flops a key head, n_k the keys that are there; then 2 r (d + d_v) and r exponentials a
+///         query; backward twice the former, three times with gradients of E and F, and r (6 d + 4 d_v) a query.
+///         Memory O(r (d + d_v)) a key head.
 /// Threads const and re-entrant; the same bits for any context.threads.
 /// Source  Wang, Li, Khabsa, Fang, Ma 2020, "Linformer: Self-attention with linear complexity".
 template <RealScalar S>
@@ -105,8 +107,7 @@ class LinformerAttention {
     check_heads({.n_k = calls.front().k.rows}, options);
     const detail::WithWorkspace own(context);
     Workspace::Frame frame(own.workspace());
-    const Groups<Call> groups(calls, heads_per_kv, std::min<Index>(options.mask.n_real_keys, keys_.cols()),
-                              own.context());
+    const Groups<Call> groups(calls, heads_per_kv, real_keys(options.mask, frame), own.context());
     const Rows<T> keys = take_rows<T>(frame, groups, calls.front().k.cols),
                   values = take_rows<T>(frame, groups, calls.front().v.cols);
     project(groups, keys, values);
@@ -135,8 +136,7 @@ class LinformerAttention {
     using Narrow = detail::GradientCall<typename Call::Query, T>;
     const detail::WithWorkspace own(context);
     Workspace::Frame frame(own.workspace());
-    const Groups<Call> groups(calls, heads_per_kv, std::min<Index>(options.mask.n_real_keys, keys_.cols()),
-                              own.context());
+    const Groups<Call> groups(calls, heads_per_kv, real_keys(options.mask, frame), own.context());
     const Rows<T> keys = take_rows<T>(frame, groups, calls.front().k.cols),
                   d_keys = take_rows<T>(frame, groups, keys.cols),
                   values = take_rows<T>(frame, groups, calls.front().v.cols),
@@ -169,8 +169,10 @@ class LinformerAttention {
     double of_keys = 2, of_values = 2;  // products with all keys: the projection again, and d_k
     for (Index g = 0; g < groups.count; ++g) {
       const Call& call = groups.first_of(g);
-      groups.add(call.d_k.rows_from(0, groups.n_real), detail::transposed(groups.real(keys_)), d_keys.read(g));
-      groups.add(call.d_v.rows_from(0, groups.n_real), detail::transposed(groups.real(values_)), d_values.read(g));
+      const TokenSet rows = all_of(keys.rows);
+      groups.add(call.d_k, detail::transposed(view_of(keys_)), d_keys.read(g), {groups.real, rows, all_of(keys.cols)});
+      groups.add(call.d_v, detail::transposed(view_of(values_)), d_values.read(g),
+                 {groups.real, rows, all_of(values.cols)});
     }
     if constexpr (requires { grads.d_key_projection; }) {
       if (grads.d_key_projection.size() > 0) {
@@ -202,41 +204,46 @@ class LinformerAttention {
     ConstView<T> read(Index g) const { return {data + g * rows * cols, rows, cols, cols, 1}; }
   };
 
-  // Heads that share keys, and the keys that are no padding.
+  static TokenSet all_of(Index n) { return {0, n}; }
+
+  // Keys that are there and no padding.
+  TokenSet real_keys(const Mask& mask, Workspace::Frame& frame) const {
+    const TokenSet real = all_of(std::min<Index>(mask.n_real_keys, keys_.cols()));
+    return mask.keys.given() ? detail::PresentKeys(mask.keys, keys_.cols(), frame).of(real) : real;
+  }
+
+  // Heads that share keys, and their real keys.
   template <class Call>
   struct Groups {
     using T = typename Call::Sum;
-    Groups(std::span<const Call> of, Index heads_per_kv, Index real_keys, const Context& of_call)
-        : calls(of), share(heads_per_kv), n_real(real_keys), context(of_call) {
+    Groups(std::span<const Call> of, Index heads_per_kv, const TokenSet& real_keys, const Context& of_call)
+        : calls(of), share(heads_per_kv), real(real_keys), context(of_call) {
       count = static_cast<Index>(of.size()) / heads_per_kv;
     }
     const Call& first_of(Index g) const { return calls[static_cast<std::size_t>(g * share)]; }
-    ConstView<S> real(const Matrix<S>& projection) const { return view_of(projection).columns(0, n_real); }
-    template <class Side>
-    ConstView<Side> real(const ConstView<Side>& tokens) const {
-      return {tokens.data, n_real, tokens.cols, tokens.row_stride, tokens.col_stride};
-    }
     // Of all projections of one side.
     double products(const Rows<T>& rows) const {
-      return 2.0 * static_cast<double>(count * rows.rows) * static_cast<double>(n_real) *
+      return 2.0 * static_cast<double>(count * rows.rows) * static_cast<double>(real.size) *
              static_cast<double>(rows.cols);
     }
     template <class A, class B>
-    void add(const View<T>& to, const ConstView<A>& a, const ConstView<B>& b) const {
-      const double products = static_cast<double>(to.rows) * static_cast<double>(to.cols) * static_cast<double>(a.cols);
-      detail::add_product(to, a, b, *context.workspace,
+    void add(const View<T>& to, const ConstView<A>& a, const ConstView<B>& b, const detail::ProductTokens& some) const {
+      const double products = static_cast<double>(some.rows.size) * static_cast<double>(some.inner.size) *
+                              static_cast<double>(some.columns.size);
+      detail::add_product(to, a, b, some, *context.workspace,
                           detail::threads_for(products, 1e6, detail::thread_count(context.threads)));
     }
 
     std::span<const Call> calls;
-    Index share, n_real;
+    Index share;
+    TokenSet real;
     const Context& context;
     Index count = 0;
   };
 
   template <class T, class Call>
   Rows<T> take_rows(Workspace::Frame& frame, const Groups<Call>& groups, Index cols) const {
-    const Index rows = groups.n_real == 0 ? 0 : keys_.rows(), size = groups.count * rows * cols;
+    const Index rows = groups.real.size == 0 ? 0 : keys_.rows(), size = groups.count * rows * cols;
     const Rows<T> taken{frame.take<T>(size), rows, cols};
     std::fill_n(taken.data, size, T(0));
     return taken;
@@ -244,13 +251,15 @@ class LinformerAttention {
 
   template <class Call, class T>
   void project(const Groups<Call>& groups, const Rows<T>& keys, const Rows<T>& values) const {
-    for (Index g = 0; g < groups.count && groups.n_real > 0; ++g) {
-      groups.add(keys.of(g), groups.real(keys_), groups.real(groups.first_of(g).k));
-      groups.add(values.of(g), groups.real(values_), groups.real(groups.first_of(g).v));
+    const TokenSet rows = all_of(keys.rows);
+    for (Index g = 0; g < groups.count; ++g) {
+      const Call& call = groups.first_of(g);
+      groups.add(keys.of(g), view_of(keys_), call.k, {rows, groups.real, all_of(keys.cols)});
+      groups.add(values.of(g), view_of(values_), call.v, {rows, groups.real, all_of(values.cols)});
     }
   }
 
-  // d_projection = sum over key heads of d_rows tokens^T; columns of padding are 0.
+  // d_projection = sum over key heads of d_rows tokens^T; columns of keys that are not real are 0.
   template <class Out, class Call, class T, class RowsOf>
   static void write_gradient(const View<Out>& to, const Groups<Call>& groups, const Rows<T>& d_rows,
                              const RowsOf& rows_of, Workspace::Frame& frame) {
@@ -258,9 +267,9 @@ class LinformerAttention {
     Workspace::Frame inside = frame.nested();
     const detail::GradientSum<T, S> sum(to, inside);
     detail::fill(sum.sum(), T(0));
-    for (Index g = 0; g < groups.count && groups.n_real > 0; ++g) {
-      groups.add(sum.sum().columns(0, groups.n_real), d_rows.read(g),
-                 detail::transposed(groups.real(rows_of(groups.first_of(g)))));
+    for (Index g = 0; g < groups.count; ++g) {
+      groups.add(sum.sum(), d_rows.read(g), detail::transposed(rows_of(groups.first_of(g))),
+                 {all_of(d_rows.rows), all_of(d_rows.cols), groups.real});
     }
     sum.finish();
   }

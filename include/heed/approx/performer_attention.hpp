@@ -90,8 +90,8 @@ class PositiveFeatures {
 /// Shapes  as attend. There is no lse: has_softmax is false and lse is left alone. One set of features serves all
 ///         heads; a list of methods with seeds of their own gives each head its own.
 /// Empty   a query that sees no key gets out = 0. A key whose length is past the root of the largest number weighs 0.
-/// Errors  as attend; OptionError for any mask but causal ones, padding and packed sequences, for ALiBi, softcap and
-///         sinks; ShapeError where cols(k) is not the width features were drawn for.
+/// Errors  as attend; OptionError for any mask but causal ones, padding, absent keys (Mask::keys) and packed sequences,
+///         for ALiBi, softcap and sinks; ShapeError where cols(k) is not the width features were drawn for.
 /// Cost    2 m (d + d_v + 1) flops and m exponentials a key and a query, m = n_features; backward about 2.3 times
 ///         that. Where causal, pairs within a panel of p keys (48 with AVX-512, less elsewhere) take up to 2 p (m +
 ///         d_v) more a query, which are not counted. Drawing features takes 4 m d^2 flops a call; for_width draws them

@@ -49,13 +49,14 @@ struct TcOptions {
 ///
 /// Shapes  q: n_q x d, k: n_k x d, v: n_k x d_v; level_logits: h + 1, -inf switches a level off.
 /// Empty   a query with no key to see gets out = 0. There is no lse: has_softmax is false and lse is left alone.
-/// Errors  as attend; ShapeError if cols(q) differs from the tree's d. Of the masks it has causal ones, padding and
-///         packed sequences: OptionError for windows, pair masks, ALiBi, softcap and sinks, which need a score per key.
-/// Cost    routing 2 h d flops a token (once for queries that are the keys, the same rows of memory), and d_v additions
-///         a key that some query sees; then d_v additions an inner node and sequence, and 2 d_v flops and an
-///         exponential a level of each leaf that has queries. Causal: (h + 1) d_v additions a key and 2 (h + 1) d_v a
-///         query. by_query: 2 (h + 1) (d + d_v) a query, d additions with every d_v. Levels that are off or hold no
-///         key cost nothing. Memory 2^(h+1) (d_v + 1) numbers, and d more by_query.
+/// Errors  as attend; ShapeError if cols(q) differs from the tree's d. Of the masks it has causal ones, padding, absent
+///         keys (Mask::keys), which join no node, and packed sequences: OptionError for windows, pair masks, ALiBi,
+///         softcap and sinks, which need a score per key.
+/// Cost    routing 2 h d flops a token (once for queries that are the keys, the same rows of memory; absent keys that
+///         are no queries are not routed), and d_v additions a key that some query sees; then d_v additions an inner
+///         node and sequence, and 2 d_v flops and an exponential a level of each leaf that has queries. Causal: (h + 1)
+///         d_v additions a key and 2 (h + 1) d_v a query. by_query: 2 (h + 1) (d + d_v) a query, d additions with every
+///         d_v. Levels that are off or hold no key cost nothing. Memory 2^(h+1) (d_v + 1) numbers, and d more by_query.
 /// Threads const and re-entrant; results do not depend on context.threads.
 /// Gradient by v, level_logits and the tree, by q and k through their routing and, by_query, through the weights of the
 ///         levels: see attend_heads_backward.
@@ -200,8 +201,8 @@ class TcAttention {
 
   /// Adds to `sums` the column maxima and summed squares of the weights A_ij of each call, key head c / heads_per_kv at
   /// [c / heads_per_kv * n_k]; see detail::add_path_columns. Counts as Phase::route: routing, and 5 flops a level and
-  /// query, one a level and key; by_query 2 d a level and query, d a level and key more; an exponential a level and
-  /// query.
+  /// query, one a level and key that some query sees; by_query 2 d a level and query, d a level and key more; an
+  /// exponential a level and query.
   template <class Call>
     requires std::is_same_v<typename Call::Sum, Sum>
   void add_column_weights(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
@@ -213,15 +214,15 @@ class TcAttention {
         tree_, calls, heads_per_kv, options.mask, context, nullptr,
         [&](const Call& call, const Index* query_leaf, const detail::LeafLists& keys) {
           const Index offset = (&call - calls.data()) / heads_per_kv * n_k;
-          detail::add_path_columns(call.q, call.k, query_leaf, keys.leaf_of(), tree_.height(),
+          detail::add_path_columns(call.q, call.k, query_leaf, keys, tree_.height(),
                                    level_weights(call.k.cols, options), key_width(call.k.cols), options.mask,
                                    {sums.largest + offset, sums.squares + offset}, *context.workspace);
           if (context.flops == nullptr) return;
           const double levels = static_cast<double>(tree_.height() + 1),
                        d = static_cast<double>(key_width(call.k.cols));
           const double n_q = static_cast<double>(call.q.rows);
-          const double n_real = static_cast<double>(std::min(n_k, options.mask.n_real_keys));
-          context.flops->add_products(Phase::route, levels * (n_q * (5 + 2 * d) + n_real * (1 + d)));
+          const double n_seen = static_cast<double>(keys.size(0, keys.n_leaves()));
+          context.flops->add_products(Phase::route, levels * (n_q * (5 + 2 * d) + n_seen * (1 + d)));
           context.flops->add_exponentials(levels * n_q);
         });
   }

@@ -23,9 +23,9 @@ namespace heed {
 /// Shapes  one head; k_new: n x d, v_new: n x d_v; q: n_q x d, every row seeing all tokens appended, whatever
 ///         Mask::causal says; returns n_q x d_v.
 /// Errors  ShapeError for widths that do not fit. OptionError as TcAttention under a causal mask (so for
-///         TreeBiases::key_medians), and for padding and packed sequences: a state is one sequence and holds no
-///         padding. Both before anything changes: a call that throws, if for want of memory, leaves the state as it
-///         was.
+///         TreeBiases::key_medians), and for padding, absent keys and packed sequences: a state is one sequence, of
+///         what was appended. Both before anything changes: a call that throws, if for want of memory, leaves the
+///         state as it was.
 /// Cost    a token: 2 h d flops to route, (h + 1) d_v additions; a query the same and 2 (h + 1) d_v. Memory 2^(h+1)
 ///         (d_v + 1) numbers, with TcOptions::by_query 2^(h+1) d more.
 /// Threads one at a time. A copy goes its own way from where it was made.
@@ -126,7 +126,8 @@ class TcState {
     };
     refuse(mask.shift.has_value(), "Mask::shift");
     refuse(mask.n_real_keys != Mask::unlimited, "Mask::n_real_keys");
-    refuse(mask.keys.given(), "Mask::keys");
+    if (mask.keys.given())
+      throw OptionError("heed: Mask::keys is given but must not be: append to a TcState only keys that are there");
     refuse(!mask.key_lengths.empty(), "Mask::key_lengths");
     refuse(!mask.query_lengths.empty(), "Mask::query_lengths");
     refuse(!mask.sequence_offsets.empty(), "Mask::sequence_offsets");

@@ -255,9 +255,8 @@ inline void refuse_option(bool given, const char* name, const char* why) {
   if (given) throw OptionError(message(name, " is given but must not be: ", why));
 }
 
-/// The same for all that says something of single pairs: windows, keys that are not there, pair masks, ALiBi.
+/// The same for all that says something of single pairs: windows, pair masks, ALiBi.
 inline void refuse_pair_masks(const Mask& mask, const char* why) {
-  refuse_option(mask.keys.given(), "Mask::keys", why);
   refuse_option(mask.window_left != Mask::unlimited, "Mask::window_left", why);
   refuse_option(mask.window_right != Mask::unlimited, "Mask::window_right", why);
   refuse_option(mask.allowed.given(), "Mask::allowed", why);

@@ -41,7 +41,7 @@ struct StoredValueGradients {
 /// Gradients by what options hold.
 template <class T>
 struct OptionGradients {
-  Matrix<T> d_bias;   ///< as mask.bias where BackwardOptions::bias asked for it; else empty
+  Matrix<T> d_bias;   ///< as mask.bias where BackwardOptions::bias asked for it, rows of a tensor stacked; else empty
   Vector<T> d_sinks;  ///< one a head where sinks are given; else empty
 };
 

@@ -56,6 +56,8 @@ class PairView {
   Index n_heads() const { return n_heads_; }
   /// True where heads of n_q queries have values of their own.
   bool by_head(Index n_q) const { return n_heads_ > 1 || rows_ > std::max<Index>(n_q, 1); }
+  /// All rows there are: of a tensor row i of head h of entry b is number (b * n_heads() + h) * rows() + i.
+  Index stacked_rows() const { return n_entries_ * n_heads_ * rows_; }
 
   /// Value at (i, j) as a number; false is 0 and true is 1.
   double at(Index i, Index j) const {

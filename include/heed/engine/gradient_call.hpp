@@ -16,7 +16,7 @@ struct GradientCall : HeadCall<SQ, SK, Accumulator<SQ>> {
   Index known_lse_stride = 1;
   const T* mean = nullptr;  ///< n_q: d_out_i . out_i, less d_lse_i
   View<T> d_q{}, d_k{}, d_v{};
-  View<T> d_bias{};  ///< no data: not wanted
+  View<T> d_bias{};  ///< n_q x n_k, a row stride of 0 where queries share a row; no data: not wanted
 };
 
 }  // namespace heed::detail

@@ -62,9 +62,8 @@ void backward_of_heads(Grads& grads, const BackwardOperands<S, Out>& all, const 
   T* means = frame.take<T>(packed.n_heads * n_q);
   for (Call& call : calls) {
     if constexpr (requires { grads.d_bias; }) {
-      const bool stacked = all_options.mask.bias.by_head(all.q.rows);
       if (grads.d_bias.size() > 0)
-        call.d_bias = output_view_of(grads.d_bias).rows_from(stacked ? call.head * all.q.rows : 0, n_q);
+        call.d_bias = bias_gradient_of(output_view_of(grads.d_bias), all_options.mask.bias, call.head, all.q.rows, n_q);
     }
     call.n_padding = all.q.rows - n_q;
     call.mean = means + call.head * n_q;
@@ -122,7 +121,7 @@ auto gradients_of_heads(const D& d_out, const Q& q, const K& k, const V& v, cons
   }
   size_method_gradients(method, grads);
   if (backward.bias && options.mask.bias.given())
-    grads.d_bias.setZero(options.mask.bias.rows(), options.mask.bias.cols());
+    grads.d_bias.setZero(options.mask.bias.stacked_rows(), options.mask.bias.cols());
   if (options.sinks.given()) grads.d_sinks.setZero(packed.n_heads);
   backward_of_heads(grads, backward_operands(d_out, q, k, r.out, r.lse, packed), v, options, method, context, backward);
   return grads;
@@ -140,8 +139,10 @@ auto gradients_of_heads(const D& d_out, const Q& q, const K& k, const V& v, cons
 /// call is a part, weights are as exact as lse: their relative error is about |lse| times the unit roundoff of sums.
 ///
 /// Shapes  d_out: n_q x d_v, r: what attend(q, k, v, options, method) returned; returns d_q, d_k, d_v as q, k, v;
-///         d_bias and d_sinks where asked for; gradients of the method's own parameters, and, where v is a computed
-///         value source, those of what its rows are made from in the place of d_v.
+///         d_bias and d_sinks where asked for: d_bias has a row for each that the bias has (those of a tensor's entries
+///         and heads stacked), the sum over the queries and heads that share it; gradients of the method's own
+///         parameters, and, where v is a computed value source, those of what its rows are made from in the place of
+///         d_v.
 /// Empty   rows without keys and masked keys get 0.
 /// Errors  as attend; ShapeError for a d_out, out, lse or d_lse that does not fit; OptionError for a d_lse where the
 ///         method returns no lse. A method or value source without a gradient does not compile.
@@ -160,7 +161,7 @@ auto attend_backward(const D& d_out, const Q& q, const K& k, const V& v, const R
 /// `attend_backward` into storage the caller owns; nothing is allocated with a grown Workspace.
 ///
 /// Shapes  grads: an object with members d_q, d_k, d_v, each a writable TokenMatrix shaped as q, k, v in their scalar,
-///         and, where they are wanted, d_bias (shaped as the bias, which it is added to), d_sinks, and the members of
+///         and, where they are wanted, d_bias (shaped as attend_backward returns it), d_sinks, and the members of
 ///         the method's and the value source's own gradients; out, lse: what the forward call wrote.
 ///         No gradient may overlap an operand. BackwardOptions::bias is not looked at: a d_bias that is there is added
 ///         to.

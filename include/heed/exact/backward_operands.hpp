@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <span>
 #include <type_traits>
 
@@ -6,6 +7,7 @@
 #include "heed/core/errors.hpp"
 #include "heed/core/gradients.hpp"
 #include "heed/core/options.hpp"
+#include "heed/core/pair_view.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/values.hpp"
 #include "heed/core/view.hpp"
@@ -121,12 +123,8 @@ void check_backward(const BackwardOperands<S, Out>& in, const V& v, bool has_sof
   if constexpr (requires { grads.d_bias; }) {
     const PairView& bias = options.mask.bias;
     if (grads.d_bias.size() > 0) {
-      if (bias.is_tensor() || (bias.rows() == 1 && n_q != 1)) {
-        throw OptionError(
-            "heed: a gradient of the bias is wanted, but the bias is a tensor or one row for all "
-            "queries: give it as a matrix of rows(q) or n_heads * rows(q) rows");
-      }
-      check_gradient(grads.d_bias.rows(), grads.d_bias.cols(), "d_bias", "mask.bias", bias.rows(), bias.cols());
+      const char* of = bias.is_tensor() ? "mask.bias with the rows of its entries and heads stacked" : "mask.bias";
+      check_gradient(grads.d_bias.rows(), grads.d_bias.cols(), "d_bias", of, bias.stacked_rows(), bias.cols());
     }
   }
   if constexpr (requires { grads.d_sinks; }) {
@@ -136,6 +134,19 @@ void check_backward(const BackwardOperands<S, Out>& in, const V& v, bool has_sof
           message("d_sinks has ", grads.d_sinks.size(), " entries but must have one per head with a sink: ", n_sinks));
     }
   }
+}
+
+/// The rows of d_bias that `n_real` real queries of n_q add to, of one head: its own, or those that heads share. One
+/// row for all queries is n_real rows at the same place.
+template <class T>
+View<T> bias_gradient_of(const View<T>& d_bias, const PairView& bias, Index head, Index n_q, Index n_real) {
+  const bool by_head = bias.by_head(n_q);
+  const Index each = by_head && !bias.is_tensor() ? n_q : bias.rows();
+  View<T> rows = d_bias.rows_from(by_head ? head * each : 0, std::min(each, n_real));
+  if (each != 1) return rows;
+  rows.rows = n_real;
+  rows.row_stride = 0;
+  return rows;
 }
 
 /// Calls of all heads, without values and their gradients.

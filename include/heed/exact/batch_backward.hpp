@@ -39,7 +39,6 @@ void add_tree_gradient(TreeGradient<T>& sum, const TreeGradient<T>& more) {
 template <class Grads>
 void add_parameter_gradients(Grads& sum, const Grads& more) {
   if constexpr (requires { sum.d_sinks; }) sum.d_sinks += more.d_sinks;
-  if constexpr (requires { sum.d_bias; }) sum.d_bias += more.d_bias;
   if constexpr (requires { sum.d_tree; }) add_tree_gradient(sum.d_tree, more.d_tree);
   if constexpr (requires { sum.d_trees; }) {
     for (std::size_t t = 0; t < sum.d_trees.size(); ++t) add_tree_gradient(sum.d_trees[t], more.d_trees[t]);
@@ -104,12 +103,13 @@ void check_batch_gradient(const D& d_out, const BatchShape& shape) {
 
 }  // namespace detail
 
-/// Gradients of batch_attend, `r` being what it returned: d_q, d_k and d_v of every entry; those of sinks, of a bias
-/// that all entries share and of the method's own parameters are sums over entries, in their order.
+/// Gradients of batch_attend, `r` being what it returned: d_q, d_k and d_v of every entry; those of sinks and of the
+/// method's own parameters are sums over entries, in their order, and that of a bias over what shares each of its rows.
 ///
 /// Shapes  d_out: a TensorView batch x n_heads x n_q x d_v, or a matrix as r.out; BackwardOptions::d_lse as r.lse;
 ///         returns d_q: (batch * n_q) x (n_heads * d), d_k: (batch * n_k) x (n_kv_heads * d), d_v: (batch * n_k) x
-///         (n_kv_heads * d_v), the rows of entry 0 first.
+///         (n_kv_heads * d_v), the rows of entry 0 first; d_bias as attend_backward: of a tensor batch x heads x rows x
+///         n_k row i of head h of entry b is number (b * heads + h) * rows + i, each size being 1 where it is shared.
 /// Empty   rows without keys, masked keys and padding get 0.
 /// Errors  as batch_attend and attend_backward.
 /// Cost    batch times multi_head_attend_backward, and a copy of one entry's operands.
@@ -137,9 +137,10 @@ auto batch_attend_backward(const D& d_out, const Q& q, const K& k, const V& v, c
   sum.d_v.setZero(shape.n_entries * shape.n_k, shape.n_kv_heads * shape.d_v);
   if (options.sinks.given()) sum.d_sinks.setZero(shape.n_heads);
   if (backward.bias && options.mask.bias.given())
-    sum.d_bias.setZero(options.mask.bias.rows(), options.mask.bias.cols());
+    sum.d_bias.setZero(options.mask.bias.stacked_rows(), options.mask.bias.cols());
   detail::size_method_gradients(method, sum);
   detail::clear_method_gradients(sum);
+  const PairView& bias = options.mask.bias;
   const detail::WithWorkspace inner(context);
   Matrix<S> own_q, own_k, own_v, own_d_out;
   for (Index b = 0; b < shape.n_entries; ++b) {
@@ -158,6 +159,8 @@ auto batch_attend_backward(const D& d_out, const Q& q, const K& k, const V& v, c
     sum.d_k.middleRows(b * shape.n_k, shape.n_k) = own.d_k;
     sum.d_v.middleRows(b * shape.n_k, shape.n_k) = own.d_v;
     detail::add_parameter_gradients(sum, own);
+    if (own.d_bias.size() > 0)
+      sum.d_bias.middleRows(bias.n_entries() > 1 ? b * own.d_bias.rows() : 0, own.d_bias.rows()) += own.d_bias;
   }
   return sum;
 }

@@ -35,7 +35,7 @@ struct ReferenceRow {
 /// q_i, r = q . k.
 ///
 /// Shapes  d_out: n_q x d_v, the others as reference_attention; returns d_q: n_q x d, d_k: n_k x d, d_v: n_k x d_v;
-///         d_bias: as the bias where backward.bias is set; d_sinks: one number where sinks are given.
+///         d_bias: as the bias of this head where backward.bias is set; d_sinks: one number where sinks are given.
 /// Options as reference_attention; a score functor needs derivative(s, i, j), the derivative of what it returns by its
 ///         argument.
 /// Empty   rows without kept keys and masked keys have gradient 0.
@@ -65,7 +65,8 @@ AttentionGradients<typename Q::Scalar> reference_attention_backward(
   Matrix<A> d_q = Matrix<A>::Zero(q.rows, q.cols), d_k = Matrix<A>::Zero(k.rows, k.cols),
             d_v = Matrix<A>::Zero(v.rows, v.cols);
   AttentionGradients<S> result;
-  if (backward.bias && bias.given()) result.d_bias.setZero(q.rows, k.rows);
+  const bool one_row = bias.rows() == 1;  // for all queries
+  if (backward.bias && bias.given()) result.d_bias.setZero(one_row ? 1 : q.rows, k.rows);
   if (options.sinks.given()) result.d_sinks.setZero(1);
   for (Index i = 0; i < q.rows; ++i) {
     if (!detail::reference_query_is_real(options.mask, i)) continue;
@@ -109,7 +110,7 @@ AttentionGradients<typename Q::Scalar> reference_attention_backward(
       A d_score = row.weight[t] * (d_weight - mean);
       if constexpr (!std::is_same_v<ScoreMod, NoScoreMod>)
         d_score *= static_cast<A>(score_mod.derivative(row.before[t], i, j));
-      if (result.d_bias.size() > 0) result.d_bias(i, j) = d_score;
+      if (result.d_bias.size() > 0) result.d_bias(one_row ? 0 : i, j) += d_score;
       d_score *= scale;
       if (options.softcap) {
         const A t_cap = tanh(scale * row.raw[t] / A(*options.softcap));

@@ -43,6 +43,11 @@ class LeafLists {
     const Index from = tokens_below(all, low);
     return all.part(from, tokens_below(all, high) - from);
   }
+  /// How many tokens from `low` up to but not `high` are in some list.
+  Index count_between(Index low, Index high) const {
+    return high - low - std::count(leaf_of_ + low, leaf_of_ + high, none);
+  }
+  bool has(Index token) const { return leaf_of_[token] != none; }
   /// The list itself, for who needs its address.
   const Index* list(Index leaf) const { return tokens_ + start_[leaf]; }
   const Index* leaf_of() const { return leaf_of_; }

@@ -9,6 +9,7 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/trees/leaf_lists.hpp"
 #include "heed/trees/path_sums.hpp"
 
 namespace heed::detail {
@@ -75,7 +76,7 @@ class PathColumns {
 /// Source  this library: per sequence the shares of all queries in order, then backwards, each key read before the
 ///         first query that does not see it.
 template <class T, class Q, class K>
-void add_path_columns(const ConstView<Q>& q, const ConstView<K>& k, const Index* query_leaf, const Index* key_leaf,
+void add_path_columns(const ConstView<Q>& q, const ConstView<K>& k, const Index* query_leaf, const LeafLists& keys,
                       Index height, const LevelWeights<T>& levels, Index key_width, const Mask& mask,
                       const ColumnSums<T>& sums, Workspace& workspace) {
   const Index n_levels = height + 1;
@@ -92,8 +93,9 @@ void add_path_columns(const ConstView<Q>& q, const ConstView<K>& k, const Index*
     const Index low = bounds.of(first).low;
     Index next = low;
     for (Index i = first; i < end; ++i) {
-      for (const Index high = bounds.of(i).high; next < high; ++next)
-        nodes.add_path(key_leaf[next], k, no_values, next);
+      for (const Index high = bounds.of(i).high; next < high; ++next) {
+        if (keys.has(next)) nodes.add_path(keys.leaf_of()[next], k, no_values, next);
+      }
       T* share = shares + i * n_levels;
       const T total = weigh_path(nodes, query_leaf[i], levels, q, i, share).total;
       T sum = 0;
@@ -104,7 +106,10 @@ void add_path_columns(const ConstView<Q>& q, const ConstView<K>& k, const Index*
       }
     }
     const auto read_down_to = [&](Index high) {
-      for (; next > high; --next) columns.read(key_leaf[next - 1], sums.largest[next - 1], sums.squares[next - 1]);
+      for (; next > high; --next) {
+        const Index key = next - 1;
+        if (keys.has(key)) columns.read(keys.leaf_of()[key], sums.largest[key], sums.squares[key]);
+      }
     };
     for (Index i = end; i-- > first;) {
       read_down_to(bounds.of(i).high);

@@ -49,9 +49,10 @@ template <class T, class S>
 struct RouteJob {
   const Router<T>* router = nullptr;
   ConstView<S> tokens;
-  Index n_tokens = 0;  // the first of them
+  Index n_tokens = 0;  // the first of them, or as many as `list` names
   TokenRole role = TokenRole::query;
-  Index* leaf = nullptr;
+  Index* leaf = nullptr;        // of each token, whatever is routed
+  const Index* list = nullptr;  // the tokens to be routed; null: 0, 1, 2, ...
 };
 
 constexpr Index route_rows = 128;  // a task: short enough to share out, and its rows stay in L1 for all levels
@@ -59,9 +60,13 @@ constexpr Index route_rows = 128;  // a task: short enough to share out, and its
 /// Scratch of one thread: rows as the kernel reads them.
 template <class T>
 struct RouteScratch {
-  RouteScratch(Scratch& scratch, Index d) : rows(scratch.take<T>(route_rows * d)), extra(scratch.take<T>(route_rows)) {}
+  RouteScratch(Scratch& scratch, Index d)
+      : rows(scratch.take<T>(route_rows * d)),
+        extra(scratch.take<T>(route_rows)),
+        leaf(scratch.take<Index>(route_rows)) {}
   T* rows;
   T* extra;
+  Index* leaf;
 };
 
 /// Calls run(kernels, data, row_stride) on rows [first, first + n), in place or as a copy in `scratch`.
@@ -123,12 +128,21 @@ void route_all(std::span<const RouteJob<T, S>> jobs, Workspace::Frame& frame, in
         for (Index own = 0; task >= (own = (job->n_tokens + route_rows - 1) / route_rows); ++job) task -= own;
         const Router<T>& router = *job->router;
         const Index first = task * route_rows, n = std::min(route_rows, job->n_tokens - first);
-        const bool lifts = router.lift != nullptr && job->role == TokenRole::key;
-        if (lifts) lift_rows(job->tokens, first, n, router.radius, scratch.extra);
-        with_rows(job->tokens, first, n, scratch, [&](const auto& kernels, const auto* rows, Index stride) {
-          kernels.route(rows, stride, n, router.d, router.planes, router.stride, router.biases,
-                        lifts ? router.lift : nullptr, scratch.extra, router.height, job->leaf + first);
-        });
+        const auto route = [&](const auto& tokens, Index from, Index* leaf) {
+          const bool lifts = router.lift != nullptr && job->role == TokenRole::key;
+          if (lifts) lift_rows(tokens, from, n, router.radius, scratch.extra);
+          with_rows(tokens, from, n, scratch, [&](const auto& kernels, const auto* rows, Index stride) {
+            kernels.route(rows, stride, n, router.d, router.planes, router.stride, router.biases,
+                          lifts ? router.lift : nullptr, scratch.extra, router.height, leaf);
+          });
+        };
+        if (job->list == nullptr) return route(job->tokens, first, job->leaf + first);
+        const ConstView<S>& all = job->tokens;
+        const Index* list = job->list + first;
+        storage_kernels<T, KernelScalar<S>>(active_isa())
+            .gather(kernel_pointer(all.data), all.row_stride, all.col_stride, list, n, width, scratch.rows, width);
+        route(ConstView<T>{scratch.rows, n, width, width, 1}, Index(0), scratch.leaf);
+        for (Index t = 0; t < n; ++t) job->leaf[list[t]] = scratch.leaf[t];
       });
 }
 

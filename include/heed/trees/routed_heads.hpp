@@ -9,6 +9,8 @@
 #include "heed/core/context.hpp"
 #include "heed/core/kept_keys.hpp"
 #include "heed/core/options.hpp"
+#include "heed/core/pair_view.hpp"
+#include "heed/core/pattern.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/trees/decision_tree.hpp"
@@ -58,6 +60,16 @@ inline const bool* seen_keys(const Mask& mask, Index n_q, Index n_k, Index n_rea
   return seen;
 }
 
+/// The keys below n_real that are there, as a list.
+inline TokenSet present_keys(const BoolView& keys, Index n_real, Workspace::Frame& frame) {
+  Index* list = frame.take<Index>(n_real);
+  Index n = 0;
+  for (Index j = 0; j < n_real; ++j) {
+    if (keys.at(0, j) != 0.0) list[n++] = j;
+  }
+  return {0, n, list};
+}
+
 /// Calls visit(call, query_leaf, keys) for every head: the leaf of each of its queries and the leaves of its real keys
 /// (LeafLists::none where no query keeps one), which consecutive heads that share keys also share. Keys are routed once
 /// for them but counted for each, so that counts do not depend on how heads are split between calls. Queries that are
@@ -88,13 +100,19 @@ void visit_routed_heads(const DecisionTree<S>& tree, std::span<const Call> calls
       Workspace::Frame inside(*context.workspace);
       const bool* seen = seen_keys(mask, n_q, n_k, n_real, group.front().head, inside);
       const Router<T> router = tree.router_for(k, n_real, medians ? seen : nullptr, inside, threads);
-      const Key job{&router, k, n_real, TokenRole::key, key_leaf};
+      const auto is_k = [&](const Call& call) {
+        return n_q == n_real && router.lift == nullptr && are_same_rows(call.q, k);
+      };
+      // Keys that are not there need no leaf, unless queries are the keys.
+      const bool some = mask.keys.given() && std::none_of(group.begin(), group.end(), is_k);
+      const TokenSet routed = some ? present_keys(mask.keys, n_real, inside) : TokenSet{0, n_real};
+      const Key job{&router, k, routed.size, TokenRole::key, key_leaf, routed.list};
       route_all(std::span<const Key>(&job, 1), inside, threads);
       if (biases != nullptr) std::copy_n(router.biases, router.n_nodes(), biases);
       for (std::size_t c = 0; c < group.size(); ++c) {
         Index* leaves = query_leaves + static_cast<Index>(c) * n_q;
-        double flops = route_flops(router, n_real, TokenRole::key);
-        if (n_q == n_real && router.lift == nullptr && are_same_rows(group[c].q, k)) {
+        double flops = route_flops(router, routed.size, TokenRole::key);
+        if (is_k(group[c])) {
           std::copy_n(key_leaf, n_q, leaves);
         } else {
           Workspace::Frame route(*context.workspace);

@@ -36,10 +36,10 @@ class FeatureAttention {
     const Index stride = Panel::stride_of_sums(one.v.cols, isa_), size = map_.size();
     rows_ = frame.take<T>(Map::has_rows ? n_groups_ * size * map_.depth() : 0);
     sums_ = frame.take<T>(n_groups_ * size * stride);
-    visit_feature_sequences(mask, one.q.rows, one.k.rows, [&](const FeatureSequence& sequence) {
+    visit_feature_sequences(mask, one.q.rows, one.k.rows, frame, [&](const FeatureSequence& sequence) {
       for (const Call& call : calls_) clear_out(call, sequence.q_first, sequence.first_seeing());
-      if (sequence.k_end == sequence.k_first) return;
-      const double tokens = static_cast<double>(sequence.k_end - sequence.k_first + sequence.q_end - sequence.q_first);
+      if (sequence.keys.size == 0) return;
+      const double tokens = static_cast<double>(sequence.keys.size + sequence.q_end - sequence.q_first);
       const double work = static_cast<double>(calls_.size()) * tokens * static_cast<double>(size * stride);
       const int threads = threads_for(work, 4e5, thread_count(context_.threads));
       if (sequence.causal) {
@@ -84,10 +84,10 @@ class FeatureAttention {
             const Call& call = call_of(task / n_slices, 0);
             const FeatureSums<T> state = sums_of(task / n_slices, first, std::min(slice, map_.size() - first));
             panel.clear(state);
-            for (Index j = sequence.k_first, end = 0; j < sequence.k_end; j = end) {
-              end = panel.keys(state, call.k, j, sequence.k_end, true);
-              panel.read_values(call.v, j, end - j);
-              panel.add_keys(state, end - j);
+            for (Index t = 0, n = 0; t < sequence.keys.size; t += n) {
+              n = panel.keys(state, call.k, sequence.keys.part(t, sequence.keys.size - t), true);
+              panel.read_values(call.v, sequence.keys.part(t, n));
+              panel.add_keys(state, n);
             }
           });
     }
@@ -117,31 +117,30 @@ class FeatureAttention {
           const FeatureSums<T> state = sums_of(group, 0, map_.size());
           const Call& one = call_of(group, 0);
           panel.clear(state);
-          for (Index j = sequence.k_first, end = 0; j < sequence.k_end; j = end) {
-            end = panel.keys(state, one.k, j, sequence.k_end, true);
-            panel.read_values(one.v, j, end - j);
-            for (Index h = 0; h < heads_per_kv_; ++h) add_block(panel, call_of(group, h), state, sequence, j, end);
-            panel.add_keys(state, end - j);
+          const TokenSet& keys = sequence.keys;
+          for (Index t = 0, n = 0; t < keys.size; t += n) {
+            n = panel.keys(state, one.k, keys.part(t, keys.size - t), true);
+            panel.read_values(one.v, keys.part(t, n));
+            for (Index h = 0; h < heads_per_kv_; ++h) add_block(panel, call_of(group, h), state, sequence, t, n);
+            panel.add_keys(state, n);
           }
           for (Index h = 0; h < heads_per_kv_; ++h) {
-            for (Index i = std::max(sequence.q_first, sequence.k_end - sequence.shift); i < sequence.q_end; i += width_)
+            for (Index i = std::max(sequence.q_first, sequence.query_of(keys.size)); i < sequence.q_end; i += width_)
               read_queries(panel, call_of(group, h), state, i, std::min(width_, sequence.q_end - i));
           }
         });
   }
 
-  // Queries whose last key is one of [first, end): sums over the keys before, and the keys of the panel one by one.
+  // Queries whose last key is one of the n_keys from number t on: sums over the keys before, and these one by one.
   static void add_block(Panel& panel, const Call& call, const FeatureSums<T>& state, const FeatureSequence& sequence,
-                        Index first, Index end) {
-    const Index i = std::max(sequence.q_first, first - sequence.shift),
-                n = std::min(sequence.q_end, end - sequence.shift) - i;
-    if (n <= 0) return;
-    const Index last = i + sequence.shift + 1 - first;  // keys of the panel that query i sees
-    panel.queries(state, call.q, i, n);
-    panel.read_sums(state, n);
-    panel.multiply_pairs(state, end - first, n, last);
-    panel.add_pairs(end - first, n, last);
-    panel.write(call.out, i, n);
+                        Index t, Index n_keys) {
+    panel.visit_last_seeing(sequence, t, n_keys, [&](Index i, Index n) {
+      panel.queries(state, call.q, i, n);
+      panel.read_sums(state, n);
+      panel.multiply_pairs(state, n_keys, n);
+      panel.add_pairs(n_keys, n);
+      panel.write(call.out, i, n);
+    });
   }
 
   const Map& map_;
@@ -156,26 +155,27 @@ class FeatureAttention {
 /// Counts the work of running sums: for each key that some query sees and each query that sees a key `size` products
 /// with rows of d_v values (Phase::values) and one for the denominator (Phase::scores), and what its features take.
 /// Products of pairs within a panel are not counted: they stand for such sums.
-inline void count_features(FlopCounter& flops, const Mask& mask, Index n_q, Index n_k, Index d_v, double n_heads,
-                           double n_kv_heads, double size, double products_a_token) {
-  const FeatureTokens tokens = count_feature_tokens(mask, n_q, n_k);
+template <class Call>
+void count_features(std::span<const Call> calls, Index heads_per_kv, const Mask& mask, double size,
+                    double products_a_token, const Context& context) {
+  const Call& one = calls.front();
+  const FeatureTokens tokens = count_feature_tokens(mask, one.q.rows, one.k.rows, *context.workspace);
+  const double n_heads = static_cast<double>(calls.size()), n_kv_heads = n_heads / static_cast<double>(heads_per_kv);
+  FlopCounter& flops = *context.flops;
   const double all = n_heads * tokens.queries + n_kv_heads * tokens.keys;
-  flops.add_products(Phase::values, 2 * all * size * static_cast<double>(d_v));
+  flops.add_products(Phase::values, 2 * all * size * static_cast<double>(one.v.cols));
   flops.add_products(Phase::scores, 2 * all * size + all * products_a_token);
   flops.add_exponentials(all * size);
-  count_tokens(flops, mask, n_k, static_cast<Index>(n_heads));
+  count_tokens(flops, mask, one.k.rows, static_cast<Index>(calls.size()));
 }
 
 /// Runs checked calls, and counts them. `products_a_token`: of the features of one token.
 template <class Map, class Call>
 void attend_features(const Map& map, std::span<const Call> calls, Index heads_per_kv, const Mask& mask,
                      double products_a_token, const Context& context) {
-  const Call& one = calls.front();
   FeatureAttention<Map, Call>(map, calls, heads_per_kv, context).run(mask);
-  if (context.flops == nullptr) return;
-  const double n_heads = static_cast<double>(calls.size());
-  count_features(*context.flops, mask, one.q.rows, one.k.rows, one.v.cols, n_heads,
-                 n_heads / static_cast<double>(heads_per_kv), static_cast<double>(map.size()), products_a_token);
+  if (context.flops != nullptr)
+    count_features(calls, heads_per_kv, mask, static_cast<double>(map.size()), products_a_token, context);
 }
 
 }  // namespace heed::detail

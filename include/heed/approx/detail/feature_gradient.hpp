@@ -37,9 +37,9 @@ class FeatureGradient {
     const Index n_groups = static_cast<Index>(calls_.size()) / heads_per_kv_, n_q = one.q.rows;
     const Index n_panels = (one.k.rows + width_ - 1) / width_;
     denominators_ = frame.take<T>(static_cast<Index>(calls_.size()) * n_q);
-    visit_feature_sequences(mask, n_q, one.k.rows, [&](const FeatureSequence& sequence) {
-      if (sequence.k_end == sequence.k_first) return;
-      const double tokens = static_cast<double>(sequence.k_end - sequence.k_first + sequence.q_end - sequence.q_first);
+    visit_feature_sequences(mask, n_q, one.k.rows, frame, [&](const FeatureSequence& sequence) {
+      if (sequence.keys.size == 0) return;
+      const double tokens = static_cast<double>(sequence.keys.size + sequence.q_end - sequence.q_first);
       const double work = static_cast<double>(calls_.size()) * tokens * static_cast<double>(map_.size() * one.v.cols);
       Workspace::Frame inside(*context_.workspace);
       for_each_task(
@@ -69,44 +69,35 @@ class FeatureGradient {
   }
   T* denominators_of(const Call& call) const { return denominators_ + (&call - calls_.data()) * call.q.rows; }
 
-  // Queries whose last key is one of [first, end).
-  struct Block {
-    Index i, n, last;  // last: keys of the panel that query i sees
-  };
-  static Block block_of(const FeatureSequence& sequence, Index first, Index end) {
-    if (!sequence.causal) return {0, 0, 0};
-    const Index i = std::max(sequence.q_first, first - sequence.shift);
-    return {i, std::min(sequence.q_end, end - sequence.shift) - i, i + sequence.shift + 1 - first};
-  }
-
   void run_group(Worker& worker, Index group, const FeatureSequence& sequence) const {
     Panel& panel = worker.panel;
     const FeatureSums<T>& state = worker.state;
     const ConstView<typename Call::Key>& k = call_of(group, 0).k;
     panel.clear(state);
+    const TokenSet& keys = sequence.keys;
     Index at = 0;
-    for (Index start = sequence.k_first; start < sequence.k_end; start += width_, ++at) {
-      const Index stop = std::min(start + width_, sequence.k_end);
+    for (Index start = 0; start < keys.size; start += width_, ++at) {
+      const Index stop = std::min(start + width_, keys.size);
       if constexpr (Map::has_rows) panel.save_references(state, worker.references + at * map_.size());
-      for (Index j = start, end = 0; j < stop; j = end) {
-        end = panel.keys(state, k, j, stop, true);
-        panel.read_values(call_of(group, 0).v, j, end - j);
-        const Block block = block_of(sequence, j, end);
-        for (Index h = 0; h < heads_per_kv_ && block.n > 0; ++h) {
+      for (Index t = start, n_keys = 0; t < stop; t += n_keys) {
+        n_keys = panel.keys(state, k, keys.part(t, stop - t), true);
+        panel.read_values(call_of(group, 0).v, keys.part(t, n_keys));
+        for (Index h = 0; h < heads_per_kv_ && sequence.causal; ++h) {
           const Call& call = call_of(group, h);
-          panel.go_through_queries(state, call, block.i, block.n, end - j, block.last, denominators_of(call));
+          panel.visit_last_seeing(sequence, t, n_keys, [&](Index i, Index n) {
+            panel.go_through_queries(state, call, i, n, n_keys, denominators_of(call));
+          });
         }
-        panel.add_keys(state, end - j);
+        panel.add_keys(state, n_keys);
       }
     }
     panel.clear_query_sums(state);
     for (Index h = 0; h < heads_per_kv_; ++h) {
       const Call& call = call_of(group, h);
-      const Index first =
-          sequence.causal ? std::max(sequence.q_first, sequence.k_end - sequence.shift) : sequence.q_first;
+      const Index first = sequence.causal ? std::max(sequence.q_first, sequence.query_of(keys.size)) : sequence.q_first;
       for (Index i = first; i < sequence.q_end; i += width_) {
         const Index n = std::min(width_, sequence.q_end - i);
-        panel.go_through_queries(state, call, i, n, 0, 0, denominators_of(call));
+        panel.go_through_queries(state, call, i, n, 0, denominators_of(call));
         panel.add_queries(state, n);
       }
     }
@@ -115,38 +106,45 @@ class FeatureGradient {
 
   // The panel of keys number `at`, or the parts into which moves of references cut it, last one first.
   void go_back(Worker& worker, Index group, const FeatureSequence& sequence, Index at) const {
-    const Index start = sequence.k_first + at * width_, stop = std::min(start + width_, sequence.k_end);
-    Index j = start, end = 0, n_parts = 0;
-    make_keys(worker, group, at, start, stop, Mask::unlimited, j, end, n_parts);
-    add_part(worker, group, sequence, j, end);
-    for (Index part = n_parts - 1; part-- > 0;) {
-      Index made = 0;
-      make_keys(worker, group, at, start, stop, part + 1, j, end, made);
-      add_part(worker, group, sequence, j, end);
+    const Index start = at * width_, n = std::min(width_, sequence.keys.size - start);
+    const TokenSet some = sequence.keys.part(start, n);
+    Part part = make_keys(worker, group, at, some, Mask::unlimited);
+    for (;;) {
+      add_part(worker, group, sequence, start + part.first, part.n);
+      if (part.number == 0) return;
+      part = make_keys(worker, group, at, some, part.number);
     }
   }
 
-  // Makes features of the keys of a panel part by part, as on the way there, at most `most` parts: [j, end) is the
-  // last.
-  void make_keys(Worker& worker, Index group, Index at, Index start, Index stop, Index most, Index& j, Index& end,
-                 Index& made) const {
+  // Keys [first, first + n) of a panel, in the part `number`.
+  struct Part {
+    Index number = 0, first = 0, n = 0;
+  };
+
+  // Makes features of the keys of a panel part by part, as on the way there, at most `most` parts; returns the last.
+  Part make_keys(Worker& worker, Index group, Index at, const TokenSet& some, Index most) const {
     if constexpr (Map::has_rows) worker.panel.restore_references(worker.state, worker.references + at * map_.size());
     worker.panel.set_fresh(at == 0);
-    for (end = start; end < stop && made < most; ++made) {
-      j = end;
-      end = worker.panel.keys(worker.state, call_of(group, 0).k, j, stop, false);
+    Part part{-1};
+    for (Index next = 0; next < some.size && part.number + 1 < most; next += part.n) {
+      const TokenSet rest = some.part(next, some.size - next);
+      part = {part.number + 1, next, worker.panel.keys(worker.state, call_of(group, 0).k, rest, false)};
     }
+    return part;
   }
 
-  void add_part(Worker& worker, Index group, const FeatureSequence& sequence, Index first, Index end) const {
+  // The n_keys keys from number t on.
+  void add_part(Worker& worker, Index group, const FeatureSequence& sequence, Index t, Index n_keys) const {
     Panel& panel = worker.panel;
-    const Block block = block_of(sequence, first, end);
-    panel.begin_keys(worker.state, call_of(group, 0), first, end - first);
-    for (Index h = 0; h < heads_per_kv_ && block.n > 0; ++h) {
+    const TokenSet some = sequence.keys.part(t, n_keys);
+    panel.begin_keys(worker.state, call_of(group, 0), some);
+    for (Index h = 0; h < heads_per_kv_ && sequence.causal; ++h) {
       const Call& call = call_of(group, h);
-      panel.add_block(worker.state, call, first, end - first, block.i, block.n, block.last, denominators_of(call));
+      panel.visit_last_seeing(sequence, t, n_keys, [&](Index i, Index n) {
+        panel.add_block(worker.state, call, some, i, n, denominators_of(call));
+      });
     }
-    panel.end_keys(worker.state, call_of(group, 0), first, end - first);
+    panel.end_keys(worker.state, call_of(group, 0), some);
   }
 
   const Map& map_;
@@ -168,7 +166,7 @@ void attend_features_backward(const Map& map, std::span<const Call> calls, Index
   FeatureGradient<Map, Call>(map, calls, heads_per_kv, own.context()).run(mask);
   if (context.flops == nullptr) return;
   const Call& one = calls.front();
-  const FeatureTokens tokens = count_feature_tokens(mask, one.q.rows, one.k.rows);
+  const FeatureTokens tokens = count_feature_tokens(mask, one.q.rows, one.k.rows, *own.context().workspace);
   const double n_heads = static_cast<double>(calls.size()), size = static_cast<double>(map.size()),
                keys = tokens.keys * n_heads / static_cast<double>(heads_per_kv), queries = tokens.queries * n_heads,
                row = 2 * size * static_cast<double>(one.v.cols + 1);

@@ -4,6 +4,7 @@
 
 #include "heed/approx/detail/feature_panel.hpp"
 #include "heed/core/floating.hpp"
+#include "heed/core/pattern.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
@@ -28,6 +29,7 @@ class FeatureGradientPanel : public FeaturePanel<Map> {
   using Base::pairs;
   using Base::phi_of_keys;
   using Base::phi_of_queries;
+  using Base::seen;
   using Base::values;
   using Base::vectors_of;
 
@@ -69,14 +71,14 @@ class FeatureGradientPanel : public FeaturePanel<Map> {
   }
 
   /// Forward along the keys: features of queries [first, first + n), their denominators, and d_q. The first n_keys keys
-  /// of the panel, whose values have been read, are no part of the sums: query i sees the first last + i of them.
+  /// of the panel, whose values have been read, are no part of the sums: query i sees the first seen[i] of them.
   template <class Call>
-  void go_through_queries(const FeatureSums<T>& state, const Call& call, Index first, Index n, Index n_keys, Index last,
+  void go_through_queries(const FeatureSums<T>& state, const Call& call, Index first, Index n, Index n_keys,
                           T* denominators) {
     this->queries(state, call.q, first, n);
     tiles_.values(state.sums + d_v_, stride_, tiles_.rows, state.count, phi_of_queries, 1, width_, 0, vectors_of(n),
                   nullptr, out);
-    if (n_keys > 0) this->multiply_pairs(state, n_keys, n, last);
+    if (n_keys > 0) this->multiply_pairs(state, n_keys, n);
     for (Index j = 0; j < n_keys; ++j) {
       for (Index i = 0; i < n; ++i) out[i] += pairs[j * width_ + i];
     }
@@ -84,8 +86,8 @@ class FeatureGradientPanel : public FeaturePanel<Map> {
     read_gradients(call, first, n, denominators);
     tiles_.scores(state.sums, stride_, state.count, g_columns_, d_v_ + 1, width_, 0, vectors_of(n), d_phi_, ignored_,
                   nullptr);
-    if (n_keys > 0) add_pairs_to_queries(state, n_keys, n, last);
-    pull_back(FeatureSide::query, state, this->x_of_queries, phi_of_queries, n, call.d_q, first);
+    if (n_keys > 0) add_pairs_to_queries(state, n_keys, n);
+    pull_back(FeatureSide::query, state, this->x_of_queries, phi_of_queries, call.d_q, {first, n});
   }
 
   /// Adds the queries that were gone through last, or read by read_queries, to the sums over queries.
@@ -93,11 +95,12 @@ class FeatureGradientPanel : public FeaturePanel<Map> {
     gradients_.add_products(phi_of_queries, width_, state.count, g_, stride_, n, stride_, query_sums, stride_);
   }
 
-  /// Back along the keys: what the sums over queries give the n keys of the panel, whose features are those of keys().
+  /// Back along the keys: what the sums over queries give the keys of the panel, whose features are those of keys().
   template <class Call>
-  void begin_keys(const FeatureSums<T>& state, const Call& call, Index first, Index n) {
+  void begin_keys(const FeatureSums<T>& state, const Call& call, const TokenSet& some) {
+    const Index n = some.size;
     lower_query_sums(state);
-    this->read_values(call.v, first, n);
+    this->read_values(call.v, some);
     storage_kernels<T, T>(isa_).transpose(values, stride_, 1, nullptr, n, nullptr, d_v_ + 1, value_columns_, width_,
                                           T(1), true);
     tiles_.scores(query_sums, stride_, state.count, value_columns_, d_v_ + 1, width_, 0, vectors_of(n), d_phi_,
@@ -105,18 +108,19 @@ class FeatureGradientPanel : public FeaturePanel<Map> {
     tiles_.values(query_sums, stride_, tiles_.rows, state.count, phi_of_keys, d_v_, width_, 0, vectors_of(n), nullptr,
                   out);
     for (Index j = 0; j < n; ++j) {
-      for (Index c = 0; c < d_v_; ++c) call.d_v(first + j, c) += out[c * width_ + j];
+      for (Index c = 0; c < d_v_; ++c) call.d_v(some[j], c) += out[c * width_ + j];
     }
   }
-  /// Then what queries [i, i + n) give them that see the first last + i of these n_keys keys; adds the queries to the
-  /// sums.
+  /// Then what queries [i, i + n) give them, each of which sees the first of these keys, as many as `seen` says; adds
+  /// the queries to the sums.
   template <class Call>
-  void add_block(const FeatureSums<T>& state, const Call& call, Index first, Index n_keys, Index i, Index n, Index last,
+  void add_block(const FeatureSums<T>& state, const Call& call, const TokenSet& some, Index i, Index n,
                  const T* denominators) {
+    const Index n_keys = some.size;
     this->queries(state, call.q, i, n);
-    this->multiply_pairs(state, n_keys, n, last);
+    this->multiply_pairs(state, n_keys, n);
     read_gradients(call, i, n, denominators);
-    make_pair_gradients(n_keys, n, last);
+    make_pair_gradients(n_keys, n);
     std::fill_n(d_values_, n_keys * stride_, T(0));
     if (tiles_.all_finite(phi_of_queries, width_, state.count, n) && tiles_.all_finite(g_, stride_, n, d_v_ + 1)) {
       storage_kernels<T, T>(isa_).transpose(d_pairs_, width_, 1, nullptr, n_keys, nullptr, n, turned_, width_, T(1),
@@ -126,7 +130,7 @@ class FeatureGradientPanel : public FeaturePanel<Map> {
       gradients_.add_products(pairs, width_, n_keys, g_, stride_, n, stride_, d_values_, stride_);
     } else {  // hidden pairs are skipped, not multiplied by 0
       for (Index t = 0; t < n; ++t) {
-        for (Index j = 0; j < std::min(n_keys, last + t); ++j) {
+        for (Index j = 0; j < seen[t]; ++j) {
           for (Index f = 0; f < state.count; ++f)
             d_phi_[f * width_ + j] += phi_of_queries[f * width_ + t] * d_pairs_[j * width_ + t];
           for (Index c = 0; c < d_v_; ++c) d_values_[j * stride_ + c] += pairs[j * width_ + t] * g_[t * stride_ + c];
@@ -134,13 +138,13 @@ class FeatureGradientPanel : public FeaturePanel<Map> {
       }
     }
     for (Index j = 0; j < n_keys; ++j) {
-      for (Index c = 0; c < d_v_; ++c) call.d_v(first + j, c) += d_values_[j * stride_ + c];
+      for (Index c = 0; c < d_v_; ++c) call.d_v(some[j], c) += d_values_[j * stride_ + c];
     }
     add_queries(state, n);
   }
   template <class Call>
-  void end_keys(const FeatureSums<T>& state, const Call& call, Index first, Index n) {
-    pull_back(FeatureSide::key, state, this->x_of_keys, phi_of_keys, n, call.d_k, first);
+  void end_keys(const FeatureSums<T>& state, const Call& call, const TokenSet& some) {
+    pull_back(FeatureSide::key, state, this->x_of_keys, phi_of_keys, call.d_k, some);
   }
 
   T* query_sums;  // features x stride: R
@@ -177,28 +181,29 @@ class FeatureGradientPanel : public FeaturePanel<Map> {
   }
 
   // d_pairs[j][i] = v_j . g_i, v_j with its 1; 0 where hidden.
-  void make_pair_gradients(Index n_keys, Index n, Index last) {
+  void make_pair_gradients(Index n_keys, Index n) {
     tiles_.scores(values, stride_, n_keys, g_columns_, d_v_ + 1, width_, 0, vectors_of(n), d_pairs_, ignored_, nullptr);
-    hide(d_pairs_, n_keys, n, last);
+    hide(d_pairs_, n_keys, n);
   }
 
-  void add_pairs_to_queries(const FeatureSums<T>& state, Index n_keys, Index n, Index last) {
-    make_pair_gradients(n_keys, n, last);
+  void add_pairs_to_queries(const FeatureSums<T>& state, Index n_keys, Index n) {
+    make_pair_gradients(n_keys, n);
     if (tiles_.all_finite(phi_of_keys, width_, state.count, n_keys)) {
       gradients_.add_products(phi_of_keys, width_, state.count, d_pairs_, width_, n_keys, lanes_of(n), d_phi_, width_);
       return;
     }
     for (Index i = 0; i < n; ++i) {
-      for (Index j = 0; j < std::min(n_keys, last + i); ++j) {
+      for (Index j = 0; j < seen[i]; ++j) {
         for (Index f = 0; f < state.count; ++f)
           d_phi_[f * width_ + i] += phi_of_keys[f * width_ + j] * d_pairs_[j * width_ + i];
       }
     }
   }
 
-  // From features to tokens: adds to rows [first, first + n) of `to`.
-  void pull_back(FeatureSide side, const FeatureSums<T>& state, const T* x, const T* phi, Index n, const View<T>& to,
-                 Index first) {
+  // From features to tokens: adds to the rows `some` of `to`.
+  void pull_back(FeatureSide side, const FeatureSums<T>& state, const T* x, const T* phi, const View<T>& to,
+                 const TokenSet& some) {
+    const Index n = some.size;
     const T factor = map_.factor(side);
     const T* d_x = d_phi_;
     if constexpr (Map::has_rows) {
@@ -216,7 +221,7 @@ class FeatureGradientPanel : public FeaturePanel<Map> {
       map_.pull_back(width_, lanes_of(n), x, phi, d_phi_);
     }
     for (Index i = 0; i < n; ++i) {
-      for (Index c = 0; c < d_; ++c) to(first + i, c) += factor * d_x[c * width_ + i];
+      for (Index c = 0; c < d_; ++c) to(some[i], c) += factor * d_x[c * width_ + i];
     }
   }
 

@@ -3,7 +3,9 @@
 #include <cmath>
 #include <limits>
 
+#include "heed/approx/detail/feature_sequences.hpp"
 #include "heed/core/floating.hpp"
+#include "heed/core/pattern.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
@@ -61,6 +63,7 @@ class FeaturePanel {
     out = scratch.take<T>(stride_ * width_);
     room_ = scratch.take<T>(3 * width_);
     ones_ = scratch.take<T>(width_);
+    seen = scratch.take<Index>(width_);
     if (ones_ == nullptr) return;  // only measured
     top_ = room_;
     base_ = room_ + width_;
@@ -89,13 +92,13 @@ class FeaturePanel {
   /// Whether no key has come yet: then there is no reference.
   void set_fresh(bool fresh) { fresh_ = fresh; }
 
-  /// Makes features of keys from `first` on, of at most `end`, in `phi_of_keys`, and returns one past the last of them.
-  /// A key far above the reference of some feature begins a panel of its own, and moves the references: sums, and those
-  /// of the rows behind `sums`, move with them where `move_sums`.
+  /// Makes features of the first of `some` keys in `phi_of_keys`, and returns of how many. A key far above the
+  /// reference of some feature begins a panel of its own, and moves the references: sums, and those of the rows behind
+  /// `sums`, move with them where `move_sums`.
   template <class S>
-  Index keys(const FeatureSums<T>& state, const ConstView<S>& k, Index first, Index end, bool move_sums) {
-    Index n = std::min(width_, end - first);
-    read(k, first, n, FeatureSide::key, x_of_keys);
+  Index keys(const FeatureSums<T>& state, const ConstView<S>& k, const TokenSet& some, bool move_sums) {
+    Index n = std::min(width_, some.size);
+    read(k, some.part(0, n), FeatureSide::key, x_of_keys);
     if constexpr (Map::has_rows) {
       logits(state, x_of_keys, vectors_of(n), phi_of_keys);
       if (fresh_ || top_[0] > most) {
@@ -112,13 +115,13 @@ class FeaturePanel {
       map_.features(FeatureSide::key, tiles_, state.first, state.count, x_of_keys, width_, vectors_of(n), phi_of_keys,
                     room_);
     }
-    return first + n;
+    return n;
   }
 
   /// Makes features of queries [first, first + n) in `phi_of_queries`: each query's up to a factor of its own.
   template <class S>
   void queries(const FeatureSums<T>& state, const ConstView<S>& q, Index first, Index n) {
-    read(q, first, n, FeatureSide::query, x_of_queries);
+    read(q, {first, n}, FeatureSide::query, x_of_queries);
     if constexpr (Map::has_rows) {
       logits(state, x_of_queries, vectors_of(n), phi_of_queries);
       for (Index i = 0; i < width_; ++i) base_[i] = is_minus_infinity(top_[i]) ? T(0) : top_[i];
@@ -131,10 +134,10 @@ class FeaturePanel {
 
   /// Rows of values and a 1 behind each, in `values`.
   template <class S>
-  void read_values(const ConstView<S>& v, Index first, Index n) {
-    storage_kernels<T, KernelScalar<S>>(isa_).gather(kernel_pointer(v.data) + first * v.row_stride, v.row_stride,
-                                                     v.col_stride, nullptr, n, d_v_, values, stride_);
-    for (Index j = 0; j < n; ++j) {
+  void read_values(const ConstView<S>& v, const TokenSet& some) {
+    storage_kernels<T, KernelScalar<S>>(isa_).gather(kernel_pointer(v.data) + some.first * v.row_stride, v.row_stride,
+                                                     v.col_stride, some.list, some.size, d_v_, values, stride_);
+    for (Index j = 0; j < some.size; ++j) {
       values[j * stride_ + d_v_] = T(1);
       for (Index c = d_v_ + 1; c < stride_; ++c) values[j * stride_ + c] = T(0);
     }
@@ -151,16 +154,28 @@ class FeaturePanel {
                   nullptr, out);
   }
 
-  /// pairs[j][i] = phi(q_i) . phi(k_j) for n_keys keys and n queries, and 0 from key last + i on for query i.
-  void multiply_pairs(const FeatureSums<T>& state, Index n_keys, Index n, Index last) {
+  /// Calls visit(i, n) for the queries of a causal sequence whose last key is one of the n_keys from number t on, a
+  /// panel of them after the other, with `seen` telling how many of these keys each sees.
+  template <class Visit>
+  void visit_last_seeing(const FeatureSequence& sequence, Index t, Index n_keys, const Visit& visit) {
+    const Index end = std::min(sequence.q_end, sequence.query_of(t + n_keys));
+    for (Index i = std::max(sequence.q_first, sequence.query_of(t)); i < end; i += width_) {
+      const Index n = std::min(width_, end - i);
+      for (Index c = 0; c < n; ++c) seen[c] = sequence.seen_by(i + c) - t;
+      visit(i, n);
+    }
+  }
+
+  /// pairs[j][i] = phi(q_i) . phi(k_j) for n_keys keys and n queries, and 0 from key seen[i] on for query i.
+  void multiply_pairs(const FeatureSums<T>& state, Index n_keys, Index n) {
     tiles_.values(phi_of_keys, width_, tiles_.rows, state.count, phi_of_queries, n_keys, width_, 0, vectors_of(n),
                   nullptr, pairs);
-    hide(pairs, n_keys, n, last);
+    hide(pairs, n_keys, n);
   }
-  /// Hides what comes behind each query's last key: query i sees keys [0, last + i) of the panel.
-  void hide(T* some, Index n_keys, Index n, Index last) const {
-    for (Index j = 0; j < n_keys; ++j) {
-      const Index hidden = std::clamp<Index>(j - last + 1, 0, n);  // queries with last + i <= j
+  /// Hides what comes behind each query's last key: query i sees keys [0, seen[i]) of the panel.
+  void hide(T* some, Index n_keys, Index n) const {
+    for (Index j = 0, hidden = 0; j < n_keys; ++j) {
+      while (hidden < n && seen[hidden] <= j) ++hidden;
       std::fill_n(some + j * width_, hidden, T(0));
       std::fill(some + j * width_ + n, some + j * width_ + lanes_of(n), T(0));
     }
@@ -168,7 +183,7 @@ class FeaturePanel {
 
   /// Adds the keys of the panel to `out`. Entries of values that are not finite reach the queries that see their key: 0
   /// stands in for them in the product, so that every other number keeps its bits.
-  void add_pairs(Index n_keys, Index n, Index last) {
+  void add_pairs(Index n_keys, Index n) {
     const bool finite = tiles_.all_finite(values, stride_, n_keys, d_v_);
     const T* some = values;
     if (!finite) {
@@ -179,8 +194,9 @@ class FeaturePanel {
     for (Index j = 0; !finite && j < n_keys; ++j) {
       for (Index c = 0; c < d_v_; ++c) {
         const T value = values[j * stride_ + c];
-        for (Index i = std::max<Index>(0, j - last + 1); i < n && !is_finite(value); ++i)
-          out[c * width_ + i] += pairs[j * width_ + i] * value;
+        for (Index i = 0; i < n && !is_finite(value); ++i) {
+          if (j < seen[i]) out[c * width_ + i] += pairs[j * width_ + i] * value;
+        }
       }
     }
   }
@@ -202,6 +218,7 @@ class FeaturePanel {
   T* pairs;                         // keys x width
   T* values;                        // width x stride
   T* out;                           // stride x width
+  Index* seen;                      // width: keys of the panel that each query sees; never fewer than the one before
 
  protected:
   static constexpr T log2_e = static_cast<T>(1.4426950408889634074);
@@ -209,11 +226,11 @@ class FeaturePanel {
   static constexpr T least = T(-1e30f);  // of references: below it is no finite key
 
   template <class S>
-  void read(const ConstView<S>& rows, Index first, Index n, FeatureSide side, T* x) {
-    storage_kernels<T, KernelScalar<S>>(isa_).transpose(kernel_pointer(rows.data) + first * rows.row_stride,
-                                                        rows.row_stride, rows.col_stride, nullptr, n, nullptr, d_, x,
-                                                        width_, map_.factor(side), true);
-    map_.complete(side, width_, lanes_of(n), x);
+  void read(const ConstView<S>& rows, const TokenSet& some, FeatureSide side, T* x) {
+    storage_kernels<T, KernelScalar<S>>(isa_).transpose(kernel_pointer(rows.data) + some.first * rows.row_stride,
+                                                        rows.row_stride, rows.col_stride, some.list, some.size, nullptr,
+                                                        d_, x, width_, map_.factor(side), true);
+    map_.complete(side, width_, lanes_of(some.size), x);
   }
 
   void logits(const FeatureSums<T>& state, const T* x, Index vectors, T* phi) {

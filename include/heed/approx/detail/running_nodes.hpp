@@ -85,14 +85,14 @@ class RunningNodes {
   /// of `width` entries; of keys all goes to `to.v`.
   void add_inside(Place& place, const TokenSet& tokens, const TokenPanel<T>& by_value, const TokenPanel<T>& by_key,
                   const Nodes& to, Index width) const {
-    const Index position = position_of(tokens[0]);
-    const Index last = events_before(position + tokens.size - 1);
+    const Index last = events_before(position_of(tokens[tokens.size - 1]));
     Index start = 0;
-    for (Index from = events_before(position); from < last; from += place.full_width) {
+    for (Index from = events_before(position_of(tokens[0])); from < last; from += place.full_width) {
       const Index n = std::min(place.full_width, last - from);
       multiply(place, from, n, by_value, by_key);
       for (Index e = 0; e < n; ++e) {
-        while (events_before(position + start) <= from + e) ++start;
+        if (!counts(from + e)) continue;
+        while (events_before(position_of(tokens[start])) <= from + e) ++start;
         add_event_inside(from + e, place.by_value + e * width, place.by_key + e * width, start, width, to);
       }
     }
@@ -147,7 +147,11 @@ class RunningNodes {
     }
   }
 
+  // False of keys that are absent.
+  bool counts(Index event) const { return of_keys() || head_->keys.has(row_of(event)); }
+
   void add_event(Index event, Index from_level, Index to_level, const Nodes& to) const {
+    if (!counts(event)) return;
     const Call& call = head_->call;
     const Index row = row_of(event), leaf = leaf_of(row);
     for (Index t = from_level; t < to_level; ++t) {

@@ -45,8 +45,8 @@ class TcBackward {
     for (Index first = 0, end = 0; first < call.q.rows; first = end) {
       end = end_of_sequence(head_.mask, first, call.q.rows);
       const KeyRange last = own.of(end - 1);
-      const TcSequence sequence{first, end, last.low, last.high, &own};
-      if (last.low < last.high) run(sequence);
+      const TcSequence sequence{first, end, last.low, last.high, head_.keys.count_between(last.low, last.high), &own};
+      if (sequence.n_keys > 0) run(sequence);
     }
     if (context_.flops != nullptr) count(*context_.flops);
   }
@@ -57,8 +57,8 @@ class TcBackward {
 
   void run(const TcSequence& sequence) {
     const Call& call = head_.call;
-    const double n_keys = static_cast<double>(sequence.high - sequence.low);
-    const double additions = n_keys * static_cast<double>(call.v.cols + head_.key_width());
+    const double additions =
+        static_cast<double>(sequence.n_keys) * static_cast<double>(call.v.cols + head_.key_width());
     to_.clear();
     if (head_.causal()) {
       TcShares<Call> shares(head_, shares_, sums_, isa_);
@@ -66,8 +66,8 @@ class TcBackward {
       levels_read_ += shares.find(sequence, d_logits_);
       shares.add_to_queries(sequence);
       shares.sweep(sequence, to_);
-      rows_added_ += 2 * head_.n_levels() * (sequence.high - sequence.low);
-      key_rows_added_ += (head_.levels.by_query ? 3 : 2) * head_.n_levels() * (sequence.high - sequence.low);
+      rows_added_ += 2 * head_.n_levels() * sequence.n_keys;
+      key_rows_added_ += (head_.levels.by_query ? 3 : 2) * head_.n_levels() * sequence.n_keys;
     } else {
       sum_keys(sums_, call.k, call.v, head_.keys, sequence.low, sequence.high, head_.addition_threads(additions));
       if (by_leaf()) {
@@ -81,7 +81,7 @@ class TcBackward {
       to_.sum_down();
       give_keys(sequence, head_.addition_threads(additions));
       // Keys to leaves and back, nodes upwards and downwards.
-      const Index rows = 2 * (sequence.high - sequence.low) + (head_.n_leaves() - 1) + 2 * (head_.n_leaves() - 1);
+      const Index rows = 2 * sequence.n_keys + 3 * (head_.n_leaves() - 1);
       rows_added_ += rows;
       key_rows_added_ += rows;
     }

@@ -95,7 +95,9 @@ class TcForward {
               sums.clear();
               low = next = range.low;
             }
-            for (; next < range.high; ++next) sums.add_path(key_leaf[next], call.k, values, next);
+            for (; next < range.high; ++next) {
+              if (head_.keys.has(next)) sums.add_path(key_leaf[next], call.k, values, next);
+            }
             const Index read = read_path(sums, head_.query_leaf[i], head_.levels, call.q, i, state.weights, state.row);
             if (task == 0) levels_read_ += read;  // every task reads them
             write(i, first, n, state.row);

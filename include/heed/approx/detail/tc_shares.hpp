@@ -17,10 +17,11 @@
 
 namespace heed::detail {
 
-/// One packed sequence: its queries, and the keys that they see.
+/// One packed sequence: its queries, and the keys that they see. Those that are absent lie among them, in no leaf.
 struct TcSequence {
   Index first = 0, end = 0;  // queries
   Index low = 0, high = 0;   // keys
+  Index n_keys = 0;          // of them, without the absent ones
   const OwnKeys* own = nullptr;
 };
 
@@ -83,7 +84,7 @@ class TcShares {
       for (Index i = sequence.first; i < sequence.end; ++i) {
         const Index high = head_.causal() ? sequence.own->of(i).high : next;
         for (; next < high; ++next) {
-          for (Index t = 0; t <= head_.height; ++t)
+          for (Index t = 0; t <= head_.height && head_.keys.has(next); ++t)
             add_one(keys, next, n, T(1), sums_.k + head_.node(head_.keys.leaf_of()[next], t) * d + first);
         }
         std::fill_n(room, n, T(0));
@@ -140,7 +141,9 @@ class TcShares {
     Index next = sequence.low;
     for (Index i = sequence.first; i < sequence.end; ++i) {
       const Index high = head_.causal() ? sequence.own->of(i).high : next;
-      for (; next < high; ++next) sums_.add(head_.node(head_.keys.leaf_of()[next], t), call.k, call.v, {next, 1});
+      for (; next < high; ++next) {
+        if (head_.keys.has(next)) sums_.add(head_.node(head_.keys.leaf_of()[next], t), call.k, call.v, {next, 1});
+      }
       const Index node = head_.node(head_.query_leaf[i], t), at = t * shares_.n_q + i;
       T mean_score = 0;
       const T score = level_score(sums_, node, t, head_.levels,
@@ -199,6 +202,7 @@ class TcShares {
       Index next = sequence.high;
       const auto read_down_to = [&](Index high) {
         for (; next > high; --next) {
+          if (!head_.keys.has(next - 1)) continue;
           Index path[max_path];
           for (Index t = 0; t <= head_.height; ++t) path[t] = head_.node(key_leaf[next - 1], t);
           std::fill_n(room, n, T(0));

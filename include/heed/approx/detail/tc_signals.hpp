@@ -78,7 +78,7 @@ class TcSignals {
     Index* list = frame.take<Index>(sequence_.high - sequence_.low);
     Index n = 0;
     for (Index j = sequence_.high; j-- > sequence_.low;) {
-      if (head_.keys.leaf_of()[j] != LeafLists::none) list[n++] = j;
+      if (head_.keys.has(j)) list[n++] = j;
     }
     if (!head_.causal()) std::reverse(list, list + n);
     const SignalGroup group{{0, n, list}, routing.nodes, n_nodes};

@@ -1,6 +1,7 @@
 #pragma once
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <span>
 #include <type_traits>
 
@@ -127,8 +128,12 @@ class GradientPanel {
       }
     }
     if (call.d_bias.data != nullptr) {
+      const bool one_row = call.d_bias.row_stride == 0;  // for all queries: those of the panel are summed first
       for (Index j = 0; j < part.n_keys; ++j) {
-        for (Index i = first; i < end; ++i) call.d_bias(queries[i], keys[part.at + j]) += d[j * width + i];
+        const T* slopes = d + j * width;
+        const Index key = keys[part.at + j];
+        if (one_row) call.d_bias(0, key) += std::accumulate(slopes + first, slopes + end, T(0));
+        for (Index i = first; i < end && !one_row; ++i) call.d_bias(queries[i], key) += slopes[i];
       }
     }
     const ScoreRule<T>& rule = scores_.rule();
