@@ -23,7 +23,7 @@ namespace heed {
 enum class TolerancePath {
   scan,           ///< a scan in 4 bits, and keys in full where it pays
   probe,          ///< all keys in 8 bits, and every level beside them to choose by
-  few_keys,       ///< all keys in 8 bits: the query sees fewer than 2048
+  few_keys,       ///< all keys in 8 bits: the query sees fewer than 2048, or more that are narrow
   not_tolerant,   ///< all keys: the tolerance is below what 8 bits or any level reach
   other_options,  ///< all keys: options the scan does not know
 };
@@ -90,7 +90,7 @@ class ToleranceCalls {
       ToleranceProbes& head = probes_[static_cast<std::size_t>(h)];
       const bool can_scan = knows && reach.n_pages() > 0 && tolerance_ > 0;
       const ToleranceWish wish{head.level_for(tolerance_), can_scan && head.is_due()};
-      const bool tolerant = can_scan && reach.high - reach.low >= least_keys && wish.level < ToleranceLevels::n_levels;
+      const bool tolerant = can_scan && pays_over(seen) && wish.level < ToleranceLevels::n_levels;
       const Call& call = calls[static_cast<std::size_t>(h)];
       paths[h] = wish.is_probe ? TolerancePath::probe : tolerant ? TolerancePath::scan : why_all(knows, seen);
       if (wish.is_probe || tolerant) {
@@ -129,11 +129,15 @@ class ToleranceCalls {
   }
 
  private:
-  static constexpr Index least_keys = 2048;
+  // Below, a scan and what comes with it cost as much as reading all: 2048 keys, and as many numbers as they have with
+  // keys and values of 64 columns.
+  bool pays_over(double keys) const {
+    return keys >= 2048 && keys * static_cast<double>(packed_.d + packed_.d_v) >= 2048 * 128;
+  }
 
-  static TolerancePath why_all(bool knows, double seen) {
+  TolerancePath why_all(bool knows, double seen) const {
     if (!knows) return TolerancePath::other_options;
-    return seen < static_cast<double>(least_keys) ? TolerancePath::few_keys : TolerancePath::not_tolerant;
+    return pays_over(seen) ? TolerancePath::not_tolerant : TolerancePath::few_keys;
   }
   // In 8 bits, as attend does.
   void read_all(std::span<const Call> calls, const AttentionOptions& options) const {
@@ -182,7 +186,7 @@ class ToleranceCalls {
 /// from all keys and at every level: the first, then ever fewer, at last one in 64. They change the cache's memory of
 /// them, which is why it is not const; its tokens stay as they are.
 ///
-/// All keys are read in 8 bits where that is as cheap (fewer than 2048 keys), where the tolerance asks for it, and with
+/// All keys are read in 8 bits where that is as cheap (fewer than 2048 keys of d = 64), where the tolerance asks for it, and with
 /// options the scan does not know (softcap, bias, boolean masks, ALiBi, absent keys, lengths, packed sequences). The
 /// result says which: `path(query, head)`.
 ///
