@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <string>
 #include <utility>
@@ -15,6 +16,7 @@
 #include "heed/exact/key_value_cache.hpp"
 #include "heed/exact/multi_head.hpp"
 #include "heed/exact/reference.hpp"
+#include "support/allocations.hpp"
 #include "support/inputs.hpp"
 #include "support/matrices.hpp"
 #include "support/option_kinds.hpp"
@@ -188,6 +190,18 @@ TEST(Int8Cache, TruncatedTokensAreForgotten) {
   cache.clear();
   EXPECT_EQ(cache.size(), 0);
   EXPECT_TRUE(attend(q, cache).out.isZero());
+}
+
+TEST(Int8Cache, CopiesHaveTheRoomOfTheirOriginal) {
+  const Matrix<float> k = random_matrix<float>(300, 16, 2);
+  KeyValueCache<Int8> cache(8, 8, 2, 2000);
+  cache.append(k, k);
+  KeyValueCache<Int8> copy = cache;
+  EXPECT_EQ(copy.capacity(), 2000);
+  if (!counts_allocations()) GTEST_SKIP() << "a sanitizer owns malloc";
+  const std::uint64_t before = allocations();
+  for (int i = 0; i < 5; ++i) copy.append(k, k);
+  EXPECT_EQ(allocations(), before) << "room that a copy says it has is there";
 }
 
 TEST(Int8Cache, CopiesAreApartAndWhatWasMovedFromIsEmpty) {

@@ -73,9 +73,11 @@ class ToleranceCalls {
     double read, seen;
   };
   Keys run(std::span<Call> calls, Index i, Index n_q, double* reported, TolerancePath* paths) const {
-    const bool knows = scan_knows(options_) && !ScoreRule<float>(options_, packed_.d, 0, false).adjusts_all;
+    bool knows = true;
+    for (Index h = 0; h < packed_.n_heads; ++h)
+      knows = knows && !ScoreRule<float>(options_, packed_.d, h, false).adjusts_all;
     const Index n_k = calls.front().k.rows;
-    const AttentionOptions own = knows ? options_of_query(options_, i, n_q, n_k) : options_;
+    const AttentionOptions own = options_of_query(options_, i, n_q, n_k);
     const Int8Rows& tokens = *calls.front().k.tokens;
     using Decode = ToleranceDecode<Call>;
     const typename Decode::Reach reach(tokens, KeyBounds(own.mask, 1, n_k).of(0));
@@ -88,9 +90,9 @@ class ToleranceCalls {
     Index n_scanned = 0, n_whole = 0;
     for (Index h = 0; h < packed_.n_heads; ++h) {
       ToleranceProbes& head = probes_[static_cast<std::size_t>(h)];
-      const bool can_scan = knows && reach.n_pages() > 0 && tolerance_ > 0;
+      const bool can_scan = knows && reach.n_pages() > 0;
       const ToleranceWish wish{head.level_for(tolerance_), can_scan && head.is_due()};
-      const bool tolerant = can_scan && pays_over(seen) && wish.level < ToleranceLevels::n_levels;
+      const bool tolerant = can_scan && tolerance_ > 0 && pays_over(seen) && wish.level < ToleranceLevels::n_levels;
       const Call& call = calls[static_cast<std::size_t>(h)];
       paths[h] = wish.is_probe ? TolerancePath::probe : tolerant ? TolerancePath::scan : why_all(knows, seen);
       if (wish.is_probe || tolerant) {

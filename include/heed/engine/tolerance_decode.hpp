@@ -151,7 +151,7 @@ class ToleranceDecode {
         const auto [bin, budget] = row.cut_for(ToleranceLevels::tau[level]);
         row.read(bin, std::exchange(read_from, bin));
         answer.probe.budget[level] = budget;
-        answer.probe.error[level] = row.has_digits() ? error_of(row.answer(), call(h)) : 1;
+        answer.probe.error[level] = row.is_sound() ? error_of(row.answer(), call(h)) : 1;
       }
       answer.probe.floor = answer.floor;
       return;
@@ -161,7 +161,7 @@ class ToleranceDecode {
     answer.budget = budget;
     answer.keys_read =
         static_cast<double>(row.keys_read() + reach_.high - reach_.low - reach_.n_pages() * Int8Layout::keys);
-    answer.found = row.has_digits();
+    answer.found = row.is_sound();
     if (answer.found) write_out(call(h), {0, 1}, row.answer(), options_.sinks, isa_);
   }
 

@@ -30,10 +30,13 @@ class ToleranceProbes {
   bool is_due() const { return n_queries_ >= next_; }
 
   void add(const Probe& probe) {
-    recent_[static_cast<std::size_t>(n_probes_ % n_recent)] = probe;
-    ++n_probes_;
     last_ = n_queries_;
     next_ = n_queries_ < 64 ? std::max<Index>(1, 2 * n_queries_) : n_queries_ + 64;
+    double all = probe.floor;
+    for (std::size_t level = 0; level < probe.error.size(); ++level) all += probe.error[level] + probe.budget[level];
+    if (!std::isfinite(all)) return;  // a query with NaN teaches nothing
+    recent_[static_cast<std::size_t>(n_probes_ % n_recent)] = probe;
+    ++n_probes_;
   }
   /// Ends a query.
   void count_query() { ++n_queries_; }

@@ -66,6 +66,7 @@ class ToleranceRow {
     mass_ = exact.l[0] * mine;
     most_ = moment_ = 0;
     std::fill_n(num_, width_, 0.0f);
+    std::fill_n(out_, width_, 0.0f);
     for (Index c = 0; c < tokens.layout.d_v; ++c) num_[c] = exact.out[c] * mine;
     for (Index chunk = 0; chunk < scan.n_chunks(); ++chunk) {
       const float unit = unit_of(chunk);
@@ -103,8 +104,12 @@ class ToleranceRow {
     read_groups(n);
   }
 
-  /// False where the scan took some keys for so much more than they are that taking it back has left no digits.
-  bool has_digits() const { return mass_ > 1e-4f * most_; }
+  /// False where the scan took some keys for so much more than they are that taking it back has left no digits, or
+  /// numbers have left the range of float.
+  bool is_sound() {
+    const SoftmaxState<float> now = answer();
+    return mass_ > 1e-4f * most_ && std::all_of(now.out, now.out + now.d_v, [](float x) { return is_finite(x); });
+  }
   /// The answer as it is now.
   SoftmaxState<float> answer() {
     for (Index c = 0; c < tokens_->layout.d_v; ++c) out_[c] = num_[c] + moment_ * beta_[c];
@@ -151,7 +156,10 @@ class ToleranceRow {
       square += static_cast<double>(product_[c]) * of_query + rounding * tokens_->squared_scales * of_query * of_query;
     }
     if (!(square > 0) || !std::isfinite(square)) return;
-    for (Index c = 0; c < d_v; ++c) beta_[c] = static_cast<float>(static_cast<double>(product_[width + c]) / square);
+    for (Index c = 0; c < d_v; ++c) {
+      const auto slope = static_cast<float>(static_cast<double>(product_[width + c]) / square);
+      beta_[c] = is_finite(slope) ? slope : 0.0f;
+    }
   }
 
   void estimate(float scale) {
@@ -170,6 +178,7 @@ class ToleranceRow {
     std::fill_n(error_of_bin_, n_bins, 0.0);
     floor_ = 0;
     const double coarse = static_cast<double>(scale) * static_cast<double>(scale) * q_square * rounding;
+    const double step = static_cast<double>(scale) * static_cast<double>(query_->query.scale);  // of the query's bytes
     const double whole = 1 / (static_cast<double>(mass_) * static_cast<double>(mass_) * std::max(square, 1e-60));
     for (Index chunk = 0; chunk < scan_->n_chunks(); ++chunk) {
       const double unit = static_cast<double>(unit_of(chunk)), relative = unit * unit * whole;
@@ -183,7 +192,7 @@ class ToleranceRow {
         const double error = relative * (spread + sigma * (distance + spread));
         floor_ += relative * static_cast<double>(scan_->sums[p].square[0] + scan_->sums[p].square[1]) *
                   (static_cast<double>(layout.d_v) * static_cast<double>(of.value_scale_square) / 12 +
-                   sigma / 256 * (distance + spread));
+                   (sigma / 256 + step * step / 12 * static_cast<double>(of.key_spread)) * (distance + spread));
         for (Index half = 0; half < 2; ++half) {
           const auto of_group = static_cast<float>(error * static_cast<double>(scan_->sums[p].square[half]));
           const auto bin = std::clamp<Index>(

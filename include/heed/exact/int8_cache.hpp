@@ -20,7 +20,7 @@ namespace heed {
 /// price. The first 4 tokens and the newest 64 to 95 stay in float; the others lie in pages of 32, a key as mean of its
 /// page + scale * whole number, a value as scale * whole number, with a scale a token. `attend` takes it as it takes
 /// every cache, with all masks and options. Relative error on real heads .002 to .012; a query is rounded to 8 bits
-/// too where it comes alone.
+/// too where it comes alone. Values below 1e-34 are 0 there.
 ///
 /// Bytes depend on the tokens alone, not on how appends split them. A call that throws leaves the cache as it was. One
 /// that was moved from is empty.
@@ -39,7 +39,10 @@ class KeyValueCache<Int8> {
     heads_.assign(static_cast<std::size_t>(n_kv_heads), detail::Int8Head(d, shape_.d_v));
     reserve(capacity);
   }
-  KeyValueCache(const KeyValueCache&) = default;
+  KeyValueCache(const KeyValueCache& other)
+      : shape_(other.shape_), size_(other.size_), heads_(other.heads_), probes_(other.probes_) {
+    reserve(other.capacity_);  // which copies of vectors forget
+  }
   KeyValueCache(KeyValueCache&& other) noexcept
       : shape_(other.shape_),
         size_(std::exchange(other.size_, 0)),
@@ -124,7 +127,7 @@ class KeyValueCache<Int8> {
   void set_heads(std::vector<detail::Int8Head> heads, Index size) {
     heads_ = std::move(heads);
     size_ = size;
-    capacity_ = std::max(capacity_, size);
+    capacity_ = size;
     probes_.clear();
   }
 

@@ -73,6 +73,7 @@ class Int8Head {
         all.widen_value(size - n_last_ + j, last_values() + j * layout_.d_v);
       }
       resize_pages();
+      remake_moments();
     } else {
       n_last_ = size - all.pages_end();
     }
@@ -121,7 +122,8 @@ class Int8Head {
                std::all_of(floats_.begin(), floats_.end(), finite) &&
                std::all_of(moments_.begin(), moments_.end(), finite);
     for (const PageStatistics& of : statistics_)
-      all = all && finite(of.spread + of.mean_value_square + of.key_scale_square + of.value_scale_square);
+      for (const float x : {of.spread, of.key_spread, of.mean_value_square, of.key_scale_square, of.value_scale_square})
+        all = all && finite(x);
     const Int8PagesView pages = rows().pages;
     for (Index p = 0; p < n_pages_; ++p) {
       for (Index j = 0; j < Int8Layout::keys; ++j) {
@@ -172,14 +174,9 @@ class Int8Head {
     unsigned char* far = reinterpret_cast<unsigned char*>(far_.data()) + page * layout_.far_bytes;
     Bfloat* mean_key = mean_keys_.data() + page * layout_.d_padded;
     Bfloat* mean_value = mean_values_.data() + page * layout_.v_padded;
-    const double key_scale_square = close_keys(layout_, last_keys(), mean_key, near, far);
-    PageStatistics& statistics = statistics_.back();
-    statistics = close_values(layout_, last_values(), mean_value, far);
-    statistics.key_scale_square = within_bfloat(key_scale_square);
-    if (page % moment_pages == 0 && !moments_.empty()) {
-      add_moments(mean_key, mean_value);
-      squared_scales_ += Int8Layout::keys * key_scale_square;
-    }
+    close_keys(layout_, last_keys(), mean_key, near, far, statistics_.back());
+    close_values(layout_, last_values(), mean_value, far, statistics_.back());
+    add_moments(page);
     n_last_ -= Int8Layout::keys;
     std::copy_n(last_keys() + Int8Layout::keys * layout_.d, n_last_ * layout_.d, last_keys());
     std::copy_n(last_values() + Int8Layout::keys * layout_.d_v, n_last_ * layout_.d_v, last_values());
@@ -188,21 +185,28 @@ class Int8Head {
   // Every fourth page is enough for the moments.
   static constexpr Index moment_pages = 4;
 
-  void add_moments(const Bfloat* mean_key, const Bfloat* mean_value) {
+  // Of the numbers a page stands for, so that they are the same whenever they are made.
+  void add_moments(Index page) {
+    if (page % moment_pages != 0 || moments_.empty()) return;
     const Index d = layout_.d, width = Int8Rows::moment_width(d), n = Int8Layout::keys;
-    float *rests = rests_.data(),
-          *columns = rests + n * rest_width();  // what is left of keys and values; of keys again
+    const Int8Rows all = rows();
+    const Int8PagesView of = all.pages_from(page);
+    float *rests = rests_.data(), *columns = rests + n * rest_width();  // of keys and values; of keys again
     for (Index j = 0; j < n; ++j) {
       float* row = rests + j * rest_width();
-      for (Index c = 0; c < d; ++c) {
-        row[c] = last_keys()[j * d + c] - Int8Rows::number(mean_key, c);
-        columns[c * n + j] = row[c];
-      }
-      for (Index c = 0; c < layout_.d_v; ++c)
-        row[width + c] = last_values()[j * layout_.d_v + c] - Int8Rows::number(mean_value, c);
+      all.widen_key(Int8Rows::n_first + page * n + j, row);
+      all.widen_value(Int8Rows::n_first + page * n + j, row + width);
+      for (Index c = 0; c < d; ++c) columns[c * n + j] = row[c] -= Int8Rows::number(of.mean_keys, c);
+      for (Index c = 0; c < layout_.d_v; ++c) row[width + c] -= Int8Rows::number(of.mean_values, c);
     }
     gradient_kernels<float>(active_isa())
         .add_products(columns, n, d, rests, rest_width(), n, rest_width(), moments_.data(), rest_width());
+    squared_scales_ += Int8Layout::keys * static_cast<double>(of.statistics->key_scale_square);
+  }
+  void remake_moments() {
+    std::fill(moments_.begin(), moments_.end(), 0.0f);
+    squared_scales_ = 0;
+    for (Index page = 0; page < n_pages_; page += moment_pages) add_moments(page);
   }
   Index rest_width() const { return Int8Rows::moment_width(layout_.d) + Int8Rows::moment_width(layout_.d_v); }
 

@@ -42,15 +42,16 @@ inline PageMoments moments_of(const float* rows, Index width, Index c) {
   return {mean, square / Int8Layout::keys};
 }
 
-/// Writes the keys of a page, and returns the mean square of their scales. The bytes of the planes must be 0.
-inline double close_keys(const Int8Layout& layout, const float* keys, Bfloat* mean_key, unsigned char* near,
-                         unsigned char* far) {
+/// Writes the keys of a page and what its statistics say of them. The bytes of the planes must be 0.
+inline void close_keys(const Int8Layout& layout, const float* keys, Bfloat* mean_key, unsigned char* near,
+                       unsigned char* far, PageStatistics& statistics) {
   const Index d = layout.d;
-  double scale_square = 0;
+  double scale_square = 0, spread = 0;
   double most[Int8Layout::keys] = {};
   for (Index c = 0; c < d; ++c) {
     const PageMoments of = moments_of(keys, d, c);
     mean_key[c].bits = bfloat_nearest(of.mean);
+    spread += of.square;
     for (Index j = 0; j < Int8Layout::keys; ++j) {
       most[j] = std::max(most[j], std::abs(static_cast<double>(keys[j * d + c]) - static_cast<double>(of.mean)));
     }
@@ -72,12 +73,13 @@ inline double close_keys(const Int8Layout& layout, const float* keys, Bfloat* me
       far[at] = static_cast<unsigned char>(far[at] | (whole & 15) << shift);
     }
   }
-  return scale_square;
+  statistics.key_scale_square = within_bfloat(scale_square);
+  statistics.key_spread = within_bfloat(spread);
 }
 
-/// Writes the values of a page; key_scale_square is left to the caller.
-inline PageStatistics close_values(const Int8Layout& layout, const float* values, Bfloat* mean_value,
-                                   unsigned char* far) {
+/// Writes the values of a page and what its statistics say of them.
+inline void close_values(const Int8Layout& layout, const float* values, Bfloat* mean_value, unsigned char* far,
+                         PageStatistics& statistics) {
   const Index d_v = layout.d_v;
   double spread = 0, square = 0, scale_square = 0;
   for (Index c = 0; c < d_v; ++c) {
@@ -98,7 +100,9 @@ inline PageStatistics close_values(const Int8Layout& layout, const float* values
       row[4 * c] = static_cast<unsigned char>(static_cast<std::int8_t>(whole));
     }
   }
-  return {within_bfloat(spread), within_bfloat(square), 0.0f, within_bfloat(scale_square)};
+  statistics.spread = within_bfloat(spread);
+  statistics.mean_value_square = within_bfloat(square);
+  statistics.value_scale_square = within_bfloat(scale_square);
 }
 
 }  // namespace heed::detail

@@ -9,6 +9,7 @@ namespace heed::detail {
 /// What estimates of errors need of a page, in float.
 struct PageStatistics {
   float spread;              ///< mean |value - mean value|^2
+  float key_spread;          ///< mean |key - mean key|^2
   float mean_value_square;   ///< |mean value|^2
   float key_scale_square;    ///< mean square of the scales of keys
   float value_scale_square;  ///< and of values
