@@ -9,24 +9,11 @@
 #include <gtest/gtest.h>
 
 #include "heed/distributed/attend_sharded.hpp"
+#include "heed/distributed/ring_attend.hpp"
+#include "distributed/mpi_spy.hpp"
 #include "distributed/rank_case.hpp"
 #include "support/inputs.hpp"
 #include "support/matrices.hpp"
-
-namespace {
-const char* failing_call = nullptr;  // of MPI, on this rank
-bool fails(const char* call) { return failing_call != nullptr && std::string(failing_call) == call; }
-}  // namespace
-
-// MPI's own way in for tools: these stand before the library's.
-extern "C" int MPI_Allgather(const void* a, int n, MPI_Datatype x, void* b, int m, MPI_Datatype y, MPI_Comm comm) {
-  if (fails("MPI_Allgather")) return MPI_ERR_OTHER;
-  return PMPI_Allgather(a, n, x, b, m, y, comm);
-}
-extern "C" int MPI_Bcast(void* data, int n, MPI_Datatype type, int root, MPI_Comm comm) {
-  if (fails("MPI_Bcast")) return MPI_ERR_TRUNCATE;
-  return PMPI_Bcast(data, n, type, root, comm);
-}
 
 namespace heed::test {
 namespace {
@@ -123,18 +110,30 @@ TEST(Faults, ARankThatFailsWhileItComputesKeepsNobodyWaiting) {
   EXPECT_NE(said.find("a functor had enough"), std::string::npos) << said;
   EXPECT_TRUE(is_last() || said.find("rank " + last()) != std::string::npos) << said;
   EXPECT_EQ(in().out.rows(), 2) << "the next call works";
+
+  const auto fail = [](float s, Index i, Index) {
+    if (i == 0) throw std::bad_alloc();  // of rank 0
+    return s;
+  };
+  const auto ring = [&] { ring_attend(MPI_COMM_WORLD, in.q, in.q, in.q, {}, ExactAttention{fail}); };
+  if (rank_of_world() == 0) {
+    EXPECT_THROW(ring(), std::bad_alloc);
+  } else {
+    EXPECT_THROW(ring(), DistributedError);
+  }
+  EXPECT_EQ(ring_attend(MPI_COMM_WORLD, in.q, in.q, in.q).out.rows(), 2);
 }
 
 TEST(Faults, ErrorsOfMpiNameTheCall) {
   const FaultCase in;
   for (const char* call : {"MPI_Allgather", "MPI_Bcast"}) {
-    failing_call = call;
+    mpi_spy().failing_call = call;
     expect_same_error<DistributedError>(
         [&] {
           try {
             in();
           } catch (...) {
-            failing_call = nullptr;
+            mpi_spy().failing_call = nullptr;
             throw;
           }
         },

@@ -62,39 +62,49 @@ struct PackedRows {
   }
 };
 
-/// Leaves in `sums`, cleared, one a head, the unfinished softmax of the queries q, packed rows of all heads, over the
-/// keys and values `rows` of a block. `rows` begin at position `first_key` of the whole call. The context brings a
-/// workspace.
+/// Some heads of a call: key heads first .. first + count - 1, and the query heads that use them.
+struct HeadRange {
+  Index first = 0, count = 0;
+};
+
+/// Leaves in `sums`, cleared, one for each query head of `some`, the unfinished softmax of the queries q, packed rows
+/// of all heads, over the keys and values `rows` of a block. `rows` begin at position `first_key` of the whole call.
+/// The context brings a workspace.
 template <class SQ, class Rows, class Method, class T>
 void sum_block(const ConstView<SQ>& q, const Rows& rows, Index first_key, const PackedHeads& packed,
-               const CallBlock& block, std::span<SoftmaxSums<T>> sums, const Method& method, const Context& context) {
+               const CallBlock& block, std::span<SoftmaxSums<T>> sums, const HeadRange& some, const Method& method,
+               const Context& context) {
   using Call = HeadCall<SQ, typename Rows::Scalar, SQ>;
   Workspace::Frame frame(*context.workspace);
-  Call* calls = frame.take<Call>(packed.n_heads);
-  for (Index h = 0; h < packed.n_heads; ++h) {
+  const Index first = some.first * packed.per_kv(), n_calls = some.count * packed.per_kv();
+  Call* calls = frame.take<Call>(n_calls);
+  for (Index c = 0; c < n_calls; ++c) {
+    const Index h = first + c;
     const auto own = rows.of_head(h / packed.per_kv()).rows(block.keys.first - first_key, block.keys.size);
-    Call* call = new (calls + h) Call{q.columns(h * packed.d, packed.d), own.k, own.v, {nullptr, q.rows, packed.d_v}};
+    Call* call = new (calls + c) Call{q.columns(h * packed.d, packed.d), own.k, own.v, {nullptr, q.rows, packed.d_v}};
     call->head = h;
-    call->sums = &sums[static_cast<std::size_t>(h)];
+    call->sums = &sums[static_cast<std::size_t>(c)];
   }
-  attend_all_heads(method_of_block(method, block),
-                   std::span<const Call>(calls, static_cast<std::size_t>(packed.n_heads)), packed.per_kv(),
-                   block.options, context);
+  attend_all_heads(method_of_block(method, block), std::span<const Call>(calls, static_cast<std::size_t>(n_calls)),
+                   packed.per_kv(), block.options, context);
 }
 
-/// Adds to `sums`, one a head, of which these queries stand from row `first` on, what they find in a block.
+/// Adds to `sums`, one for each head of all, of which these queries stand from row `first` on, what the heads `some`
+/// find in a block.
 template <class SQ, class Rows, class Method, class T>
 void add_block(const ConstView<SQ>& q, const Rows& rows, Index first_key, const PackedHeads& packed,
-               const CallBlock& block, std::span<SoftmaxSums<T>> sums, Index first, const Method& method,
-               const Context& context) {
+               const CallBlock& block, std::span<SoftmaxSums<T>> sums, Index first, const HeadRange& some,
+               const Method& method, const Context& context) {
   Workspace::Frame frame(*context.workspace);
   const Index n_chunks = chunks_of_call<T>(q.rows, block.keys.size, active_isa());
-  const std::span<SoftmaxSums<T>> own = take_sums<T>(frame, packed.n_heads, q.rows, packed.d_v, n_chunks,
-                                                     [&](Index h) { return sums[std::size_t(h)].factor; });
-  sum_block(q, rows, first_key, packed, block, own, method, context);
+  const std::span<SoftmaxSums<T>> to = sums.subspan(static_cast<std::size_t>(some.first * packed.per_kv()),
+                                                    static_cast<std::size_t>(some.count * packed.per_kv()));
+  const auto factor_of = [&](Index h) { return to[static_cast<std::size_t>(h)].factor; };
+  const auto own = take_sums<T>(frame, static_cast<Index>(to.size()), q.rows, packed.d_v, n_chunks, factor_of);
+  sum_block(q, rows, first_key, packed, block, own, some, method, context);
   for (std::size_t h = 0; h < own.size(); ++h) {
     own[h].merge_chunks();
-    sums[h].merge_rows(own[h], first);
+    to[h].merge_rows(own[h], first);
   }
 }
 

@@ -74,13 +74,14 @@ struct RowsShard {
   template <class SQ, class Method, class T>
   void sum(const ConstView<SQ>& q, const ShardedKeys& keys, const PackedHeads& packed, const CallBlock& block,
            std::span<SoftmaxSums<T>> sums, const Method& method, const Context& context) const {
-    sum_block(q, rows, keys.own.first, packed, block, sums, method, context);
+    sum_block(q, rows, keys.own.first, packed, block, sums, {0, packed.n_kv_heads}, method, context);
   }
   /// Adds to `sums`, those of all queries, what queries of the block find.
   template <class SQ, class Method, class T>
   void add(const ConstView<SQ>& q, const ShardedKeys& keys, const PackedHeads& packed, const CallBlock& block,
            std::span<SoftmaxSums<T>> sums, const Method& method, const Context& context) const {
-    add_block(q, rows, keys.own.first, packed, block, sums, block.queries.first, method, context);
+    add_block(q, rows, keys.own.first, packed, block, sums, block.queries.first, {0, packed.n_kv_heads}, method,
+              context);
   }
 };
 
