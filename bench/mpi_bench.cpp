@@ -1,11 +1,13 @@
 // Attention over ranks, run by mpirun: see include/heed/distributed/README.md.
 //
-//   mpirun -n P mpi_bench ring|prefill|sharded|decode <tokens of all ranks> [repeats] [link in MB/s]
+//   mpirun -n P mpi_bench ring|prefill|sharded|decode|overhead <tokens of all ranks> [repeats] [link in MB/s]
 //
 // ring: causal prefill over a ring, one head of d = 128; prefill: attend on one rank, the same work; sharded: one token
-// of 8 heads of d = 128 decoded over shards; decode: attend over one cache. One thread a rank. A link slows messages on
+// of 8 heads of d = 128 decoded over shards; decode: attend over one cache; overhead: both in turn, on one rank. One
+// thread a rank. A link slows messages on
 // purpose: what a rank receives is there no sooner than it would have been over a link of so many bytes a second.
-// "cpu" is the processor time of the rank that took most of it: on a busy machine the clock says little.
+// "cpu" is the processor time of the rank that took most of it, without what it spent waiting in MPI: on a busy machine
+// the clock says little.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -33,6 +35,7 @@ struct Link {
   Clock::time_point free{};     // when what is on the way has arrived
   double bytes = 0;             // received so far
   double waited = 0;            // seconds, for messages
+  double waited_cpu = 0;        // seconds of the processor, for messages and for other ranks
 };
 Link& link() {
   static Link link;
@@ -45,10 +48,18 @@ void note_message(int n) {
       std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(n / link().bytes_per_second));
   link().free = std::max(link().free, Clock::now()) + lasts;
 }
+double processor_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
+template <class Wait>
+int wait_for_ranks(const Wait& wait) {
+  const double begin = processor_seconds();
+  const int code = wait();
+  link().waited_cpu += processor_seconds() - begin;
+  return code;
+}
 template <class Wait>
 int wait_for_link(const Wait& wait) {
   const Clock::time_point begin = Clock::now();
-  const int code = wait();
+  const int code = wait_for_ranks(wait);
   std::this_thread::sleep_until(link().free);
   link().waited += std::chrono::duration<double>(Clock::now() - begin).count();
   return code;
@@ -63,6 +74,12 @@ extern "C" int MPI_Irecv(void* data, int n, MPI_Datatype type, int from, int tag
 }
 extern "C" int MPI_Waitall(int n, MPI_Request* requests, MPI_Status* statuses) {
   return wait_for_link([&] { return PMPI_Waitall(n, requests, statuses); });
+}
+extern "C" int MPI_Allgather(const void* a, int n, MPI_Datatype x, void* b, int m, MPI_Datatype y, MPI_Comm comm) {
+  return wait_for_ranks([&] { return PMPI_Allgather(a, n, x, b, m, y, comm); });
+}
+extern "C" int MPI_Allreduce(const void* a, void* b, int n, MPI_Datatype type, MPI_Op op, MPI_Comm comm) {
+  return wait_for_ranks([&] { return PMPI_Allreduce(a, b, n, type, op, comm); });
 }
 extern "C" int MPI_Recv(void* data, int n, MPI_Datatype type, int from, int tag, MPI_Comm comm, MPI_Status* status) {
   return wait_for_link([&] {
@@ -108,7 +125,7 @@ void prefill(bool ring, heed::Index n, heed::Index rank, heed::Index ranks, cons
 }
 
 template <class Run>
-void decode(bool sharded, heed::Index n, heed::Index rank, heed::Index ranks, const Run& run) {
+void decode(const std::string& what, heed::Index n, heed::Index rank, heed::Index ranks, const Run& run) {
   const heed::Index own = n / ranks, heads = 8;
   heed::KeyValueCache<float> cache(width, width, heads, own);
   for (heed::Index at = 0; at < own; at += 4096) {  // a block at a time: memory is the cache's
@@ -119,10 +136,23 @@ void decode(bool sharded, heed::Index n, heed::Index rank, heed::Index ranks, co
   const heed::Matrix<float> q = random_rows(1, heads * width, 7);
   heed::Workspace workspace;
   const heed::Context context{.workspace = &workspace, .threads = 1};
-  if (sharded) {
-    run([&] { heed::attend_sharded(MPI_COMM_WORLD, q, cache, {}, context); });
+  const auto over_shards = [&] { heed::attend_sharded(MPI_COMM_WORLD, q, cache, {}, context); };
+  const auto alone = [&] { heed::attend(q, cache, {}, context); };
+  if (what == "overhead") {
+    std::vector<double> ratios;
+    for (int r = 0; r < 60; ++r) {
+      const double begin = processor_seconds();
+      over_shards();
+      const double middle = processor_seconds();
+      alone();
+      if (r > 0) ratios.push_back((middle - begin) / (processor_seconds() - middle));
+    }
+    std::printf("attend_sharded over attend, processor time, median of %d pairs: %.4f\n",
+                static_cast<int>(ratios.size()), heed_bench::median_of(ratios));
+  } else if (what == "sharded") {
+    run(over_shards);
   } else {
-    run([&] { heed::attend(q, cache, {}, context); });
+    run(alone);
   }
 }
 
@@ -145,9 +175,9 @@ int main(int argc, char** argv) {
     for (int r = 0; r < repeats; ++r) {
       PMPI_Barrier(MPI_COMM_WORLD);
       const double waited_before = link().waited;
-      const std::clock_t clock_before = std::clock();
+      const double cpu_before = processor_seconds() - link().waited_cpu;
       double own[2] = {heed_bench::time_once(call), 0}, all[2] = {};
-      own[1] = static_cast<double>(std::clock() - clock_before) / CLOCKS_PER_SEC;
+      own[1] = processor_seconds() - link().waited_cpu - cpu_before;
       PMPI_Allreduce(own, all, 2, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
       seconds.push_back(all[0]);
       processor.push_back(all[1]);
@@ -165,7 +195,7 @@ int main(int argc, char** argv) {
   if (what == "ring" || what == "prefill") {
     prefill(what == "ring", n, rank, ranks, run);
   } else {
-    decode(what == "sharded", n, rank, ranks, run);
+    decode(what, n, rank, ranks, run);
   }
   MPI_Finalize();
   return 0;

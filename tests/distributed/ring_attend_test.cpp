@@ -111,6 +111,10 @@ TEST(RingAttend, GroupsHeadsAndTakesFunctorsOfAllPositions) {
   const auto again = multi_head_ring_attend(MPI_COMM_WORLD, own_rows(q), own_rows(k), own_rows(v), heads, options,
                                             method, {.threads = 1});
   EXPECT_SAME_BITS(got.out, again.out);
+  const Eigen::MatrixXf k_columns = own_rows(k), v_columns = own_rows(v);  // whose rows are gathered before they travel
+  const auto strided =
+      multi_head_ring_attend(MPI_COMM_WORLD, own_rows(q), k_columns, v_columns, heads, options, method);
+  EXPECT_SAME_BITS(got.out, strided.out);
 }
 
 TEST(RingAttend, HidesMaskedRowsThatAreNaN) {

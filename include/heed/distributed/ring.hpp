@@ -1,6 +1,7 @@
 #pragma once
 #include <algorithm>
 #include <cstddef>
+#include <utility>
 #include <vector>
 
 #include "heed/core/context.hpp"
@@ -64,61 +65,64 @@ class RingPlan {
 };
 
 /// Keys and values of a ring. Step 0 has the rank's own; in step t those of the rank t places behind arrive straight
-/// from there, while those of step t - 1 are computed on. Parts that a rank does not need are not sent to it. It holds
-/// what two ranks own beside a copy of its own, never all keys.
-/// Liu et al. 2023 hand blocks on from neighbour to neighbour: as many bytes. Straight from their owner they need not
-/// pass through ranks that do not see them.
+/// from there, while those of step t - 1 are computed on. Parts that a rank does not need are not sent to it. Beside
+/// its own a rank holds what two others own, never all keys; its own are copied only where rows do not lie side by
+/// side. Liu et al. 2023 hand blocks on from neighbour to neighbour: as many bytes. Straight from their owner they need
+/// not pass through ranks that do not see them.
 template <class S>
 class RingKeys {
  public:
-  /// Room for n_own rows of keys and values, as wide as all heads of `packed`. Nothing is allocated after.
-  void reserve(const Ranks& ranks, Index n_own, const PackedHeads& packed) {
-    packed_ = packed;
-    n_own_ = n_own;
-    const auto numbers = static_cast<std::size_t>(n_own * row_numbers());
-    for (std::size_t b = 0; b < (ranks.size() > 1 ? 3 : 1); ++b) buffers_[b].resize(numbers);
-  }
-  /// Copies the rank's own rows.
-  void pack(const RingPlan& plan, Index rank, const ConstView<S>& k, const ConstView<S>& v) {
-    for (int part = 0; part < ring_parts; ++part) {
-      const Index first = plan.first_key_row(part), n = plan.keys(rank, part).size;
-      S* to = at(plan, 0, part);
-      for (const ConstView<S>* m : {&k, &v}) {
-        for (Index i = 0; i < n; ++i) {
-          for (Index c = 0; c < m->cols; ++c) *to++ = (*m)(first + i, c);
-        }
-      }
+  /// Room for as many rows as k and v have, which are this rank's. Nothing is allocated after.
+  void reserve(const Ranks& ranks, const ConstView<S>& k, const ConstView<S>& v) {
+    own_ = {k, v};
+    if (ranks.size() == 1) return;
+    const auto packed = [](const ConstView<S>& m) { return m.col_stride == 1 && m.row_stride == m.cols; };
+    const auto numbers = static_cast<std::size_t>(k.rows * (k.cols + v.cols));
+    if (!packed(k) || !packed(v)) {
+      copy_.resize(numbers);
+      own_ = slot(copy_);
+      copy(k, own_.k);
+      copy(v, own_.v);
     }
+    for (Index t = 1; t < std::min<Index>(ranks.size(), 3); ++t) buffers_[t % 2].resize(numbers);
   }
   /// Sends own parts and receives others for step t >= 1.
   void begin(const Ranks& ranks, const RingPlan& plan, Index t, Transfers& transfers) {
     const int to = ranks.behind(t), from = ranks.behind(-t);
+    const KeyRows<S> there = slot(buffers_[t % 2]);
     for (int part = 0; part < ring_parts; ++part) {
-      const int tag = static_cast<int>(t % 1024) * ring_parts + part;
-      if (plan.needs(ranks.rank(), from, part)) transfers.receive(at(plan, t, part), bytes(plan, part), from, tag);
-      if (plan.needs(to, ranks.rank(), part)) transfers.send(at(plan, 0, part), bytes(plan, part), to, tag);
+      const bool receives = plan.needs(ranks.rank(), from, part), sends = plan.needs(to, ranks.rank(), part);
+      const Index first = plan.first_key_row(part), n = plan.keys(0, part).size;
+      int tag = (static_cast<int>(t % 1024) * ring_parts + part) * 2;
+      for (const auto& [theirs, mine] : {std::pair{there.k, own_.k}, std::pair{there.v, own_.v}}) {
+        const auto bytes = static_cast<std::size_t>(n * mine.cols) * sizeof(S);
+        if (receives) transfers.receive(const_cast<S*>(theirs.data) + first * theirs.cols, bytes, from, tag);
+        if (sends) transfers.send(mine.data + first * mine.cols, bytes, to, tag);
+        ++tag;
+      }
     }
   }
   /// The rows of a part in step t.
-  PackedRows<S> rows(const RingPlan& plan, Index t, int part) {
-    const Index n = plan.keys(0, part).size, k_cols = packed_.n_kv_heads * packed_.d,
-                v_cols = packed_.n_kv_heads * packed_.d_v;
-    const S* from = at(plan, t, part);
-    return {{from, n, k_cols, k_cols, 1}, {from + n * k_cols, n, v_cols, v_cols, 1}, packed_};
+  PackedRows<S> rows(const RingPlan& plan, Index t, int part, const PackedHeads& packed) {
+    const KeyRows<S> all = t == 0 ? own_ : slot(buffers_[t % 2]);
+    const KeyRows<S> some = all.rows(plan.first_key_row(part), plan.keys(0, part).size);
+    return {some.k, some.v, packed};
   }
 
  private:
-  Index row_numbers() const { return packed_.n_kv_heads * (packed_.d + packed_.d_v); }
-  S* at(const RingPlan& plan, Index t, int part) {
-    return buffers_[static_cast<std::size_t>(t == 0 ? 0 : 1 + t % 2)].data() + plan.first_key_row(part) * row_numbers();
+  KeyRows<S> slot(std::vector<S>& buffer) const {
+    const Index n = own_.k.rows, k_cols = own_.k.cols, v_cols = own_.v.cols;
+    return {{buffer.data(), n, k_cols, k_cols, 1}, {entry(buffer.data(), n * k_cols), n, v_cols, v_cols, 1}};
   }
-  std::size_t bytes(const RingPlan& plan, int part) const {
-    return static_cast<std::size_t>(plan.keys(0, part).size * row_numbers()) * sizeof(S);
+  static void copy(const ConstView<S>& from, const ConstView<S>& to) {
+    S* row = const_cast<S*>(to.data);  // of copy_
+    for (Index i = 0; i < from.rows; ++i, row += from.cols) {
+      for (Index c = 0; c < from.cols; ++c) row[c] = from(i, c);
+    }
   }
 
-  PackedHeads packed_;
-  Index n_own_ = 0;
-  std::vector<S> buffers_[3];
+  KeyRows<S> own_;
+  std::vector<S> copy_, buffers_[2];
 };
 
 /// Cuts the work of one step into pieces of some ten milliseconds a thread, between which messages are moved on: calls

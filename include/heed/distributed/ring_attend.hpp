@@ -74,9 +74,8 @@ RingCall<S> agree_on_ring(const Ranks& ranks, const char* name, const Q& q, cons
 /// Runs an agreed call over a ring into outputs of its size.
 template <class S, class Method>
 void ring_attend_heads(const Ranks& ranks, const RingCall<S>& call, RingKeys<S>& keys, const ConstView<S>& q,
-                       const ConstView<S>& k, const ConstView<S>& v, const View<S>& out,
-                       const View<Accumulator<S>>& lse, const AttentionOptions& options, const Method& method,
-                       const Context& given) {
+                       const View<S>& out, const View<Accumulator<S>>& lse, const AttentionOptions& options,
+                       const Method& method, const Context& given) {
   using T = Accumulator<S>;
   const PackedHeads& packed = call.packed;
   const RingPlan plan = call.plan();
@@ -90,7 +89,6 @@ void ring_attend_heads(const Ranks& ranks, const RingCall<S>& call, RingKeys<S>&
                                 factor_of_heads<T>(method, call.real.options, packed));
     }
   });
-  keys.pack(plan, ranks.rank(), k, v);
   Transfers transfers(ranks);
   for (Index t = 0; t < ranks.size(); ++t) {
     transfers.wait();
@@ -101,7 +99,7 @@ void ring_attend_heads(const Ranks& ranks, const RingCall<S>& call, RingKeys<S>&
           plan, ranks.rank(), owner, packed, inner.context(),
           [&](int own, int part, const CallBlock& block, const HeadRange& some) {
             const Index row = block.queries.first - plan.queries(ranks.rank(), own).first;
-            add_block(rows_of(q, plan.first_query_row(own) + row, block.queries.size), keys.rows(plan, t, part),
+            add_block(rows_of(q, plan.first_query_row(own) + row, block.queries.size), keys.rows(plan, t, part, packed),
                       plan.keys(owner, part).first, packed, block, sums[own], row, some, method, inner.context());
           },
           [&] { transfers.poke(); });
@@ -132,8 +130,8 @@ void ring_attend_heads(const Ranks& ranks, const RingCall<S>& call, RingKeys<S>&
 ///         or a rank has run out of memory.
 /// Cost    2 (d + d_v) flops and one exponential per kept pair, under a causal mask the same on every rank. A rank
 ///         sends and receives (P - 1) / P of (d + d_v) n_kv_heads numbers a key, less what positions (causal masks,
-///         windows, packed sequences) let nobody there see. Memory: three times the rank's own keys and values, and its
-///         sums.
+///         windows, packed sequences) let nobody there see. Memory: beside the rank's own keys and values those
+///         of two others, and sums as large as out.
 /// Threads one thread of each rank calls; it alone calls MPI (MPI_THREAD_SINGLE is enough), between pieces of work.
 ///         The same bits for any context.threads.
 /// Source  Liu et al. 2023 (ring attention); Brandon et al. 2023 (causal balance); Rabe and Staats 2021 (merging).
@@ -150,10 +148,10 @@ auto multi_head_ring_attend(MPI_Comm comm, const Q& q, const K& k, const V& v, c
   const auto call = detail::agree_on_ring<S>(
       ranks, "ring_attend", q, k, v, heads, options, context, [&](const detail::PackedHeads& packed) {
         result = detail::result_of_heads<S, Method>(q.rows(), packed.n_heads, packed.d_v);
-        keys.reserve(ranks, k.rows(), packed);
+        keys.reserve(ranks, view_of(k), view_of(v));
       });
-  detail::ring_attend_heads(ranks, call, keys, view_of(q), view_of(k), view_of(v), output_view_of(result.out),
-                            output_view_of(result.lse), options, method, context);
+  detail::ring_attend_heads(ranks, call, keys, view_of(q), output_view_of(result.out), output_view_of(result.lse),
+                            options, method, context);
   return result;
 }
 

@@ -127,8 +127,8 @@ struct RingBackward {
 /// Runs an agreed backward pass over a ring. `grads` and `sums` have their sizes.
 template <class S, class Out, class ScoreMod, class Grads>
 void ring_backward_heads(const Ranks& ranks, const RingCall<S>& call, RingKeys<S>& keys,
-                         RingGradients<Accumulator<S>>& sums, const BackwardOperands<S, Out>& in, const ConstView<S>& v,
-                         Grads& grads, const ExactAttention<ScoreMod>& method, const Context& given,
+                         RingGradients<Accumulator<S>>& sums, const BackwardOperands<S, Out>& in, Grads& grads,
+                         const ExactAttention<ScoreMod>& method, const Context& given,
                          const BackwardOptions& backward) {
   using T = Accumulator<S>;
   const RingPlan plan = call.plan();
@@ -137,7 +137,6 @@ void ring_backward_heads(const Ranks& ranks, const RingCall<S>& call, RingKeys<S
   Failure failure;
   RingBackward<S, Out> own{call, plan, ranks.rank(), in, backward, sums.d_q(), sums.means()};
   failure.guard([&] { own.find_means(); });
-  keys.pack(plan, ranks.rank(), in.k, v);
   Transfers incoming(ranks), outgoing(ranks);
   for (Index t = 0; t < ranks.size(); ++t) {
     incoming.wait();
@@ -148,8 +147,8 @@ void ring_backward_heads(const Ranks& ranks, const RingCall<S>& call, RingKeys<S
       for_each_ring_piece(
           plan, ranks.rank(), owner, call.packed, inner.context(),
           [&](int part_q, int part, const CallBlock& block, const HeadRange& some) {
-            own.add(block, part_q, keys.rows(plan, t, part), sums.rows(plan, t, part), plan.keys(owner, part).first,
-                    some, method, inner.context());
+            own.add(block, part_q, keys.rows(plan, t, part, call.packed), sums.rows(plan, t, part),
+                    plan.keys(owner, part).first, some, method, inner.context());
           },
           [&] {
             incoming.poke();
@@ -189,8 +188,8 @@ void ring_backward_heads(const Ranks& ranks, const RingCall<S>& call, RingKeys<S
 /// Errors  as multi_head_ring_attend and attend_backward; OptionError for BackwardOptions::bias, whose gradient has an
 ///         entry for each pair of all ranks.
 /// Cost    2 (3 d + 2 d_v) flops and one exponential per kept pair; on the way are, a key and a rank that sees it, (d +
-///         d_v) n_kv_heads numbers there in the storage of k and as many home in the scalar of sums; memory: three
-///         times the rank's own keys and values, and four times in the scalar of sums.
+///         d_v) n_kv_heads numbers there in the storage of k and as many home in the scalar of sums; memory: beside the
+///         rank's own keys and values those of two others, and four times as many numbers in the scalar of sums.
 /// Threads as multi_head_ring_attend.
 /// Source  Liu et al. 2023 (ring attention); Dao et al. 2022, appendix B. There gradients go round with their keys;
 ///         here each goes home straight from where it is made, in as many bytes.
@@ -223,12 +222,12 @@ auto multi_head_ring_attend_backward(MPI_Comm comm, const D& d_out, const Q& q, 
         detail::check_gradient(in.out.rows, in.out.cols, "out", "d_out", q.rows(), packed.n_heads * packed.d_v);
         detail::check_gradient(in.lse.rows, in.lse.cols, "lse", "rows(q) x n_heads", q.rows(), packed.n_heads);
         detail::check_gradient_of_lse(backward.d_lse, q.rows(), packed.n_heads);
-        keys.reserve(ranks, k.rows(), packed);
+        keys.reserve(ranks, view_of(k), view_of(v));
         sums.reserve(ranks, q.rows(), k.rows(), packed);
       });
   detail::ring_backward_heads(ranks, call, keys, sums,
-                              detail::backward_operands(d_out, q, k, r.out, r.lse, call.packed), view_of(v), grads,
-                              method, context, backward);
+                              detail::backward_operands(d_out, q, k, r.out, r.lse, call.packed), grads, method, context,
+                              backward);
   return grads;
 }
 

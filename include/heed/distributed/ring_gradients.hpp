@@ -30,8 +30,9 @@ class RingGradients {
     n_q_ = n_q;
     d_q_.resize(static_cast<std::size_t>(n_q * packed.n_heads * packed.d));
     means_.resize(static_cast<std::size_t>(n_q * packed.n_heads));
-    for (std::size_t b = 0; b < (ranks.size() > 1 ? 4 : 1); ++b)
-      buffers_[b].resize(static_cast<std::size_t>(n_k * row_numbers()));
+    const auto numbers = static_cast<std::size_t>(n_k * row_numbers());
+    for (Index t = 0; t < std::min<Index>(ranks.size(), 3); ++t) made_in(t).resize(numbers);
+    if (ranks.size() > 1) arrived().resize(numbers);
   }
   View<T> d_q() {
     const Index cols = packed_.n_heads * packed_.d;
@@ -47,7 +48,7 @@ class RingGradients {
   void send_home(const Ranks& ranks, const RingPlan& plan, Index t, Transfers& transfers) {
     const int owner = ranks.behind(-t), maker = ranks.behind(t);
     for (int part = 0; part < ring_parts; ++part) {
-      const int tag = 2048 + static_cast<int>(t % 1024) * ring_parts + part;
+      const int tag = 4096 + static_cast<int>(t % 1024) * ring_parts + part;
       const std::size_t first = offset(plan, part), bytes = count(plan, part) * sizeof(T);
       if (plan.needs(maker, ranks.rank(), part)) transfers.receive(arrived().data() + first, bytes, maker, tag);
       if (plan.needs(ranks.rank(), owner, part)) transfers.send(made_in(t).data() + first, bytes, owner, tag);
