@@ -60,6 +60,7 @@ TEST(AttendSharded, HasTheBitsOfOneProcessWhateverTheStorage) {
 TEST(AttendSharded, MeansEveryOptionInPositionsOfAllKeys) {
   const ShardedCase<float> in;
   for (const Index n_q : {1, 6, 53}) {
+    if (n_q > 50 && ranks_of_world() != 2) continue;  // the oracle takes its time
     const Matrix<float> q = random_matrix<float>(n_q, 40, 7);
     const OptionStore store(n_q, in.whole.size(), 4);
     for (const OptionKind& kind : option_kinds(store)) {
@@ -72,7 +73,7 @@ TEST(AttendSharded, MeansEveryOptionInPositionsOfAllKeys) {
         EXPECT_SAME_BITS(got.lse, want.lse);
         continue;
       }
-      const Index h = rank_of_world() % 4;  // the oracle takes its time: a head a rank
+      const Index h = rank_of_world() % 4;  // a head a rank
       const OptionStore own = store.head(h);
       const Inputs<float> one{q.middleCols(10 * h, 10), in.k.middleCols(10 * (h / 2), 10),
                               in.v.middleCols(7 * (h / 2), 7)};

@@ -50,7 +50,7 @@ class Failure {
   void settle(const Ranks& ranks) const {
     std::int64_t first = failure_ ? ranks.rank() : ranks.size(), least = first;
     check_mpi(MPI_Allreduce(&first, &least, 1, MPI_INT64_T, MPI_MIN, ranks.comm()), "MPI_Allreduce");
-    if (least < ranks.size()) throw_that_of(ranks, static_cast<Index>(least));
+    if (least < ranks.size()) throw_that_of(ranks, least);
   }
 
  private:
