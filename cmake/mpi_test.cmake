@@ -6,8 +6,8 @@ set(heed_mpiexec_flags)
 if(heed_mpiexec_says MATCHES "Open MPI|OpenRTE")
   set(heed_mpiexec_flags --oversubscribe --bind-to none --mca mpi_yield_when_idle 1)
 endif()
-# Open MPI starts nothing for root unless it is told twice. It keeps memory to the end of the program, some of it made by
-# libraries that are then unloaded and have no name to leave out: leaks are not looked for.
+# Open MPI starts nothing for root unless it is told twice. It keeps memory to the end of the program, some of it made
+# by libraries that are then unloaded and have no name to leave out: leaks are not looked for.
 string(REPLACE "detect_stack_use_after_return=0" "detect_stack_use_after_return=0:detect_leaks=0" heed_mpi_sanitizer
                "${heed_sanitizer_environment}")
 set(heed_mpi_environment "OMPI_ALLOW_RUN_AS_ROOT=1" "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1" "OMP_NUM_THREADS=1"
