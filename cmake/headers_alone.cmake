@@ -2,6 +2,7 @@
 # where there is one): an include that is missing is missing for every compiler. Every compiler sees heed.hpp, which
 # includes them all, as users compile it: with OpenMP, for a newer machine, without assertions, and before and after the
 # intrinsics.
+# Those of distributed/ need MPI, and are skipped where no mpicxx says where it is.
 #
 #   cmake [-D COMPILERS=<list>] [-D EIGEN=<folder>] [-D SCRATCH=<folder>] -P headers_alone.cmake
 include("${CMAKE_CURRENT_LIST_DIR}/gate_tools.cmake")
@@ -50,9 +51,27 @@ function(reaches_eigen variable header)
   set(${variable} ${known} PARENT_SCOPE)
 endfunction()
 
+set(mpi_flags)
+find_program(mpicxx NAMES mpicxx)
+if(mpicxx)  # -showme of Open MPI, -show of MPICH
+  foreach(flag IN ITEMS -showme:compile -show)
+    execute_process(COMMAND "${mpicxx}" ${flag} OUTPUT_VARIABLE said RESULT_VARIABLE result ERROR_QUIET)
+    string(REGEX MATCHALL "-I[^ \n]+" folders "${said}")
+    if(result EQUAL 0 AND folders)
+      string(REPLACE "-I" "-isystem;" mpi_flags "${folders}")
+      list(APPEND mpi_flags -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX)
+      break()
+    endif()
+  endforeach()
+endif()
+
 foreach(header IN LISTS headers)
+  set(mpi)
   if(header MATCHES "/distributed/")
-    continue()  # these need MPI; their own test compiles them where it is found
+    if(NOT mpi_flags)
+      continue()
+    endif()
+    set(mpi ${mpi_flags})
   endif()
   string(REPLACE "/" "." name "${header}")
   set(source "${SCRATCH}/${name}.cpp")
@@ -63,7 +82,8 @@ foreach(header IN LISTS headers)
   else()
     set(first)
   endif()
-  also_run("${header} with ${first_compiler}" "${first_compiler}" ${command} ${first} -fsyntax-only "${source}")
+  also_run("${header} with ${first_compiler}" "${first_compiler}" ${command} ${first} ${mpi} -fsyntax-only
+           "${source}")
 endforeach()
 
 set(source "${SCRATCH}/heed.heed.hpp.cpp")

@@ -1,5 +1,6 @@
 # The house rules that a script can check, over ROOT/include/heed (ROOT: this repository):
 #   a header includes its own folder and lower floors only, never a sibling of its floor;
+#   only distributed/ includes mpi.h;
 #   nobody includes a detail/ of another folder, nor a folder inside another; of Eigen, only Eigen/Core;
 #   only kernels/ has folders inside: its bodies, and one an instruction set;
 #   every header has #pragma once and fewer than 400 lines; every include of ours names a file that is there;
@@ -77,6 +78,9 @@ foreach(header IN LISTS headers)
     string(REGEX REPLACE "^.*[<\"]" "" target "${include}")
     if(target MATCHES "^Eigen/" AND NOT target STREQUAL "Eigen/Core")
       fault("${header}" "includes ${target}: of Eigen, only Eigen/Core")
+    endif()
+    if(target MATCHES "(^|/)mpi[.]h$" AND NOT folder STREQUAL "distributed")
+      fault("${header}" "includes ${target}: only distributed/ does")
     endif()
     if(NOT target MATCHES "^heed/")
       if(include MATCHES "\"" AND NOT target MATCHES "^Eigen/")

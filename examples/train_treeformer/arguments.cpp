@@ -40,6 +40,9 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   choice("--routing", a.routing, {"flip", "all", "none"},
          "gradient of trees' routing: leaves of one flipped decision (default), all leaves, none");
   app.add_option("--threads", a.threads, "default 1; 0: as many as OpenMP gives")->check(CLI::Range(0, 1024));
+  app.add_option("--micro-batches", a.micro_batches,
+                 "batches a step, default 1; started by mpirun, ranks share them: a multiple of their number")
+      ->check(CLI::Range(1, 1 << 20));
   app.add_flag("--quick", a.quick, "a small setting that shows learning within minutes");
   app.add_option("--file", a.file, "text of text-lm; default: heed's own headers")->type_name("FILE");
   app.add_option("--csv", a.csv, "every step, default train_treeformer.csv; or none")->type_name("FILE");

@@ -25,7 +25,8 @@ struct Arguments {
   std::uint64_t seed = 1;
   bool untied = false;
   std::string routing = "flip";
-  int threads = 1;  ///< 0: as many as OpenMP gives
+  int threads = 1;          ///< 0: as many as OpenMP gives
+  Index micro_batches = 1;  ///< batches a step; ranks share them
   bool quick = false;
   std::string file;                                                        ///< text of text-lm
   std::string csv = "train_treeformer.csv", svg = "train_treeformer.svg";  ///< empty: none

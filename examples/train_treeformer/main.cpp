@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "../common/progress.hpp"
 #include "arguments.hpp"
 #include "evaluate.hpp"
+#include "ranks.hpp"
 #include "report.hpp"
 #include "table.hpp"
 #include "task.hpp"
@@ -33,7 +35,7 @@ void complain(const std::string& message) { std::cerr << "train_treeformer: " <<
 
 void say(const std::string& line) { std::cout << line << "\n" << std::flush; }
 
-Run train_aloud(const Arguments& arguments, const Task& task, Trained& trained) {
+Run train_aloud(const Arguments& arguments, const Task& task, Trained& trained, const heed::TrainingRanks& ranks = {}) {
   Progress progress("train_treeformer", true, std::chrono::seconds(5));
   return train(
       arguments, task, trained,
@@ -43,10 +45,22 @@ Run train_aloud(const Arguments& arguments, const Task& task, Trained& trained) 
       [&](const Milestone& milestone) {
         progress.clear();
         say(milestone_text(milestone));
-      });
+      },
+      ranks);
 }
 
-int run_one(const Arguments& arguments) {
+// What ranks above 0 do: the same, without a word and without a file.
+int run_along(Arguments arguments, const heed::TrainingRanks& ranks) {
+  for (std::string* path : {&arguments.csv, &arguments.svg, &arguments.model, &arguments.activations}) path->clear();
+  Trained trained;
+  train(
+      arguments, *make_task(arguments), trained, [](const CurvePoint&, Index, double) {}, [](const Milestone&) {},
+      ranks);
+  return 0;
+}
+
+int run_one(const Arguments& arguments, const heed::TrainingRanks& ranks) {
+  if (ranks.rank > 0) return run_along(arguments, ranks);
   if (arguments.evaluate.empty()) {  // else nothing is written
     require_writable(arguments.csv, "--csv");
     require_writable(arguments.svg, "--svg");
@@ -64,7 +78,7 @@ int run_one(const Arguments& arguments) {
     return 0;
   }
   Trained trained;
-  const Run run = train_aloud(arguments, *task, trained);
+  const Run run = train_aloud(arguments, *task, trained, ranks);
   const double accuracy = run.milestones.back().evaluation.accuracy;
   say(format("%.0f s, seed %llu", run.seconds, static_cast<unsigned long long>(arguments.seed)));
   if (!arguments.csv.empty()) write_file(arguments.csv, csv_text(run));
@@ -130,14 +144,20 @@ int run_table(const Arguments& given) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  const RunningRanks running(argc, argv);
+  const heed::TrainingRanks& ranks = running.hooks();
   try {
     const auto arguments = read_arguments(argc, argv);
     if (!arguments) return 0;
-    return arguments->table.empty() ? run_one(*arguments) : run_table(*arguments);
+    if (ranks.n_ranks == 1) return arguments->table.empty() ? run_one(*arguments, ranks) : run_table(*arguments);
+    if (!arguments->table.empty() || !arguments->evaluate.empty())
+      throw std::invalid_argument("--table and --evaluate run on one rank");
+    return run_one(*arguments, ranks);
   } catch (const std::bad_alloc&) {
     complain("a step does not fit in memory; shorten --length");
   } catch (const std::exception& error) {
     complain(error.what());
   }
+  running.abort(refused);
   return refused;
 }

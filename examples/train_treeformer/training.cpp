@@ -51,8 +51,10 @@ heed::TransformerOptions options_of(const Arguments& arguments, const Task& task
 // One run: its phases, its clock and what it has to say.
 class Training {
  public:
-  Training(const Arguments& arguments, const Task& task, const Listener& listener, const MilestoneListener& milestone)
+  Training(const Arguments& arguments, const Task& task, const Listener& listener, const MilestoneListener& milestone,
+           const heed::TrainingRanks& ranks)
       : arguments_(arguments),
+        ranks_(ranks),
         task_(task),
         listener_(listener),
         milestone_(milestone),
@@ -154,6 +156,7 @@ class Training {
     }
     for (const Phase& phase : first_.phases)
       name += " " + std::to_string(phase.n) + ":" + std::to_string(phase.n_steps);
+    if (arguments_.micro_batches > 1) name += " of " + std::to_string(arguments_.micro_batches) + " batches";
     return name;
   }
 
@@ -185,10 +188,13 @@ class Training {
                                   .seed = arguments_.seed};
     options.schedule.warm_up = std::min(stage.warm_up, stage.n_steps() / 4);
     options.save_every = arguments_.checkpoint.empty() ? 0 : 50;
+    options.micro_batches = arguments_.micro_batches;
     double usual = 0;  // seconds of a step; later phases are taken to be as fast as this one
     heed::TrainingHooks hooks;
+    hooks.ranks = ranks_;
     hooks.make_batch = [&](Batch& batch, std::uint64_t, Index number) {
-      batch = task_.training(stage.before + number + 1, stage.phase_of(number + 1).n, recipe_.tokens);
+      const Index parts = arguments_.micro_batches;
+      batch = task_.training(stage.before * parts + number + 1, stage.phase_of(number / parts + 1).n, recipe_.tokens);
     };
     hooks.report = [&](const heed::StepReport& report) {
       const Phase& phase = stage.phase_of(report.step);
@@ -199,7 +205,7 @@ class Training {
       listener_(run_.curve.back(), n_steps_, static_cast<double>(n_steps_ - step) * usual);
     };
     hooks.save = [&](Index done) {
-      if (arguments_.checkpoint.empty()) return;
+      if (arguments_.checkpoint.empty() || ranks_.rank > 0) return;
       model.save(arguments_.checkpoint, {{"settings", settings()},
                                          {"stage", stage.before > 0 ? "converted" : "first"},
                                          {"steps_done", std::to_string(done)}});
@@ -230,6 +236,7 @@ class Training {
   [[nodiscard]] double spent() const { return spent_before_ + seconds_since(start_); }
 
   const Arguments& arguments_;
+  const heed::TrainingRanks& ranks_;
   const Task& task_;
   const Listener& listener_;
   const MilestoneListener& milestone_;
@@ -253,8 +260,8 @@ std::unique_ptr<Model> make_model(const Arguments& arguments, const Task& task) 
 }
 
 Run train(const Arguments& arguments, const Task& task, Trained& trained, const Listener& listener,
-          const MilestoneListener& milestone) {
-  return Training(arguments, task, listener, milestone).run(trained);
+          const MilestoneListener& milestone, const heed::TrainingRanks& ranks) {
+  return Training(arguments, task, listener, milestone, ranks).run(trained);
 }
 
 }  // namespace train_treeformer

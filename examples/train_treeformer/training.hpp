@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include <heed/train/training_ranks.hpp>
+
 #include "arguments.hpp"
 #include "model.hpp"
 #include "task.hpp"
@@ -54,7 +56,8 @@ std::unique_ptr<Model> make_model(const Arguments& arguments, const Task& task);
 
 /// Trains as `arguments` say: the method from the start, or exact attention that is then converted, all layers at once,
 /// and trained on. Rates rise over 50 steps (20 after the conversion) and fall by half a cosine to 5%.
+/// Over `ranks`, all of them run it; rank 0 writes.
 Run train(const Arguments& arguments, const Task& task, Trained& trained, const Listener& listener,
-          const MilestoneListener& milestone);
+          const MilestoneListener& milestone, const heed::TrainingRanks& ranks = {});
 
 }  // namespace train_treeformer

@@ -107,7 +107,14 @@
 //   #include "heed/train/distillation.hpp"
 //   #include "heed/train/grow_trees.hpp"
 //   #include "heed/train/model_pass.hpp"
+//   #include "heed/train/training_ranks.hpp"
 //   #include "heed/train/training_run.hpp"
+
+// distributed/ (floor 7): over several machines by MPI; include by name, and link heed::mpi
+//   #include "heed/distributed/attend_sharded.hpp"
+//   #include "heed/distributed/rank_chain.hpp"
+//   #include "heed/distributed/ring_attend.hpp"
+//   #include "heed/distributed/ring_attend_backward.hpp"
 
 // io/ (floor 7): .npy and .safetensors, checkpoints; include by name, so that who reads no files does not parse file
 // streams

@@ -1,12 +1,18 @@
 #include "heed/train/training_run.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <condition_variable>
 #include <cstring>
+#include <deque>
 #include <filesystem>
 #include <limits>
+#include <memory>
+#include <mutex>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -138,6 +144,68 @@ TEST(TrainingRun, MicroBatchesHaveTheGradientOfTheirUnion) {
     ASSERT_NEAR(once.store.first_moments()[e], parts.store.first_moments()[e], 1e-15) << e;
 }
 
+/// What one rank is sent, in order.
+class Mailbox {
+ public:
+  void put(const void* data, std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    const auto* first = static_cast<const char*>(data);
+    letters_.emplace_back(first, first + bytes);
+    arrived_.notify_one();
+  }
+  void take(void* data, std::size_t bytes) {
+    std::unique_lock lock(mutex_);
+    arrived_.wait(lock, [&] { return !letters_.empty(); });
+    EXPECT_EQ(letters_.front().size(), bytes);
+    std::copy_n(letters_.front().data(), bytes, static_cast<char*>(data));
+    letters_.pop_front();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable arrived_;
+  std::deque<std::vector<char>> letters_;
+};
+
+TEST(TrainingRun, OverRanksHasTheBitsOfOneProcess) {
+  for (const AttentionKind kind : {AttentionKind::exact, AttentionKind::tf}) {
+    TrainingOptions options = SmallRun::options(4);
+    options.micro_batches = 6;
+    SmallRun alone({.kind = kind, .height = 2});
+    const auto want = train(alone.model, alone.store, SmallRun::hooks(), options, 0, {.threads = 1});
+    for (const std::size_t n_ranks : {2U, 3U}) {
+      std::vector<Mailbox> sums(n_ranks), shares(n_ranks);
+      std::vector<std::unique_ptr<SmallRun>> runs;
+      for (std::size_t r = 0; r < n_ranks; ++r)
+        runs.push_back(std::make_unique<SmallRun>(AttentionChoice{.kind = kind, .height = 2}));
+      std::vector<TrainingResult> got(n_ranks);
+      std::vector<std::thread> threads;
+      for (std::size_t r = 0; r < n_ranks; ++r) {
+        threads.emplace_back([&, r] {
+          TrainingHooks hooks = SmallRun::hooks();
+          hooks.ranks = {.rank = static_cast<Index>(r), .n_ranks = static_cast<Index>(n_ranks)};
+          hooks.ranks.receive = [&, r](void* data, std::size_t bytes) { sums[r].take(data, bytes); };
+          hooks.ranks.send = [&, r](const void* data, std::size_t bytes) { sums[r - 1].put(data, bytes); };
+          hooks.ranks.share = [&, r](void* data, std::size_t bytes) {
+            for (std::size_t other = 1; r == 0 && other < n_ranks; ++other) shares[other].put(data, bytes);
+            if (r > 0) shares[r].take(data, bytes);
+          };
+          got[r] = train(runs[r]->model, runs[r]->store, hooks, options, 0, {.threads = 1});
+        });
+      }
+      for (std::thread& thread : threads) thread.join();
+      EXPECT_TRUE(same_bits_of_stores(runs[0]->store, alone.store));
+      for (std::size_t r = 0; r < n_ranks; ++r) {
+        EXPECT_TRUE(same_numbers(runs[r]->store.all_values(), alone.store.all_values())) << "rank " << r;
+        EXPECT_EQ(got[r].last.answers.loss, want.last.answers.loss);
+        EXPECT_EQ(got[r].last.gradient_norm, want.last.gradient_norm);
+        EXPECT_EQ(got[r].last.n_tokens, want.last.n_tokens);
+        EXPECT_EQ(got[r].last.attention_flops_per_token, want.last.attention_flops_per_token);
+      }
+    }
+  }
+}
+
 TEST(TrainingRun, ReportsWhatAttentionCost) {
   SmallRun run;
   TrainingHooks hooks = SmallRun::hooks();
@@ -261,6 +329,14 @@ TEST(TrainingRun, RefusesOptionsOutOfRange) {
   refused([](auto& options) { options.adamw.beta_2 = 1; });
   refused([](auto& options) { options.schedule.rate = std::numeric_limits<double>::quiet_NaN(); });
   EXPECT_THROW(train(run.model, run.store, {}), OptionError);
+  const auto refused_ranks = [&](const TrainingRanks& ranks) {
+    TrainingHooks over = SmallRun::hooks();
+    over.ranks = ranks;
+    EXPECT_THROW(train(run.model, run.store, over, SmallRun::options(1)), OptionError);
+  };
+  refused_ranks({.n_ranks = 0});
+  refused_ranks({.rank = 1});
+  refused_ranks({.n_ranks = 2});  // one batch
   TrainingHooks hooks{.make_batch = [](Batch&, std::uint64_t, Index) {}};
   EXPECT_THROW(train(run.model, run.store, hooks), ShapeError);
 }

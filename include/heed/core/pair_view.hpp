@@ -100,14 +100,20 @@ class PairView {
     move(first * row_stride_);
     rows_ = count;
   }
-  /// The first n_q queries of each head, which had n_before.
-  void cut_queries(Index n_q, Index n_before, Index n_heads) {
+  /// Columns first .. first + count - 1.
+  void choose_columns(Index first, Index count) {
+    move(first * col_stride_);
+    cols_ = count;
+  }
+  /// Queries first .. first + n_q - 1 of each head, which had n_before.
+  void cut_queries(Index first, Index n_q, Index n_before, Index n_heads) {
     if (!given() || rows_ == 1 || n_q == n_before) return;
     if (by_head(n_before) && n_heads_ == 1) {
       n_heads_ = n_heads;
       head_stride_ = n_before * row_stride_;
       is_tensor_ = true;
     }
+    move(first * row_stride_);
     rows_ = n_q;
   }
 
@@ -177,9 +183,13 @@ class PairPart : public PairView {
   Own of_row(Index row) const {
     return part([&](Own& own) { own.choose_row(row); });
   }
-  /// The same without the queries from n_q on of n_before.
-  Own of_queries(Index n_q, Index n_before, Index n_heads) const {
-    return part([&](Own& own) { own.cut_queries(n_q, n_before, n_heads); });
+  Own of_columns(Index first, Index count) const {
+    return part([&](Own& own) { own.choose_columns(first, count); });
+  }
+  /// The same without the queries from n_q on of n_before, or with those from `first` on alone.
+  Own of_queries(Index n_q, Index n_before, Index n_heads) const { return of_queries(0, n_q, n_before, n_heads); }
+  Own of_queries(Index first, Index n_q, Index n_before, Index n_heads) const {
+    return part([&](Own& own) { own.cut_queries(first, n_q, n_before, n_heads); });
   }
 
  protected:

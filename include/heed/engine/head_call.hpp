@@ -8,6 +8,9 @@
 
 namespace heed::detail {
 
+template <class T>
+struct SoftmaxSums;  // engine/softmax_sums.hpp
+
 /// The operands of one query head. SQ, SK, SO: storage of the queries, of keys and values, of the output.
 template <class SQ, class SK, class SO>
 struct HeadCall {
@@ -25,6 +28,8 @@ struct HeadCall {
   Index head = 0;                 // names its entry of per-head options and its rows of per-head pair masks
   SplitLse* split_lse = nullptr;  // n_q; null: not wanted
   Index n_padding = 0;            // queries of the operand behind those of q, which are padding
+  SoftmaxSums<Sum>* sums =
+      nullptr;  // where the softmax is left unfinished, in the place of out and lse; null: it is not
 };
 
 /// Calls whose sums are kept in T.

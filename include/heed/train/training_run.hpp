@@ -24,6 +24,7 @@
 #include "heed/train/cross_entropy.hpp"
 #include "heed/train/distillation.hpp"
 #include "heed/train/model_pass.hpp"
+#include "heed/train/training_ranks.hpp"
 
 namespace heed {
 
@@ -32,7 +33,7 @@ struct TrainingOptions {
   std::optional<Index> n_steps{};  ///< the last step; not given: Schedule::n_steps, where the rate is lowest
   Schedule schedule{};             ///< rate of each step
   AdamWOptions adamw{};            ///< clips at 1: single batches of retrieval have gradients far above the usual
-  Index micro_batches = 1;         ///< batches a step: the gradient of all in the memory of one; >= 1
+  Index micro_batches = 1;         ///< batches a step, one at a time, their gradients added in order; >= 1
   std::uint64_t seed = 1;          ///< handed to make_batch
   Index save_every = 200;          ///< steps between checkpoints, >= 0; 0: at the end only
   /// Trees with TreeBiases::key_medians: how far stored biases go towards the medians of a step's keys, 0 .. 1; 0: they
@@ -66,7 +67,8 @@ struct TrainingHooks {
   std::function<void(Batch& batch, std::uint64_t seed, Index number)> make_batch{};
   std::function<void(const StepReport& report)> report{};  ///< after each step
   std::function<void(Index step)> save{};   ///< write a checkpoint of the store: it has done `step` steps
-  const std::atomic<bool>* stop = nullptr;  ///< true: save after the step under way, and return
+  const std::atomic<bool>* stop = nullptr;  ///< true: save after the step under way, and return; not over ranks
+  TrainingRanks ranks{};                    ///< processes that share the batches of a step; default: this one alone
 };
 
 /// How far a run came.
@@ -89,6 +91,18 @@ inline void check_training(const TrainingHooks& hooks, const TrainingOptions& op
   at_least(options.earlier_steps, 0, "TrainingOptions::earlier_steps");
   at_least(options.schedule.warm_up, 0, "Schedule::warm_up");
   at_least(steps_done, 0, "steps_done");
+  const TrainingRanks& ranks = hooks.ranks;
+  at_least(ranks.n_ranks, 1, "TrainingRanks::n_ranks");
+  if (ranks.rank < 0 || ranks.rank >= ranks.n_ranks)
+    throw OptionError(message("TrainingRanks::rank = ", ranks.rank, " must be 0 .. n_ranks - 1 = ", ranks.n_ranks - 1));
+  if (options.micro_batches % ranks.n_ranks != 0) {
+    throw OptionError(message("TrainingOptions::micro_batches = ", options.micro_batches,
+                              " must be a multiple of TrainingRanks::n_ranks = ", ranks.n_ranks));
+  }
+  if (ranks.n_ranks > 1 && (!ranks.receive || !ranks.send || !ranks.share))
+    throw OptionError("heed: TrainingRanks::receive, send and share must be given where n_ranks > 1");
+  if (ranks.n_ranks > 1 && hooks.stop != nullptr)
+    throw OptionError("heed: TrainingHooks::stop is given but must not be over ranks: they would stop apart");
   const auto within = [](double value, double low, double high, const char* name) {
     if (!(value >= low && value <= high))
       throw OptionError(message(name, " = ", value, " must be from ", low, " to ", high));
@@ -123,22 +137,45 @@ class TrainingSteps {
     Context forward = context_;
     FlopCounter flops;
     forward.flops = &flops;
-    double loss = 0;  // summed over answers
-    const Index n_parts = options_.micro_batches;
-    for (Index part = 0; part < n_parts; ++part) {
+    const TrainingRanks& ranks = hooks_.ranks;
+    const Index n_parts = options_.micro_batches, n_own = n_parts / ranks.n_ranks;
+    const Index first = (ranks.n_ranks - 1 - ranks.rank) * n_own;
+    sums_.clear();
+    for (Index part = first; part < first + n_own; ++part) {
+      flops.reset();
       hooks_.make_batch(batch_, options_.seed, (step - 1) * n_parts + part);
       pass_.run(model_, store_, batch_, forward, true, [&](Kept& kept, const LossReport& own, const View<T>& d_logits) {
         if (!is_finite(own.loss)) refuse_loss(step, own.loss);
-        loss += own.loss * static_cast<double>(own.n_answers);
-        report.answers.n_answers += own.n_answers;
-        report.answers.n_right += own.n_right;
-        report.n_tokens += kept.n * kept.n_sequences;
-        add_gradients(kept, own, d_logits, report);
-        if (part + 1 == n_parts) finish(kept, report);
+        BatchSums sums{own.loss * static_cast<double>(own.n_answers),
+                       0,
+                       flops.products(),
+                       own.n_answers,
+                       own.n_right,
+                       kept.n * kept.n_sequences};
+        add_gradients(kept, own, d_logits, sums);
+        if (n_parts == 1) {
+          sums_.all() += sums;
+        } else {
+          sums_.add(store_, sums, ranks);
+        }
+        if (part + 1 < first + n_own) return;
+        if (n_parts == 1 || sums_.finish(store_, ranks)) finish(kept, report);
       });
     }
-    if (report.answers.n_answers > 0) report.answers.loss = loss / static_cast<double>(report.answers.n_answers);
-    report.attention_flops_per_token = flops.products() / static_cast<double>(report.n_tokens);
+    if (ranks.n_ranks > 1) {
+      const std::span<T> values = store_.all_values();
+      ranks.share(values.data(), values.size() * sizeof(T));
+      ranks.share(&sums_.all(), sizeof(BatchSums));
+      ranks.share(&report.gradient_norm, sizeof report.gradient_norm);
+      ranks.share(&report.balance, sizeof report.balance);
+    }
+    const BatchSums& all = sums_.all();
+    report.answers.n_answers = all.n_answers;
+    report.answers.n_right = all.n_right;
+    report.n_tokens = all.n_tokens;
+    report.distillation = all.distillation;
+    if (all.n_answers > 0) report.answers.loss = all.loss / static_cast<double>(all.n_answers);
+    report.attention_flops_per_token = all.flops / static_cast<double>(report.n_tokens);
     report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return report;
   }
@@ -150,18 +187,18 @@ class TrainingSteps {
   }
 
   // Means of batches count as many times as they have answers: the gradient is that of one batch of all.
-  void add_gradients(Kept& kept, const LossReport& own, const View<T>& d_logits, StepReport& report) {
+  void add_gradients(Kept& kept, const LossReport& own, const View<T>& d_logits, BatchSums& sums) {
     const double n_parts = static_cast<double>(options_.micro_batches);
     const double weight = options_.micro_batches == 1 ? 1.0 : static_cast<double>(own.n_answers);
     Workspace::Frame frame(distilled_in_);
     if (options_.distillation > 0)
-      report.distillation += distil_attention(model_, kept, options_.distillation * weight, frame, context_) / n_parts;
+      sums.distillation += distil_attention(model_, kept, options_.distillation * weight, frame, context_) / n_parts;
     pass_.backward(model_, store_, kept, d_logits, weight, context_);
   }
 
   void finish(const Kept& kept, StepReport& report) {
-    if (options_.micro_batches > 1 && report.answers.n_answers > 0) {
-      const T share = static_cast<T>(1.0 / static_cast<double>(report.answers.n_answers));
+    if (options_.micro_batches > 1 && sums_.all().n_answers > 0) {
+      const T share = static_cast<T>(1.0 / static_cast<double>(sums_.all().n_answers));
       for (T& gradient : store_.all_gradients()) gradient *= share;
     }
     for (Index l = 0; l < model_.n_layers() && options_.balance > 0; ++l) {
@@ -194,6 +231,7 @@ class TrainingSteps {
   Context context_;
   ModelPass<T> pass_;
   Workspace scratch_, distilled_in_;
+  StepSums<T> sums_;
   Batch batch_;
 };
 
@@ -205,6 +243,7 @@ class TrainingSteps {
 /// A run that is resumed with the store of a checkpoint (values, moments, SliceOptions), its step, and the same model,
 /// options and hooks goes on bit for bit, for any context.threads on one instruction set.
 ///
+/// Ranks   with TrainingHooks::ranks the bits are those of one process with the same micro_batches.
 /// Memory  a step allocates nothing after the first with exact attention; trees, and other methods that are made of
 ///         parameters, allocate when they are made, each step anew.
 /// Errors  OptionError for options out of range, before anything is done. TrainingError, naming the step, where the

@@ -21,6 +21,7 @@
 #include "heed/engine/detail/write_out.hpp"
 #include "heed/engine/head_call.hpp"
 #include "heed/engine/pairs.hpp"
+#include "heed/engine/softmax_sums.hpp"
 #include "heed/engine/tasks.hpp"
 #include "heed/kernels/select.hpp"
 
@@ -70,20 +71,18 @@ class SoftmaxEngine {
   }
 
  private:
-  static constexpr Index row_chunk = 2048;
-
   // One query a head. Task: heads that share keys x chunk of keys.
   void run_rows(Index n_k) {
     using RowRun = DecodeRows<T, Call, ScoreMod>;
     constexpr Index edge = RowRun::Operands::first_edge;
-    const Index n_calls = static_cast<Index>(calls_.size()), n_chunks = chunks_of(n_k - edge, row_chunk);
+    const Index n_calls = static_cast<Index>(calls_.size()), n_chunks = chunks_of(n_k - edge, row_chunk_keys);
     const bool apart = options_.mask.bias.by_head(1) || options_.mask.allowed.by_head(1);  // heads mask different keys
     const Index together = apart ? 1 : std::min(heads_per_kv_, RowRun::max_heads);
     const Index parts = (heads_per_kv_ + together - 1) / together, n_groups = n_calls / heads_per_kv_ * parts;
     SoftmaxState<T>* states = take_states(n_calls * n_chunks, 1);
     for_each_task(
         n_groups * n_chunks, threads_, frame_,
-        [&](Scratch& scratch) { return RowRun(scratch, std::min(n_k, row_chunk + edge), d_, d_v_, isa_); },
+        [&](Scratch& scratch) { return RowRun(scratch, std::min(n_k, row_chunk_keys + edge), d_, d_v_, isa_); },
         [&](RowRun& rows, Index task) {
           const Index group = task / n_chunks, chunk = task % n_chunks;
           const Index first = group / parts * heads_per_kv_ + group % parts * together;
@@ -91,8 +90,8 @@ class SoftmaxEngine {
           SoftmaxState<T> mine[RowRun::max_heads];
           for (Index h = 0; h < n; ++h) mine[h] = states[(first + h) * n_chunks + chunk];
           rows.run(calls_.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)),
-                   chunk == 0 ? 0 : chunk * row_chunk + edge, std::min(n_k, (chunk + 1) * row_chunk + edge), bounds_,
-                   options_, rule_, mod_, {mine, static_cast<std::size_t>(n)});
+                   chunk == 0 ? 0 : chunk * row_chunk_keys + edge, std::min(n_k, (chunk + 1) * row_chunk_keys + edge),
+                   bounds_, options_, rule_, mod_, {mine, static_cast<std::size_t>(n)});
           for (Index h = 0; h < n; ++h) states[(first + h) * n_chunks + chunk] = mine[h];
         });
     for (Index c = 0; c < n_calls; ++c)
@@ -169,6 +168,8 @@ class SoftmaxEngine {
       auto& panel = worker.panels[p];
       if (partials != nullptr) {
         partials[now.call * tiling.n_chunks + now.chunk].copy(panel.state());
+      } else if (call.sums != nullptr) {
+        call.sums->store(0, panel.queries(), panel.state());
       } else {
         write_out(call, panel.queries(), panel.state(), options_.sinks, isa_);
       }
@@ -216,8 +217,11 @@ class SoftmaxEngine {
     return states;
   }
 
-  // Merges the chunks of one head in order.
+  // Merges the chunks of one head in order, or leaves that to who asked for them.
   void finish(const Call& call, const TokenSet& queries, SoftmaxState<T>* states, Index n_chunks) {
+    for (Index chunk = 0; call.sums != nullptr && chunk < n_chunks; ++chunk)
+      call.sums->store(chunk, queries, states[chunk]);
+    if (call.sums != nullptr) return;
     for (Index chunk = 1; chunk < n_chunks; ++chunk) states[0].merge(states[chunk]);
     write_out(call, queries, states[0], options_.sinks, isa_);
   }

@@ -54,21 +54,40 @@ struct SoftmaxState {
   /// True where no key was kept. A kept key whose score is NaN leaves m alone but not l.
   bool empty(Index i) const { return is_minus_infinity(m[i]) && is_zero(l[i]); }
 
-  /// Adds the keys of `other`.
-  void merge(const SoftmaxState& other) const {
-    for (Index i = 0; i < width; ++i) {
-      if (other.empty(i)) continue;
-      const T top = is_minus_infinity(m[i]) || m[i] < other.m[i] ? other.m[i] : m[i];
-      const T mine = weight(m[i], top), theirs = weight(other.m[i], top);
-      m[i] = top;
-      l[i] = l[i] * mine + other.l[i] * theirs;
-      for (Index c = 0; c < d_v; ++c)
-        out[c * width + i] = out[c * width + i] * mine + other.out[c * width + i] * theirs;
+  /// Adds the keys of `other`, whose queries are those from `first` on. Not inlined, as what follows: sums merged at
+  /// different places of a program, or on different machines, are to have the same bits whatever the compiler fuses.
+  [[gnu::noinline]] void merge(const SoftmaxState& other, Index first = 0) const {
+    T mine[merged], theirs[merged];
+    for (Index i0 = 0; i0 < other.width; i0 += merged) {
+      const Index n = other.width - i0 < merged ? other.width - i0 : merged;
+      Index n_empty = 0;
+      for (Index i = 0; i < n; ++i) {
+        mine[i] = 1;
+        theirs[i] = 0;
+        if (other.empty(i0 + i)) {
+          ++n_empty;
+          continue;
+        }
+        T &top = m[first + i0 + i], &sum = l[first + i0 + i];
+        const T theirs_top = other.m[i0 + i], now = is_minus_infinity(top) || top < theirs_top ? theirs_top : top;
+        mine[i] = weight(top, now);
+        theirs[i] = weight(theirs_top, now);
+        top = now;
+        sum = sum * mine[i] + other.l[i0 + i] * theirs[i];
+      }
+      if (n_empty == n) continue;
+      for (Index c = 0; c < d_v; ++c) {
+        T* to = out + c * width + first + i0;
+        const T* from = other.out + c * other.width + i0;
+        for (Index i = 0; i < n; ++i) {
+          if (n_empty == 0 || !other.empty(i0 + i)) to[i] = to[i] * mine[i] + from[i] * theirs[i];
+        }
+      }
     }
   }
 
   /// Adds a sink to query i: a key with this logit and no value row.
-  void add_sink(Index i, double logit) const {
+  [[gnu::noinline]] void add_sink(Index i, double logit) const {
     const T score = score_of_sink(logit, factor);
     if (is_minus_infinity(score)) return;
     const T top = is_minus_infinity(m[i]) || m[i] < score ? score : m[i];
@@ -86,7 +105,7 @@ struct SoftmaxState {
     return split;
   }
   /// Natural log of the softmax denominator, -inf where no key was kept.
-  T lse(Index i) const {
+  [[gnu::noinline]] T lse(Index i) const {
     if (empty(i)) return minus_infinity<T>;
     if (is_minus_infinity(m[i])) return l[i];  // NaN
     return static_cast<T>(static_cast<double>(m[i]) * (static_cast<double>(factor) * log_2) +
@@ -94,6 +113,7 @@ struct SoftmaxState {
   }
 
  private:
+  static constexpr Index merged = 64;  // queries at a time: their rows of out are read once
   static constexpr double log_2 = 0.69314718055994530942;
 };
 

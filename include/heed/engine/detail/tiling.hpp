@@ -21,7 +21,9 @@ struct KeyPlace {
   Index segment = 0, at = 0;
 };
 
-constexpr Index largest_tile = 128;  ///< keys of a tile at most
+constexpr Index largest_tile = 128;       ///< keys of a tile at most
+constexpr Index row_chunk_keys = 2048;    ///< keys of a chunk of one query
+constexpr Index panel_chunk_keys = 4096;  ///< keys of a chunk of one panel of queries
 
 /// Keys of the largest tile that `tiles` need.
 inline Index tile_size(const TileList& tiles) {
@@ -58,7 +60,7 @@ class Tiling {
     Index most_keys = 0;
     for (Index s = 0; n_panels == 1 && s < pattern.n_segments(only_group); ++s)
       most_keys = std::max(most_keys, pattern.keys(only_group, s).size);
-    n_chunks = chunks_of(most_keys, chunk_keys);
+    n_chunks = chunks_of(most_keys, panel_chunk_keys);
     // Several tasks for each thread; panels that take turns at a tile stay in the second level cache. A task stays in
     // one group, so that tiles are made as few times as can be.
     const Index spread = threads == 1 ? n_panels : n_calls * n_panels / (4 * threads);
@@ -95,8 +97,8 @@ class Tiling {
   TokenSet next_tile(const Visit& visit, Index low, Index high, KeyPlace& place) const {
     for (; place.segment < pattern_.n_segments(visit.group); ++place.segment, place.at = 0) {
       const TokenSet keys = pattern_.keys(visit.group, place.segment);
-      const Index begin = visit.chunk * chunk_keys,
-                  end = n_chunks > 1 ? std::min(keys.size, begin + chunk_keys) : keys.size;
+      const Index begin = visit.chunk * panel_chunk_keys,
+                  end = n_chunks > 1 ? std::min(keys.size, begin + panel_chunk_keys) : keys.size;
       for (place.at = std::max(place.at, begin); place.at < end;) {
         TokenSet tile = keys.part(place.at, std::min(largest_tile, end - place.at));
         place.at += tile.size;
@@ -112,7 +114,6 @@ class Tiling {
   }
 
  private:
-  static constexpr Index chunk_keys = 4096;
   static constexpr Index cache_bytes = 640 << 10;
 
   Index panels_of(Index group) const { return (pattern_.queries(group).size + width_ - 1) / width_; }

@@ -1,0 +1,166 @@
+#pragma once
+#include <span>
+#include <utility>
+
+#include <mpi.h>
+
+#include "heed/core/check.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/entry_options.hpp"
+#include "heed/core/options.hpp"
+#include "heed/core/result.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/distributed/agreement.hpp"
+#include "heed/distributed/block_options.hpp"
+#include "heed/distributed/block_sums.hpp"
+#include "heed/distributed/failure.hpp"
+#include "heed/distributed/ranks.hpp"
+#include "heed/distributed/ring.hpp"
+#include "heed/distributed/ring_layout.hpp"
+#include "heed/distributed/shards.hpp"
+#include "heed/distributed/transfers.hpp"
+#include "heed/engine/softmax_sums.hpp"
+#include "heed/exact/attend.hpp"
+#include "heed/exact/call_values.hpp"
+#include "heed/exact/exact_attention.hpp"
+#include "heed/exact/multi_head.hpp"
+
+namespace heed {
+
+namespace detail {
+
+/// What the operands of a ring have in common: the first steps of forward and backward.
+template <class S>
+struct RingCall {
+  PackedHeads packed;
+  RingLayout queries, keys;
+  RealTokens real;
+
+  RingPlan plan() const { return {queries, keys, real.options, real.n_q, packed.n_heads}; }
+};
+
+/// Agrees on a call over a ring; `check(packed)` looks at what this rank brings, and makes room.
+template <class S, class Q, class K, class V, class Check>
+RingCall<S> agree_on_ring(const Ranks& ranks, const char* name, const Q& q, const K& k, const V& v,
+                          const HeadOptions& heads, const AttentionOptions& options, const Context& context,
+                          const Check& check) {
+  Agreement agreement(ranks, name);
+  PackedHeads packed;
+  Index isa = 0;
+  agreement.check([&] {
+    check_running(context);
+    isa = static_cast<Index>(active_isa());
+    packed = heads_of_rows(q, k, v, heads, options);
+    check_sizes({q.rows(), k.rows(), packed.d, packed.d_v, packed.n_heads});
+    check(packed);
+  });
+  agreement.same_option("HEED_ISA", isa);
+  agreement.same_scalar<S>("the scalar of q");
+  agreement.same_size("rows(q)", q.rows());
+  agreement.same_size("rows(k)", k.rows());
+  agreement.same_option("HeadOptions::n_heads", packed.n_heads);
+  agreement.same_option("HeadOptions::n_kv_heads", packed.n_kv_heads);
+  agreement.same_size("d", packed.d);
+  agreement.same_size("d_v", packed.d_v);
+  agree_on(agreement, options);
+  agreement.conclude();
+  const RingLayout queries(q.rows(), ranks.rank(), ranks.size()), keys(k.rows(), ranks.rank(), ranks.size());
+  check_options<Accumulator<S>>(options, {queries.n(), keys.n(), packed.d, packed.d_v, packed.n_heads});
+  return {packed, queries, keys, real_tokens_of(options, queries.n(), keys.n(), packed.n_heads)};
+}
+
+/// Runs an agreed call over a ring into outputs of its size.
+template <class S, class Method>
+void ring_attend_heads(const Ranks& ranks, const RingCall<S>& call, RingKeys<S>& keys, const ConstView<S>& q,
+                       const View<S>& out, const View<Accumulator<S>>& lse, const AttentionOptions& options,
+                       const Method& method, const Context& given) {
+  using T = Accumulator<S>;
+  const PackedHeads& packed = call.packed;
+  const RingPlan plan = call.plan();
+  const WithWorkspace inner(given);
+  Workspace::Frame frame(inner.workspace());
+  std::span<SoftmaxSums<T>> sums[ring_parts];
+  Failure failure;
+  failure.guard([&] {
+    for (int part = 0; part < ring_parts; ++part) {
+      sums[part] = take_sums<T>(frame, packed.n_heads, plan.queries(ranks.rank(), part).size, packed.d_v, 1,
+                                factor_of_heads<T>(method, call.real.options, packed));
+    }
+  });
+  Transfers transfers(ranks);
+  for (Index t = 0; t < ranks.size(); ++t) {
+    transfers.wait();
+    if (t + 1 < ranks.size()) keys.begin(ranks, plan, t + 1, transfers);
+    const Index owner = ranks.behind(-t);
+    failure.guard([&] {
+      for_each_ring_piece(
+          plan, ranks.rank(), owner, packed, inner.context(),
+          [&](int own, int part, const CallBlock& block, const HeadRange& some) {
+            const Index row = block.queries.first - plan.queries(ranks.rank(), own).first;
+            add_block(rows_of(q, plan.first_query_row(own) + row, block.queries.size), keys.rows(plan, t, part, packed),
+                      plan.keys(owner, part).first, packed, block, sums[own], row, some, method, inner.context());
+          },
+          [&] { transfers.poke(); });
+    });
+  }
+  failure.settle(ranks);
+  for (int part = 0; part < ring_parts; ++part) {
+    const Index first = plan.first_query_row(part), n = part == 0 ? call.queries.n_early() : call.queries.n_late();
+    const View<T> own_lse = lse.rows_from(first, n);
+    write_sums(std::span<const SoftmaxSums<T>>(sums[part]), rows_of(q, first, n), out.rows_from(first, n), own_lse,
+               packed, options.sinks, inner.context());
+  }
+}
+
+}  // namespace detail
+
+/// `multi_head_attend` over tokens that lie on several ranks, in prefill or training: each rank holds rows of q, k and
+/// v, and gets the rows of out of its queries. Keys and values travel round while the last ones are computed on.
+///
+/// Shapes  of a rank: q: n_q / P x (n_heads * d), k: n_k / P x (n_kv_heads * d), v: n_k / P x (n_kv_heads * d_v), the
+///         rows those of RingLayout (ring_rows gives them), as many on every rank; returns out: n_q / P x (n_heads *
+///         d_v), lse: n_q / P x n_heads of the same rows. n_q, n_k and positions in the options are those of all
+///         tokens; masks of pairs have rows and columns for all, of which a rank reads the rows of its own queries.
+/// Empty   as attend.
+/// Bits    the same in every run on so many ranks; those of one process to the rounding of a sum over n_k keys.
+/// Errors  ShapeError and OptionError as multi_head_attend, and where ranks differ in shapes (an uneven split), scalars
+///         or options: on every rank the same, before the first transfer. DistributedError where a call of MPI fails,
+///         or a rank has run out of memory.
+/// Cost    2 (d + d_v) flops and one exponential per kept pair, under a causal mask the same on every rank. A rank
+///         sends and receives (P - 1) / P of (d + d_v) n_kv_heads numbers a key, less what positions (causal masks,
+///         windows, packed sequences) let nobody there see. Memory: beside the rank's own keys and values those
+///         of two others, and sums as large as out.
+/// Threads one thread of each rank calls; it alone calls MPI (MPI_THREAD_SINGLE is enough), between pieces of work.
+///         The same bits for any context.threads.
+/// Source  Liu et al. 2023 (ring attention); Brandon et al. 2023 (causal balance); Rabe and Staats 2021 (merging).
+template <class Q, TokenMatrix K, TokenMatrix V, class Method = ExactAttention<>>
+auto multi_head_ring_attend(MPI_Comm comm, const Q& q, const K& k, const V& v, const HeadOptions& heads,
+                            const AttentionOptions& options = {}, const Method& method = {},
+                            const Context& context = {}) -> MultiHeadResult<detail::OperandScalar<Q>> {
+  detail::require_exact<Method>();
+  detail::require_call_operands<Q, K, V>();
+  using S = detail::OperandScalar<Q>;
+  const detail::Ranks ranks(comm);
+  MultiHeadResult<S> result;
+  detail::RingKeys<S> keys;
+  const auto call = detail::agree_on_ring<S>(
+      ranks, "ring_attend", q, k, v, heads, options, context, [&](const detail::PackedHeads& packed) {
+        result = detail::result_of_heads<S, Method>(q.rows(), packed.n_heads, packed.d_v);
+        keys.reserve(ranks, view_of(k), view_of(v));
+      });
+  detail::ring_attend_heads(ranks, call, keys, view_of(q), output_view_of(result.out), output_view_of(result.lse),
+                            options, method, context);
+  return result;
+}
+
+/// The same for one head; lse: n_q / P.
+template <class Q, TokenMatrix K, TokenMatrix V, class Method = ExactAttention<>>
+auto ring_attend(MPI_Comm comm, const Q& q, const K& k, const V& v, const AttentionOptions& options = {},
+                 const Method& method = {}, const Context& context = {}) -> AttentionResult<detail::OperandScalar<Q>> {
+  auto all = multi_head_ring_attend(comm, q, k, v, {}, options, method, context);
+  return {std::move(all.out), all.lse.col(0)};
+}
+
+}  // namespace heed

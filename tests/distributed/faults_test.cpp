@@ -1,0 +1,178 @@
+#include <cstddef>
+#include <limits>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <mpi.h>
+#include <gtest/gtest.h>
+
+#include "heed/distributed/attend_sharded.hpp"
+#include "heed/distributed/ring_attend.hpp"
+#include "distributed/mpi_spy.hpp"
+#include "distributed/rank_case.hpp"
+#include "support/inputs.hpp"
+#include "support/matrices.hpp"
+
+namespace heed::test {
+namespace {
+
+struct FaultCase {
+  Matrix<float> q = random_matrix<float>(2, 12, 1), k = random_matrix<float>(sharded_key_block, 6, 2),
+                v = random_matrix<float>(sharded_key_block, 8, 3);
+  KeyValueCache<float> cache{6, 8};
+  FaultCase() { cache.append(k, v); }
+  auto operator()(const AttentionOptions& options = {}, const Context& context = {}) const {
+    return attend_sharded(MPI_COMM_WORLD, q, cache, options, context);
+  }
+};
+bool is_last() { return rank_of_world() + 1 == ranks_of_world(); }
+bool several() { return ranks_of_world() > 1; }
+std::string last() { return std::to_string(ranks_of_world() - 1); }
+
+TEST(Faults, WhatOneRankGivesWrongIsEverybodysError) {
+  FaultCase in;
+  if (is_last()) in.q = random_matrix<float>(2, 13, 1);
+  expect_same_error<ShapeError>([&] { in(); }, "cols(q) = 13 must be n_heads * d with d = 6");
+  FaultCase threads;
+  expect_same_error<OptionError>([&] { threads({}, {.threads = is_last() ? -1 : 1}); }, "Context::threads = -1");
+}
+
+TEST(Faults, WhatAllGiveWrongIsOneError) {
+  const FaultCase in;
+  expect_same_error<OptionError>([&] { in({.mask = {.window_left = -3}}); }, "Mask::window_left = -3 must be >= 0");
+  expect_same_error<OptionError>([&] { in({.mask = {.causal = Causal::square}}); }, "Causal::square");
+  const Eigen::Matrix<bool, 1, Eigen::Dynamic> keys(1, 9);
+  expect_same_error<ShapeError>([&] { in({.mask = {.keys = keys}}); }, "cols(mask.keys) = 9 must be rows(k)");
+}
+
+TEST(Faults, WhatDiffersBetweenRanksIsNamed) {
+  if (!several()) GTEST_SKIP() << "one rank differs from nobody";
+  const FaultCase in;
+  const bool other = is_last();
+  expect_same_error<OptionError>([&] { in({.scale = other ? 0.5 : 0.25}); },
+                                 "AttentionOptions::scale = 0.5 on rank " + last() + " but 0.25 on rank 0");
+  expect_same_error<OptionError>([&] { in(other ? AttentionOptions{.softcap = 2.0} : AttentionOptions{}); },
+                                 "AttentionOptions::softcap is given on rank " + last() + " but not on rank 0");
+  expect_same_error<OptionError>([&] { in({.mask = {.window_left = other ? 7 : Mask::unlimited}}); },
+                                 "Mask::window_left = 7 on rank " + last() + " but unlimited on rank 0");
+  expect_same_error<OptionError>([&] { in({.mask = {.causal = other ? Causal::top_left : Causal::none}}); },
+                                 "Mask::causal");
+  const std::vector<double> sinks{1.0, other ? 2.0 : 3.0};
+  expect_same_error<OptionError>([&] { in({.sinks = sinks}); }, "AttentionOptions::sinks on rank " + last());
+  FaultCase rows;
+  if (other) rows.q = random_matrix<float>(3, 12, 1);
+  expect_same_error<ShapeError>([&] { rows(); }, "rows(q) = 3 on rank " + last() + " but 2 on rank 0");
+  FaultCase numbers;
+  if (other) numbers.q(1, 4) += 1.0f;
+  expect_same_error<OptionError>([&] { numbers(); }, "q on rank " + last());
+  const Matrix<double> wide = in.q.cast<double>();
+  KeyValueCache<double> wide_cache(6, 8);
+  wide_cache.append(in.k, in.v);
+  expect_same_error<OptionError>(
+      [&] {
+        if (!other) in();
+        attend_sharded(MPI_COMM_WORLD, wide, wide_cache);
+      },
+      "the scalar of q = double on rank " + last() + " but float on rank 0");
+}
+
+TEST(Faults, AnUnevenSplitAndARankWithoutKeysAreNamed) {
+  FaultCase none;
+  if (is_last()) none.cache.clear();
+  expect_same_error<ShapeError>([&] { none(); }, "rank " + last() + " of " + std::to_string(ranks_of_world()) +
+                                                     " holds 0 keys but must hold at least one");
+  if (!several()) return;
+  FaultCase uneven;
+  if (rank_of_world() == 0) uneven.cache.truncate(4000);
+  expect_same_error<ShapeError>([&] { uneven(); },
+                                "rank 0 of " + std::to_string(ranks_of_world()) +
+                                    " holds 4000 keys but must hold a multiple of sharded_key_block = 4096");
+}
+
+TEST(Faults, ARankThatFailsWhileItComputesKeepsNobodyWaiting) {
+  const FaultCase in;
+  const auto fail_on_last = [](float s, Index, Index j) {
+    if (is_last() && j % sharded_key_block == 999) throw std::runtime_error("a functor had enough");
+    return s;
+  };
+  std::string said;
+  try {
+    attend_sharded(MPI_COMM_WORLD, in.q, in.cache, {}, ExactAttention{fail_on_last});
+  } catch (const DistributedError& error) {
+    EXPECT_FALSE(is_last());
+    said = error.what();
+  } catch (const std::runtime_error& error) {
+    EXPECT_TRUE(is_last());
+    said = error.what();
+  }
+  EXPECT_NE(said.find("a functor had enough"), std::string::npos) << said;
+  EXPECT_TRUE(is_last() || said.find("rank " + last()) != std::string::npos) << said;
+  EXPECT_EQ(in().out.rows(), 2) << "the next call works";
+
+  const auto fail = [](float s, Index i, Index) {
+    if (i == 0) throw std::bad_alloc();  // of rank 0
+    return s;
+  };
+  const auto ring = [&] { ring_attend(MPI_COMM_WORLD, in.q, in.q, in.q, {}, ExactAttention{fail}); };
+  if (rank_of_world() == 0) {
+    EXPECT_THROW(ring(), std::bad_alloc);
+  } else {
+    EXPECT_THROW(ring(), DistributedError);
+  }
+  EXPECT_EQ(ring_attend(MPI_COMM_WORLD, in.q, in.q, in.q).out.rows(), 2);
+}
+
+TEST(Faults, ErrorsOfMpiNameTheCall) {
+  const FaultCase in;
+  for (const char* call : {"MPI_Allgather", "MPI_Bcast"}) {
+    mpi_spy().failing_call = call;
+    expect_same_error<DistributedError>(
+        [&] {
+          try {
+            in();
+          } catch (...) {
+            mpi_spy().failing_call = nullptr;
+            throw;
+          }
+        },
+        std::string("heed: ") + call + " failed: ");
+  }
+  EXPECT_EQ(in().out.rows(), 2);
+}
+
+TEST(Faults, ACommunicatorThatIsNoneIsRefused) {
+  const FaultCase in;
+  EXPECT_THROW(attend_sharded(MPI_COMM_NULL, in.q, in.cache), OptionError);
+  EXPECT_EQ(attend_sharded(MPI_COMM_SELF, in.q, in.cache).out.rows(), 2);
+}
+
+TEST(Faults, MessagesOfTheProgramAreLeftAlone) {
+  if (!several()) GTEST_SKIP() << "one rank has nobody to write to";
+  const FaultCase in;
+  int got = 0, mine = 41;
+  MPI_Request request = MPI_REQUEST_NULL;
+  const int ranks = static_cast<int>(ranks_of_world()), rank = static_cast<int>(rank_of_world());
+  MPI_Irecv(&got, 1, MPI_INT, MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &request);
+  EXPECT_EQ(in().out.rows(), 2);
+  MPI_Send(&mine, 1, MPI_INT, (rank + 1) % ranks, 1, MPI_COMM_WORLD);
+  MPI_Wait(&request, MPI_STATUS_IGNORE);
+  EXPECT_EQ(got, 41);
+}
+
+TEST(Faults, TheProgramsErrorHandlerStays) {
+  MPI_Comm comm = MPI_COMM_NULL;
+  MPI_Comm_dup(MPI_COMM_WORLD, &comm);
+  MPI_Comm_set_errhandler(comm, MPI_ERRORS_ARE_FATAL);
+  const FaultCase in;
+  attend_sharded(comm, in.q, in.cache);
+  MPI_Errhandler handler = MPI_ERRHANDLER_NULL;
+  MPI_Comm_get_errhandler(comm, &handler);
+  EXPECT_EQ(handler, MPI_ERRORS_ARE_FATAL);
+  MPI_Errhandler_free(&handler);
+  MPI_Comm_free(&comm);
+}
+
+}  // namespace
+}  // namespace heed::test

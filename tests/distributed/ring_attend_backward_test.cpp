@@ -1,0 +1,128 @@
+#include "heed/distributed/ring_attend_backward.hpp"
+
+#include <algorithm>
+#include <string>
+
+#include <mpi.h>
+#include <gtest/gtest.h>
+
+#include "heed/distributed/ring_attend.hpp"
+#include "heed/exact/attend_backward.hpp"
+#include "heed/exact/multi_head.hpp"
+#include "heed/exact/reference_backward.hpp"
+#include "distributed/rank_case.hpp"
+#include "support/inputs.hpp"
+#include "support/matrices.hpp"
+#include "support/option_kinds.hpp"
+#include "support/rounding.hpp"
+
+namespace heed::test {
+namespace {
+
+template <class M>
+auto own_rows(const M& all) {
+  return ring_rows(all, rank_of_world(), ranks_of_world());
+}
+
+/// Differences between the gradients of a ring and those of the oracle, in double, are sums of a few hundred roundings.
+constexpr double rounding = 1e-12;
+
+template <class Got, class Want>
+void expect_near(const Got& got, const Want& want, double tolerance) {
+  EXPECT_MATRIX_NEAR(got.d_q, own_rows(want.d_q), tolerance);
+  EXPECT_MATRIX_NEAR(got.d_k, own_rows(want.d_k), tolerance);
+  EXPECT_MATRIX_NEAR(got.d_v, own_rows(want.d_v), tolerance);
+  EXPECT_MATRIX_NEAR(got.d_sinks, want.d_sinks, tolerance);
+}
+
+void expect_gradients(Index n_q, Index n_k) {
+  const Index ranks = ranks_of_world();
+  const auto all = random_inputs<double>({.n_q = n_q * ranks, .n_k = n_k * ranks, .d = 6, .d_v = 5});
+  const Matrix<double> d_out = random_matrix<double>(n_q * ranks, 5, 99);
+  const Matrix<double> q = own_rows(all.q), k = own_rows(all.k), v = own_rows(all.v);
+  const OptionStore store(n_q * ranks, n_k * ranks);
+  for (const OptionKind& kind : option_kinds(store)) {
+    SCOPED_TRACE(kind.name);
+    const AttentionOptions options = options_of(store, kind);
+    const auto r = ring_attend(MPI_COMM_WORLD, q, k, v, options);
+    const auto got = ring_attend_backward(MPI_COMM_WORLD, own_rows(d_out), q, k, v, r, options);
+    const auto whole = attend(all.q, all.k, all.v, options);
+    expect_near(got, attend_backward(d_out, all.q, all.k, all.v, whole, options), rounding);
+    const auto want = reference_attention_backward(d_out, all.q, all.k, all.v, options);
+    EXPECT_MATRIX_NEAR(got.d_k, own_rows(want.d_k), rounding);
+  }
+}
+
+TEST(RingAttendBackward, HasTheGradientsOfOneProcessForEveryOption) {
+  expect_gradients(37, 37);
+  expect_gradients(9, 50);
+}
+
+TEST(RingAttendBackward, GroupsHeadsAndGoesThroughFunctorsAndLse) {
+  const Index n = 35 * ranks_of_world();
+  const Matrix<double> q = random_matrix<double>(n, 40, 1), k = random_matrix<double>(n, 20, 2),
+                       v = random_matrix<double>(n, 14, 3), d_out = random_matrix<double>(n, 28, 4),
+                       d_lse = random_matrix<double>(n, 4, 5);
+  const OptionStore store(n, n, 4);
+  const HeadOptions heads{.n_heads = 4, .n_kv_heads = 2};
+  const AttentionOptions options{.mask = {.causal = Causal::square, .window_left = 50, .bias = store.bias},
+                                 .sinks = store.sinks};
+  struct Bend {
+    double operator()(double s, Index i, Index j) const { return (i + j) % 3 == 0 ? 0.5 * s : s; }
+    double derivative(double, Index i, Index j) const { return (i + j) % 3 == 0 ? 0.5 : 1.0; }
+  };
+  const ExactAttention method{Bend{}};
+  const auto r = multi_head_ring_attend(MPI_COMM_WORLD, own_rows(q), own_rows(k), own_rows(v), heads, options, method);
+  const Matrix<double> own_d_lse = own_rows(d_lse);
+  const auto got =
+      multi_head_ring_attend_backward(MPI_COMM_WORLD, own_rows(d_out), own_rows(q), own_rows(k), own_rows(v), r, heads,
+                                      options, method, {.threads = 2}, {.d_lse = own_d_lse});
+  const auto whole = multi_head_attend(q, k, v, heads, options, method);
+  expect_near(got, multi_head_attend_backward(d_out, q, k, v, whole, heads, options, method, {}, {.d_lse = d_lse}),
+              rounding);
+  const auto again =
+      multi_head_ring_attend_backward(MPI_COMM_WORLD, own_rows(d_out), own_rows(q), own_rows(k), own_rows(v), r, heads,
+                                      options, method, {.threads = 1}, {.d_lse = own_d_lse});
+  EXPECT_SAME_BITS(got.d_q, again.d_q);
+  EXPECT_SAME_BITS(got.d_k, again.d_k);
+  EXPECT_SAME_BITS(got.d_v, again.d_v);
+}
+
+template <class S>
+void expect_gradients_in(double tolerance) {
+  const Index n = 70 * ranks_of_world();
+  const auto all = random_inputs<S>({.n_q = n, .d = 12});
+  const Matrix<S> d_out = random_matrix<S>(n, 12, 99);
+  const AttentionOptions options{.mask = {.causal = Causal::square}};
+  const Matrix<S> q = own_rows(all.q), k = own_rows(all.k), v = own_rows(all.v);
+  const auto r = ring_attend(MPI_COMM_WORLD, q, k, v, options);
+  const auto got = ring_attend_backward(MPI_COMM_WORLD, own_rows(d_out), q, k, v, r, options);
+  const auto exact = all.template cast<double>();
+  const auto want =
+      reference_attention_backward(d_out.template cast<double>().eval(), exact.q, exact.k, exact.v, options);
+  const double largest = std::max({largest_finite(want.d_q), largest_finite(want.d_k), largest_finite(want.d_v)});
+  EXPECT_MATRIX_NEAR(got.d_q, own_rows(want.d_q), tolerance * largest);
+  EXPECT_MATRIX_NEAR(got.d_k, own_rows(want.d_k), tolerance * largest);
+  EXPECT_MATRIX_NEAR(got.d_v, own_rows(want.d_v), tolerance * largest);
+}
+
+TEST(RingAttendBackward, WorksInEveryStorage) {
+  // A few units in the last place: of float, and of out as it was stored.
+  expect_gradients_in<float>(1e-6);
+  expect_gradients_in<Eigen::half>(2e-3);
+  expect_gradients_in<Eigen::bfloat16>(1.6e-2);
+}
+
+TEST(RingAttendBackward, RefusesWhatItCannotGiveOnEveryRankAlike) {
+  const Matrix<float> q = random_matrix<float>(4, 6, 1);
+  const auto r = ring_attend(MPI_COMM_WORLD, q, q, q);
+  const bool last = rank_of_world() + 1 == ranks_of_world();
+  expect_same_error<OptionError>(
+      [&] { ring_attend_backward(MPI_COMM_WORLD, q, q, q, q, r, {}, ExactAttention<>{}, {}, {.bias = last}); },
+      "BackwardOptions::bias is given but must not be");
+  const Matrix<float> d_out = random_matrix<float>(last ? 3 : 4, 6, 1);
+  expect_same_error<ShapeError>([&] { ring_attend_backward(MPI_COMM_WORLD, d_out, q, q, q, r); }, "d_out is 3 x 6");
+}
+
+}  // namespace
+}  // namespace heed::test
