@@ -280,6 +280,22 @@ TEST(Int8Cache, ExtremeTokensGiveFiniteAnswers) {
   EXPECT_TRUE(attend(nan, same).out.array().isNaN().all()) << "NaN in a query stays in its row";
 }
 
+TEST(Int8Cache, AQueryWithOneLargeChannelKeepsTheOthers) {
+  const Shape shape{3000, 64, 64, 4, 2};
+  Matrix<float> k = random_matrix<float>(3000, 128, 2), q = random_matrix<float>(1, 256, 4);
+  for (Index h = 0; h < 2; ++h) k.col(64 * h) = 0.1f * k.col(64 * h) + Matrix<float>::Constant(3000, 1, 40.0f);
+  const Stored stored(shape, k, random_matrix<float>(3000, 128, 3));
+  for (Index h = 0; h < 4; h += 2) q(0, 64 * h) = 40.0f;  // heads 1 and 3 have no such channel
+  KeyValueCache<float> floats(64, 64, 2);
+  floats.append(stored.k, stored.v);
+  const Matrix<float> want = attend(q, floats).out, got = attend(q, stored.cache).out;
+  for (Index h = 0; h < 4; ++h) {
+    const auto of = [&](const Matrix<float>& out) { return out.middleCols(64 * h, 64).eval(); };
+    EXPECT_LE((of(got) - of(want)).norm(), (h % 2 == 0 ? 0.002 : 0.012) * static_cast<double>(of(want).norm()));
+  }
+  EXPECT_SAME_BITS(attend(q, stored.cache, {}, {.threads = 2}).out, got);
+}
+
 TEST(Int8Cache, MethodsOfPositionsAndFunctorsRunOverIt) {
   const Shape shape{400, 16, 16, 2, 1};
   const Stored stored(shape);

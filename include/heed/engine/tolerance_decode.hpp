@@ -138,11 +138,9 @@ class ToleranceDecode {
   void answer(Worker& worker, Index h) {
     const Int8Rows& tokens = tokens_of(h);
     const auto at = static_cast<std::size_t>(h);
-    const ScoreRule<float> rule(options_, tokens.layout.d, call(h).head, false);
     read_exactly(worker, h);
     ToleranceRow& row = worker.row;
-    row.begin(tokens, queries_[h], queries_[h].factor / static_cast<float>(ScoreRule<float>::log2_e), worker.state,
-              scans_[h]);
+    row.begin(tokens, queries_[h], scale_of(h), worker.state, scans_[h]);
     ToleranceAnswer& answer = answers_[at];
     answer.floor = std::hypot(ToleranceProbes::least_floor, std::sqrt(row.floor_square()));
     Index read_from = ToleranceRow::n_bins;
@@ -165,6 +163,9 @@ class ToleranceDecode {
     if (answer.found) write_out(call(h), {0, 1}, row.answer(), options_.sinks, isa_);
   }
 
+  // What multiplies the scores of a head.
+  float scale_of(Index h) const { return queries_[h].factor / static_cast<float>(ScoreRule<float>::log2_e); }
+
   // What lies outside the pages to scan, into the worker's state.
   void read_exactly(Worker& worker, Index h) const {
     const Int8Rows& tokens = tokens_of(h);
@@ -173,7 +174,7 @@ class ToleranceDecode {
     state.clear();
     state.factor = queries_[h].factor;
     const float* q = queries_[h].query.q;
-    worker.operands.begin(q, layout.d_padded + 16, layout.d, 1);
+    worker.operands.begin(call(h).k, q, layout.d_padded + 16, 1, scale_of(h));
     const Index begin = Int8Rows::n_first + reach_.first_page * Int8Layout::keys;
     const Index end = Int8Rows::n_first + reach_.end_page * Int8Layout::keys;
     const Index before = begin - reach_.low, behind = reach_.high - end;

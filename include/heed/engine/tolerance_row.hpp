@@ -9,6 +9,7 @@
 #include "heed/core/floating.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/engine/detail/int8_row_operands.hpp"
 #include "heed/engine/detail/softmax_state.hpp"
 #include "heed/engine/int8_rows.hpp"
 #include "heed/engine/tolerance_levels.hpp"
@@ -178,7 +179,9 @@ class ToleranceRow {
     std::fill_n(error_of_bin_, n_bins, 0.0);
     floor_ = 0;
     const double coarse = static_cast<double>(scale) * static_cast<double>(scale) * q_square * rounding;
-    const double step = static_cast<double>(scale) * static_cast<double>(query_->query.scale);  // of the query's bytes
+    // Of the query's bytes; a coarse query is read in twice as many where all keys are.
+    const double step = static_cast<double>(scale) * static_cast<double>(query_->query.scale) /
+                        (is_coarse(query_->query, *tokens_, scale) ? 254 : 1);
     const double whole = 1 / (static_cast<double>(mass_) * static_cast<double>(mass_) * std::max(square, 1e-60));
     for (Index chunk = 0; chunk < scan_->n_chunks(); ++chunk) {
       const double unit = static_cast<double>(unit_of(chunk)), relative = unit * unit * whole;

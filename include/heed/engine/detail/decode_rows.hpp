@@ -53,16 +53,18 @@ class DecodeRows {
     const bool by_pair = has_functor || !pair_rule.every_pair();
     const bool masked = !Operands::all_finite && (by_pair || options.mask.allowed.given() || options.mask.bias.given());
     const Index d = shared.k.cols, d_v = shared.v.cols, n_heads = static_cast<Index>(calls.size());
+    T score_scale = 1;
     std::fill(q_, q_ + n_heads * d_padded_, T(0));
     std::fill(out_, out_ + n_heads * v_padded_, T(0));
     for (Index h = 0; h < n_heads; ++h) {
       const Call& call = calls[static_cast<std::size_t>(h)];
       const ScoreRule<T> rule(options, d, call.head, by_pair);
+      score_scale = rule.scale * rule.softmax_factor / static_cast<T>(ScoreRule<T>::log2_e);
       for (Index c = 0; c < d; ++c) q_[h * d_padded_ + c] = static_cast<T>(call.q(0, c)) * rule.query_factor;
       states[static_cast<std::size_t>(h)].clear();
       states[static_cast<std::size_t>(h)].factor = rule.softmax_factor;
     }
-    operands_.begin(q_, d_padded_, d, n_heads);
+    operands_.begin(shared.k, q_, d_padded_, n_heads, score_scale);
     to = std::min(to, range.high);
     for (Index at = std::max(from, range.low), n = 0; at < to; at += n) {
       n = std::min(Operands::tile_end(at, tile_keys_), to) - at;

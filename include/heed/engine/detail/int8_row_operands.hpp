@@ -34,8 +34,17 @@ inline Int8Query quantised_query(const float* q, Index d, Index d_padded, std::i
   return {q, bytes, scale, sum};
 }
 
+/// True where rounding a query to 8 bits would move scores, and so weights, by more than .6%: one channel of it is much
+/// larger than the others. `scale` multiplies scores. Judged by the first page, so that all chunks of a call agree.
+inline bool is_coarse(const Int8Query& query, const Int8Rows& tokens, float scale) {
+  if (tokens.n_pages == 0) return false;
+  const double step = static_cast<double>(query.scale) * static_cast<double>(scale);
+  return step * step / 12 * static_cast<double>(tokens.pages.statistics[0].key_spread) > .006 * .006;
+}
+
 /// How tokens of an 8-bit cache meet one query of each of several heads: those in float as they are, those in pages by
-/// products of whole numbers, of a query rounded to 8 bits.
+/// products of whole numbers, of a query rounded to 8 bits. A coarse one is two: what 8 bits leave of it is rounded to
+/// 8 bits again, and both are summed.
 template <>
 class RowOperands<float, Int8> {
  public:
@@ -45,18 +54,28 @@ class RowOperands<float, Int8> {
   RowOperands(Scratch& scratch, Index /*tile_keys*/, Index max_heads, Index d, Index d_v, Isa isa)
       : pages_(int8_kernels(isa)), rows_(storage_kernels<float, float>(isa)), layout_(d, d_v) {
     const Index width = layout_.d_padded + 16;
-    q_ = scratch.take<float>(max_heads * width);
-    bytes_ = scratch.take<std::int8_t>(max_heads * layout_.d_padded);
-    queries_ = scratch.take<Int8Query>(max_heads);
+    q_ = scratch.take<float>(2 * max_heads * width);  // and what is left of each
+    bytes_ = scratch.take<std::int8_t>(2 * max_heads * layout_.d_padded);
+    queries_ = scratch.take<Int8Query>(2 * max_heads);
     part_ = scratch.take<float>(max_heads * page);
+    rest_scores_ = scratch.take<float>(pages_at_once * page);
+    coarse_ = scratch.take<bool>(max_heads);
   }
 
-  void begin(const float* q, Index q_stride, Index d, Index n_heads) {
-    const Index width = layout_.d_padded + 16;
-    std::fill_n(q_, n_heads * width, 0.0f);
+  void begin(const ConstView<Int8>& k, const float* q, Index q_stride, Index n_heads, float scale) {
+    const Index width = layout_.d_padded + 16, d = k.cols;
+    std::fill_n(q_, 2 * n_heads * width, 0.0f);
     for (Index h = 0; h < n_heads; ++h) {
-      std::copy_n(q + h * q_stride, d, q_ + h * width);
-      queries_[h] = quantised_query(q_ + h * width, d, layout_.d_padded, bytes_ + h * layout_.d_padded);
+      float *own = q_ + 2 * h * width, *rest = own + width;
+      std::int8_t *bytes = bytes_ + 2 * h * layout_.d_padded, *rest_bytes = bytes + layout_.d_padded;
+      std::copy_n(q + h * q_stride, d, own);
+      queries_[h] = quantised_query(own, d, layout_.d_padded, bytes);
+      coarse_[h] = is_coarse(queries_[h], *k.tokens, scale);
+      if (!coarse_[h]) continue;
+      for (Index c = 0; c < d; ++c) rest[c] = own[c] - queries_[h].scale * static_cast<float>(bytes[c]);
+      Int8Query& second = queries_[n_heads + h] = quantised_query(rest, d, layout_.d_padded, rest_bytes);
+      std::fill_n(rest, d, 0.0f);  // its product with the mean is in the first
+      second.q = rest;
     }
   }
 
@@ -75,9 +94,11 @@ class RowOperands<float, Int8> {
         },
         [&](const Int8PagesView& pages, Index from, Index n_pages) {
           pages_.scores(tokens.layout, pages, n_pages, queries_, n_heads, s + from, s_stride);
+          add_rests(tokens.layout, pages, n_pages, n_heads, s + from, s_stride);
         },
         [&](const Int8PagesView& pages, Index from, Index first, Index count) {
           pages_.scores(tokens.layout, pages, 1, queries_, n_heads, part_, page);
+          add_rests(tokens.layout, pages, 1, n_heads, part_, page);
           for (Index h = 0; h < n_heads; ++h) std::copy_n(part_ + h * page + first, count, s + h * s_stride + from);
         });
   }
@@ -108,7 +129,18 @@ class RowOperands<float, Int8> {
   }
 
  private:
-  static constexpr Index page = Int8Layout::keys;
+  static constexpr Index page = Int8Layout::keys, pages_at_once = 8;
+
+  void add_rests(const Int8Layout& layout, const Int8PagesView& pages, Index n_pages, Index n_heads, float* s,
+                 Index s_stride) const {
+    for (Index h = 0; h < n_heads; ++h) {
+      for (Index p = 0; coarse_[h] && p < n_pages; p += pages_at_once) {
+        const Index n = std::min(pages_at_once, n_pages - p);
+        pages_.scores(layout, pages.from(layout, p), n, queries_ + n_heads + h, 1, rest_scores_, n * page);
+        for (Index j = 0; j < n * page; ++j) s[h * s_stride + p * page + j] += rest_scores_[j];
+      }
+    }
+  }
 
   // Cuts tokens [at, at + n) into runs in order: rows(keys, values, place of the first among the n, how many), then
   // whole(pages, place, how many pages) and part(page, place, first slot, how many) of pages.
@@ -144,7 +176,8 @@ class RowOperands<float, Int8> {
   const Int8Kernels& pages_;
   const StorageKernels<float, float>& rows_;
   Int8Layout layout_;
-  float *q_, *part_;
+  float *q_, *part_, *rest_scores_;
+  bool* coarse_;  // of each head
   std::int8_t* bytes_;
   Int8Query* queries_;
 };

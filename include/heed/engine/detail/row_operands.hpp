@@ -23,8 +23,8 @@ class RowOperands {
     v_tile_ = scratch.take<T>(tile_keys * d_v);
   }
 
-  /// Queries of the run to come.
-  void begin(const T*, Index, Index, Index) {}
+  /// Queries of the run to come, their keys, and what multiplies their scores.
+  void begin(const ConstView<Key>&, const T*, Index, Index, T) {}
   /// Where a tile of at most `n` keys from `at` on should end.
   static Index tile_end(Index at, Index n) { return at + n; }
 
