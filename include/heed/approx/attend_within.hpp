@@ -188,8 +188,8 @@ class ToleranceCalls {
 /// from all keys and at every level: the first, then ever fewer, at last one in 64. They change the cache's memory of
 /// them, which is why it is not const; its tokens stay as they are.
 ///
-/// All keys are read in 8 bits where that is as cheap (fewer than 2048 keys of d = 64), where the tolerance asks for it,
-/// and with options the scan does not know (softcap, bias, boolean masks, ALiBi, absent keys, lengths, packed
+/// All keys are read in 8 bits where that is as cheap (fewer than 2048 keys of d = 64), where the tolerance asks for
+/// it, and with options the scan does not know (softcap, bias, boolean masks, ALiBi, absent keys, lengths, packed
 /// sequences). The result says which: `path(query, head)`.
 ///
 /// Shapes  as attend over a cache; queries are answered one after another, so that this is for decoding.
