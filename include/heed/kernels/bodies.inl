@@ -10,6 +10,7 @@
 #include "heed/kernels/bodies/pairs.inl"
 #include "heed/kernels/bodies/row.inl"
 #include "heed/kernels/bodies/int8.inl"
+#include "heed/kernels/bodies/int8_scan.inl"
 #include "heed/kernels/bodies/write.inl"
 #include "heed/kernels/bodies/route.inl"
 #include "heed/kernels/bodies/draw.inl"

@@ -72,7 +72,7 @@ struct PageSums {
   float square[2];  ///< of w^2 over each group of 16
 };
 
-/// Kernels on pages of 8-bit keys and values; what each computes stands beside its body in bodies/int8.inl.
+/// Kernels on pages of 8-bit keys and values; what each computes stands beside its body in bodies/int8.inl and int8_scan.inl.
 struct Int8Kernels {
   void (*scores)(const Int8Layout& layout, Int8PagesView pages, Size n_pages, const Int8Query* queries, Size n_q,
                  float* s, Size s_stride);

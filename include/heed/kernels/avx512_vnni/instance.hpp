@@ -16,6 +16,8 @@ using avx512::Vf;
 #include "heed/kernels/avx512_vnni/bytes.inl"
 
 #include "heed/kernels/bodies/int8.inl"
+
+#include "heed/kernels/bodies/int8_scan.inl"
 }  // namespace heed::detail::avx512_vnni
 
 #include "heed/kernels/end.inl"
