@@ -44,7 +44,7 @@ struct Int8Rows {
     }
     const Index page = (j - n_first) / Int8Layout::keys, slot = (j - n_first) % Int8Layout::keys;
     const Int8PagesView of = pages_from(page);
-    const unsigned char *near = of.near_, *far = of.far_;
+    const unsigned char *near = of.near_pages, *far = of.far_pages;
     const float scale = number(near + layout.key_scales, slot);
     const Index row = slot / Int8Layout::group * layout.d_padded * 8 + slot % Int8Layout::group * 4;
     for (Index c = 0; c < layout.d; ++c) {
@@ -60,7 +60,7 @@ struct Int8Rows {
       return;
     }
     const Index page = (j - n_first) / Int8Layout::keys, slot = (j - n_first) % Int8Layout::keys;
-    const unsigned char* far = pages_from(page).far_;
+    const unsigned char* far = pages_from(page).far_pages;
     const float scale = number(far + layout.value_scales, slot);
     const unsigned char* row = far + layout.values + slot / Int8Layout::quad * 4 * layout.v_padded + slot % 4;
     for (Index c = 0; c < layout.d_v; ++c) to[c] = scale * static_cast<float>(static_cast<std::int8_t>(row[4 * c]));

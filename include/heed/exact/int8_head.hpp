@@ -127,8 +127,8 @@ class Int8Head {
     const Int8PagesView pages = rows().pages;
     for (Index p = 0; p < n_pages_; ++p) {
       for (Index j = 0; j < Int8Layout::keys; ++j) {
-        all = all && finite(Int8Rows::number(pages.near_ + p * layout_.near_bytes + layout_.key_scales, j)) &&
-              finite(Int8Rows::number(pages.far_ + p * layout_.far_bytes + layout_.value_scales, j));
+        all = all && finite(Int8Rows::number(pages.near_pages + p * layout_.near_bytes + layout_.key_scales, j)) &&
+              finite(Int8Rows::number(pages.far_pages + p * layout_.far_bytes + layout_.value_scales, j));
       }
     }
     return all;

@@ -47,13 +47,13 @@ struct Int8Layout {
 
 /// Pages one behind the other.
 struct Int8PagesView {
-  const unsigned char *near_, *far_;
+  const unsigned char *near_pages, *far_pages;
   const Bfloat *mean_keys, *mean_values;  ///< d_padded and v_padded columns; a vector may be read behind the last
   const PageStatistics* statistics;
 
   Int8PagesView from(const Int8Layout& layout, Size page) const {
-    return {near_ + page * layout.near_bytes, far_ + page * layout.far_bytes, mean_keys + page * layout.d_padded,
-            mean_values + page * layout.v_padded, statistics + page};
+    return {near_pages + page * layout.near_bytes, far_pages + page * layout.far_bytes,
+            mean_keys + page * layout.d_padded, mean_values + page * layout.v_padded, statistics + page};
   }
 };
 
@@ -72,7 +72,8 @@ struct PageSums {
   float square[2];  ///< of w^2 over each group of 16
 };
 
-/// Kernels on pages of 8-bit keys and values; what each computes stands beside its body in bodies/int8.inl and int8_scan.inl.
+/// Kernels on pages of 8-bit keys and values; what each computes stands beside its body in bodies/int8.inl and
+/// int8_scan.inl.
 struct Int8Kernels {
   void (*scores)(const Int8Layout& layout, Int8PagesView pages, Size n_pages, const Int8Query* queries, Size n_q,
                  float* s, Size s_stride);

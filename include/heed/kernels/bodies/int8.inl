@@ -94,7 +94,8 @@ void int8_scores(const Int8Layout& given, Int8PagesView pages, Size n_pages, con
   const Size ahead = pages_ahead(layout.near_bytes + layout.values);
   for (Size first = 0; first < n_pages; first += pages_at_once) {
     const Size n = n_pages - first < pages_at_once ? n_pages - first : pages_at_once;
-    const unsigned char *near = pages.near_ + first * layout.near_bytes, *far = pages.far_ + first * layout.far_bytes;
+    const unsigned char *near = pages.near_pages + first * layout.near_bytes,
+                        *far = pages.far_pages + first * layout.far_bytes;
     for (Size g = 0; g < n_q; ++g) {
       const Int8Query query = queries[g];
       float base[pages_at_once];
@@ -200,7 +201,7 @@ void int8_values(const Int8Layout& given, Int8PagesView pages, Size n_pages, con
   WholeWeights<Int8Layout::keys> weights[pages_at_once];
   for (Size first = 0; first < n_pages; first += pages_at_once) {
     const Size n = n_pages - first < pages_at_once ? n_pages - first : pages_at_once;
-    const unsigned char* far = pages.far_ + first * layout.far_bytes;
+    const unsigned char* far = pages.far_pages + first * layout.far_bytes;
     for (Size g = 0; g < n_q; ++g) {
       const float* own = w + g * w_stride + first * Int8Layout::keys;
       for (Size p = 0; p < n; ++p)

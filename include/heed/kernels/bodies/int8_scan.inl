@@ -1,5 +1,5 @@
-// Kernels of decoding to a tolerance on pages of 8-bit keys and values: a look at the high planes alone, what it says of
-// pages, and groups of keys in full; included behind int8.inl.
+// Kernels of decoding to a tolerance on pages of 8-bit keys and values: a look at the high planes alone, what it says
+// of pages, and groups of keys in full; included behind int8.inl.
 
 // What the high planes alone say: s[g][32 p + j] = q_g . k with 7.5 for every low nibble, base[g][p] = q_g . mean.
 template <class X, class I>
@@ -10,7 +10,7 @@ void int8_scan(const Int8Layout& given, Int8PagesView pages, Size n_pages, const
   const Size ahead = pages_ahead(layout.near_bytes);
   for (Size first = 0; first < n_pages; first += pages_at_once) {
     const Size n = n_pages - first < pages_at_once ? n_pages - first : pages_at_once;
-    const unsigned char* near = pages.near_ + first * layout.near_bytes;
+    const unsigned char* near = pages.near_pages + first * layout.near_bytes;
     for (Size g = 0; g < n_q; ++g) {
       const Int8Query query = queries[g];
       float* means = base + g * base_stride + first;
@@ -83,13 +83,14 @@ void int8_group_scores(const Int8Layout& given, Int8PagesView pages, const Size*
   for (Size i = 0; i < n; ++i) {
     if (i + groups_ahead < n) {
       const Size page = groups[i + groups_ahead] / 2, half = groups[i + groups_ahead] % 2;
-      fetch_bytes(pages.near_ + page * layout.near_bytes + half * plane, plane);
-      fetch_bytes(pages.far_ + page * layout.far_bytes + half * plane, plane);
-      fetch_bytes(pages.far_ + page * layout.far_bytes + layout.values + half * 16 * layout.v_padded,
+      fetch_bytes(pages.near_pages + page * layout.near_bytes + half * plane, plane);
+      fetch_bytes(pages.far_pages + page * layout.far_bytes + half * plane, plane);
+      fetch_bytes(pages.far_pages + page * layout.far_bytes + layout.values + half * 16 * layout.v_padded,
                   16 * layout.v_padded);
     }
     const Size page = groups[i] / 2, first = groups[i] % 2 * Int8Layout::group;
-    const unsigned char *high = pages.near_ + page * layout.near_bytes, *low = pages.far_ + page * layout.far_bytes;
+    const unsigned char *high = pages.near_pages + page * layout.near_bytes,
+                        *low = pages.far_pages + page * layout.far_bytes;
     const typename X::V mean = X::set(base[page]);
     for (Size j = 0; j < Int8Layout::group; j += vectors * X::lanes) {
       typename I::V upper[vectors], sums[vectors];
@@ -115,7 +116,7 @@ void int8_group_values(const Int8Layout& given, Int8PagesView pages, const Size*
   const Size quad_bytes = 4 * layout.v_padded;
   for (Size i = 0; i < n; ++i) {
     const Size first = groups[i] % 2 * Int8Layout::group;
-    const unsigned char* far = pages.far_ + groups[i] / 2 * layout.far_bytes;
+    const unsigned char* far = pages.far_pages + groups[i] / 2 * layout.far_bytes;
     WholeWeights<Int8Layout::group> weights;
     make_whole<X, I>(far + layout.value_scales + 2 * first, w + i * Int8Layout::group, weights);
     if (weights.unit == 0) continue;
