@@ -4,9 +4,12 @@
 #include <cassert>
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <optional>
 #include <string>
 #include <vector>
+
+#include <mpi.h>
 
 #include "heed/core/errors.hpp"
 #include "heed/core/mask.hpp"
@@ -62,7 +65,7 @@ class Agreement {
   /// Gathers. Throws on every rank alike: the error of the lowest rank whose check threw, or what differs first.
   void conclude() {
     values_[0] = failure_ ? 1 : 0;
-    all_.resize(static_cast<std::size_t>(ranks_.size()));
+    make_room();
     gather(ranks_, &values_, all_.data(), static_cast<int>(sizeof values_));
     for (std::size_t r = 1; r < all_.size(); ++r) {
       if (all_[r][1] != all_[0][1])
@@ -88,6 +91,18 @@ class Agreement {
     Kind kind = Kind::own;
   };
   using Values = std::array<std::int64_t, most>;
+
+  // For what all ranks say. Where one has no memory for it, no rank goes on.
+  void make_room() {
+    int has_room = 1, all_have = 1;
+    try {
+      all_.resize(static_cast<std::size_t>(ranks_.size()));
+    } catch (const std::bad_alloc&) {
+      has_room = 0;
+    }
+    check_mpi(MPI_Allreduce(&has_room, &all_have, 1, MPI_INT, MPI_MIN, ranks_.comm()), "MPI_Allreduce");
+    if (all_have == 0) throw DistributedError("heed: a rank has run out of memory");
+  }
 
   static std::uint64_t call_number(const char* call) {
     std::uint64_t number = 0xcbf29ce484222325u;
