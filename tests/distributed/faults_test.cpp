@@ -1,4 +1,5 @@
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <new>
 #include <stdexcept>
@@ -10,6 +11,7 @@
 
 #include "heed/distributed/attend_sharded.hpp"
 #include "heed/distributed/ring_attend.hpp"
+#include "heed/distributed/ring_attend_backward.hpp"
 #include "distributed/mpi_spy.hpp"
 #include "distributed/rank_case.hpp"
 #include "support/inputs.hpp"
@@ -67,6 +69,12 @@ TEST(Faults, WhatDiffersBetweenRanksIsNamed) {
   FaultCase numbers;
   if (other) numbers.q(1, 4) += 1.0f;
   expect_same_error<OptionError>([&] { numbers(); }, "q on rank " + last());
+  expect_same_error<OptionError>(
+      [&] {
+        if (!other) in();
+        attend_sharded(MPI_COMM_WORLD, in.q, in.cache, {}, ExactAttention{[](float s, Index, Index) { return s; }});
+      },
+      "a score functor is given on rank " + last() + " but not on rank 0");
   const Matrix<double> wide = in.q.cast<double>();
   KeyValueCache<double> wide_cache(6, 8);
   wide_cache.append(in.k, in.v);
@@ -122,6 +130,44 @@ TEST(Faults, ARankThatFailsWhileItComputesKeepsNobodyWaiting) {
     EXPECT_THROW(ring(), DistributedError);
   }
   EXPECT_EQ(ring_attend(MPI_COMM_WORLD, in.q, in.q, in.q).out.rows(), 2);
+}
+
+/// Runs call() while the first, the second, ... allocation of the last rank fails, until it makes no more: every rank
+/// must throw each time, and none must wait.
+template <class Call>
+void expect_all_throw_without_memory(const Call& call) {
+  call();  // what lives longer than a call is made
+  for (std::int64_t n = 0, failed = 1; failed != 0; ++n) {
+    std::int64_t threw = 0, all_threw = 0;
+    mpi_spy().news_left = is_last() ? n : -1;
+    try {
+      call();
+    } catch (const std::bad_alloc&) {
+      threw = 1;
+    } catch (const DistributedError&) {
+      threw = 1;
+    }
+    failed = is_last() && mpi_spy().news_left < 0 ? 1 : 0;
+    mpi_spy().news_left = -1;
+    MPI_Bcast(&failed, 1, MPI_INT64_T, static_cast<int>(ranks_of_world()) - 1, MPI_COMM_WORLD);
+    MPI_Allreduce(&threw, &all_threw, 1, MPI_INT64_T, MPI_SUM, MPI_COMM_WORLD);
+    EXPECT_EQ(all_threw, failed == 0 ? 0 : ranks_of_world()) << "allocation " << n;
+    ASSERT_LT(n, 100);
+  }
+}
+
+TEST(Faults, ARankWithoutMemoryKeepsNobodyWaiting) {
+  const FaultCase in;
+  const Matrix<float> q = random_matrix<float>(6, 8, 1), k = random_matrix<float>(6, 4, 2);
+  const HeadOptions heads{.n_heads = 2, .n_kv_heads = 1};
+  const std::vector<double> sinks{1.0, 2.0};
+  const AttentionOptions options{.sinks = sinks};
+  const auto ring = [&] { return multi_head_ring_attend(MPI_COMM_WORLD, q, k, k, heads, options); };
+  const auto forward = ring();
+  expect_all_throw_without_memory([&] { in(); });
+  expect_all_throw_without_memory([&] { ring(); });
+  expect_all_throw_without_memory(
+      [&] { multi_head_ring_attend_backward(MPI_COMM_WORLD, q, q, k, k, forward, heads, options); });
 }
 
 TEST(Faults, ErrorsOfMpiNameTheCall) {

@@ -1,6 +1,8 @@
 #include "distributed/mpi_spy.hpp"
 
+#include <cstdlib>
 #include <cstring>
+#include <new>
 
 #include <mpi.h>
 
@@ -33,3 +35,12 @@ extern "C" int MPI_Isend(const void* data, int n, MPI_Datatype type, int to, int
   heed::test::mpi_spy().bytes_sent += n;  // the library sends bytes
   return PMPI_Isend(data, n, type, to, tag, comm, request);
 }
+
+void* operator new(std::size_t bytes) {
+  std::int64_t& left = heed::test::mpi_spy().news_left;
+  void* memory = left >= 0 && left-- == 0 ? nullptr : std::malloc(bytes == 0 ? 1 : bytes);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }

@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "heed/approx/attend_within.hpp"
 #include "heed/exact/key_value_cache.hpp"
 #include "heed/io/safetensors.hpp"
 #include "io/files.hpp"
@@ -32,6 +33,17 @@ TEST(CacheFile, AnswersAreTheSameBits) {
       one->append(random_matrix<float>(200, 18, 4), random_matrix<float>(200, 10, 5));
     EXPECT_SAME_BITS(attend(q, read).out, attend(q, cache).out);
   }
+}
+
+TEST(CacheFile, LargeNumbersComeBack) {
+  const heed_test::TemporaryFolder folder;
+  KeyValueCache<Int8> cache(9);
+  cache.append((random_matrix<float>(300, 9, 2) * 1e12f).eval(), (random_matrix<float>(300, 9, 3) * 1e30f).eval());
+  save_cache(folder.path("cache.safetensors"), cache);
+  KeyValueCache<Int8> read = load_cache(folder.path("cache.safetensors"));
+  const Matrix<float> q = random_matrix<float>(1, 9, 1) * 1e-12f;
+  EXPECT_SAME_BITS(attend(q, read).out, attend(q, cache).out);
+  EXPECT_SAME_BITS(attend_within(0.05, q, read).out, attend_within(0.05, q, cache).out);
 }
 
 TEST(CacheFile, OtherFilesAreRefused) {

@@ -167,6 +167,27 @@ class Mailbox {
   std::deque<std::vector<char>> letters_;
 };
 
+/// Calls work(rank, hooks) on a thread for each of n_ranks ranks.
+template <class Work>
+void over_ranks(std::size_t n_ranks, const Work& work) {
+  std::vector<Mailbox> sums(n_ranks), shares(n_ranks);
+  std::vector<std::thread> threads;
+  for (std::size_t r = 0; r < n_ranks; ++r) {
+    threads.emplace_back([&, r] {
+      TrainingHooks hooks = SmallRun::hooks();
+      hooks.ranks = {.rank = static_cast<Index>(r), .n_ranks = static_cast<Index>(n_ranks)};
+      hooks.ranks.receive = [&, r](void* data, std::size_t bytes) { sums[r].take(data, bytes); };
+      hooks.ranks.send = [&, r](const void* data, std::size_t bytes) { sums[r - 1].put(data, bytes); };
+      hooks.ranks.share = [&, r](void* data, std::size_t bytes) {
+        for (std::size_t other = 1; r == 0 && other < n_ranks; ++other) shares[other].put(data, bytes);
+        if (r > 0) shares[r].take(data, bytes);
+      };
+      work(r, hooks);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
 TEST(TrainingRun, OverRanksHasTheBitsOfOneProcess) {
   for (const AttentionKind kind : {AttentionKind::exact, AttentionKind::tf}) {
     TrainingOptions options = SmallRun::options(4);
@@ -174,26 +195,13 @@ TEST(TrainingRun, OverRanksHasTheBitsOfOneProcess) {
     SmallRun alone({.kind = kind, .height = 2});
     const auto want = train(alone.model, alone.store, SmallRun::hooks(), options, 0, {.threads = 1});
     for (const std::size_t n_ranks : {2U, 3U}) {
-      std::vector<Mailbox> sums(n_ranks), shares(n_ranks);
       std::vector<std::unique_ptr<SmallRun>> runs;
       for (std::size_t r = 0; r < n_ranks; ++r)
         runs.push_back(std::make_unique<SmallRun>(AttentionChoice{.kind = kind, .height = 2}));
       std::vector<TrainingResult> got(n_ranks);
-      std::vector<std::thread> threads;
-      for (std::size_t r = 0; r < n_ranks; ++r) {
-        threads.emplace_back([&, r] {
-          TrainingHooks hooks = SmallRun::hooks();
-          hooks.ranks = {.rank = static_cast<Index>(r), .n_ranks = static_cast<Index>(n_ranks)};
-          hooks.ranks.receive = [&, r](void* data, std::size_t bytes) { sums[r].take(data, bytes); };
-          hooks.ranks.send = [&, r](const void* data, std::size_t bytes) { sums[r - 1].put(data, bytes); };
-          hooks.ranks.share = [&, r](void* data, std::size_t bytes) {
-            for (std::size_t other = 1; r == 0 && other < n_ranks; ++other) shares[other].put(data, bytes);
-            if (r > 0) shares[r].take(data, bytes);
-          };
-          got[r] = train(runs[r]->model, runs[r]->store, hooks, options, 0, {.threads = 1});
-        });
-      }
-      for (std::thread& thread : threads) thread.join();
+      over_ranks(n_ranks, [&](std::size_t r, const TrainingHooks& hooks) {
+        got[r] = train(runs[r]->model, runs[r]->store, hooks, options, 0, {.threads = 1});
+      });
       EXPECT_TRUE(same_bits_of_stores(runs[0]->store, alone.store));
       for (std::size_t r = 0; r < n_ranks; ++r) {
         EXPECT_TRUE(same_numbers(runs[r]->store.all_values(), alone.store.all_values())) << "rank " << r;
@@ -201,6 +209,82 @@ TEST(TrainingRun, OverRanksHasTheBitsOfOneProcess) {
         EXPECT_EQ(got[r].last.gradient_norm, want.last.gradient_norm);
         EXPECT_EQ(got[r].last.n_tokens, want.last.n_tokens);
         EXPECT_EQ(got[r].last.attention_flops_per_token, want.last.attention_flops_per_token);
+      }
+    }
+  }
+}
+
+TEST(TrainingRun, WhereOneRankThrowsAllDo) {
+  struct Spoilt {};
+  // What goes wrong on a rank, in the third step.
+  using Spoil = void (*)(SmallRun & run, TrainingHooks & hooks);
+  const std::pair<const char*, Spoil> spoils[] = {
+      {"a batch",
+       [](SmallRun&, TrainingHooks& hooks) {
+         hooks.make_batch = [make = hooks.make_batch](Batch& batch, std::uint64_t seed, Index number) {
+           if (number >= 12) throw Spoilt();
+           make(batch, seed, number);
+         };
+       }},
+      {"a report",
+       [](SmallRun&, TrainingHooks& hooks) {
+         hooks.report = [](const StepReport& report) {
+           if (report.step == 3) throw Spoilt();
+         };
+       }},
+      {"a checkpoint",
+       [](SmallRun&, TrainingHooks& hooks) {
+         hooks.save = [](Index step) {
+           if (step == 3) throw Spoilt();
+         };
+       }},
+  };
+  TrainingOptions options = SmallRun::options(5);
+  options.micro_batches = 6;
+  options.save_every = 1;
+  for (const auto& [what, spoil] : spoils) {
+    for (const std::size_t spoilt : {0U, 1U, 2U}) {
+      SCOPED_TRACE(std::string(what) + " of rank " + std::to_string(spoilt));
+      std::vector<std::string> said(3);
+      over_ranks(3, [&, spoil = spoil](std::size_t r, TrainingHooks hooks) {
+        SmallRun run;
+        if (r == spoilt) spoil(run, hooks);
+        try {
+          train(run.model, run.store, hooks, options, 0, {.threads = 1});
+        } catch (const Spoilt&) {
+          said[r] = "its own";
+        } catch (const TrainingError& error) {
+          said[r] = error.what();
+        }
+      });
+      for (std::size_t r = 0; r < 3; ++r) {
+        EXPECT_EQ(said[r], r == spoilt ? "its own" : "heed: another rank could not go on: its error says why");
+      }
+    }
+  }
+}
+
+TEST(TrainingRun, RanksThatWouldTrainApartAreRefused) {
+  for (const char* what : {"micro_batches", "seed", "steps_done", "n_steps"}) {
+    for (const std::size_t other : {0U, 2U}) {
+      SCOPED_TRACE(what);
+      std::vector<std::string> said(3);
+      over_ranks(3, [&](std::size_t r, const TrainingHooks& hooks) {
+        SmallRun run;
+        TrainingOptions options = SmallRun::options(5);
+        const bool differs = r == other;
+        options.micro_batches = differs && what == std::string("micro_batches") ? 9 : 6;
+        options.seed = differs && what == std::string("seed") ? 8 : 7;
+        if (differs && what == std::string("n_steps")) options.n_steps = 4;
+        try {
+          train(run.model, run.store, hooks, options, differs && what == std::string("steps_done") ? 1 : 0,
+                {.threads = 1});
+        } catch (const OptionError& error) {
+          said[r] = error.what();
+        }
+      });
+      for (const std::string& text : said) {
+        EXPECT_NE(text.find(std::string(what) + " differs between ranks"), std::string::npos) << text;
       }
     }
   }

@@ -14,6 +14,7 @@
 #include "heed/core/result.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/engine/count.hpp"
 #include "heed/engine/tolerance_decode.hpp"
 #include "heed/exact/key_value_cache.hpp"
 
@@ -116,15 +117,17 @@ class ToleranceCalls {
     n_whole = 0;
     for (std::size_t s = 0; s < n; ++s) {
       const Index h = scanned[s].head;
-      ToleranceAnswer& answer = answers[s];
+      const ToleranceAnswer& answer = answers[s];
       if (!answer.found) {
         paths[h] = TolerancePath::not_tolerant;
         new (whole + n_whole++) Call(scanned[s]);
-        answer.keys_read = seen;
       }
       reported[h] = learn(probes_[static_cast<std::size_t>(h)], wishes[s], answer);
-      keys.read += answer.keys_read;
+      if (!wishes[s].is_probe) keys.read += answer.found ? answer.keys_read : seen;
       count(answer, reach);
+      // Where all keys are read, that counts tokens.
+      if (context_.flops != nullptr && answer.found && !wishes[s].is_probe)
+        count_tokens(*context_.flops, own.mask, n_k, 1);
     }
     read_all({whole, static_cast<std::size_t>(n_whole)}, own);
     return keys;
@@ -165,11 +168,10 @@ class ToleranceCalls {
     if (context_.flops == nullptr) return;
     const double pages = static_cast<double>(reach.n_pages()), scanned = pages * Int8Layout::keys;
     const auto d = static_cast<double>(packed_.d), d_v = static_cast<double>(packed_.d_v);
-    const double read = answer.found ? answer.keys_read : 0;  // else attend counts them
-    context_.flops->add_products(Phase::scores, 2 * d * (scanned + read));
-    context_.flops->add_products(Phase::values, 2 * d_v * read);
+    context_.flops->add_products(Phase::scores, 2 * d * (scanned + answer.keys_read));
+    context_.flops->add_products(Phase::values, 2 * d_v * answer.keys_read);
     context_.flops->add_products(Phase::far_field, 2 * pages * (d + 2 * d_v));
-    context_.flops->add_exponentials(scanned + read);
+    context_.flops->add_exponentials(scanned + answer.keys_read);
   }
 
   double tolerance_;
@@ -216,12 +218,6 @@ auto attend_within(double tolerance, const Q& q, KeyValueCache<Int8>& cache, con
   const auto lse = output_view_of(made.lse);
   Workspace::Frame frame(inner.workspace());
   const detail::CachedTokens<Int8> tokens(cache, frame);
-  const auto calls_of = [&](const ConstView<S>& rows, const View<S>& to, const View<Accumulator<S>>& lse_to) {
-    const std::span<Call> calls = detail::calls_of_heads<Call>(
-        frame, rows, [&](Index h) { return tokens.keys(h); }, to, lse_to, packed);
-    for (Call& call : calls) call.v = tokens.values(call.head / packed.per_kv());
-    return calls;
-  };
   if (!detail::scan_knows(options)) {
     detail::attend_cached_heads(out, lse, q, cache, packed, options, ExactAttention<>{}, inner.context());
     result.paths.assign(result.paths.size(), TolerancePath::other_options);
@@ -236,8 +232,9 @@ auto attend_within(double tolerance, const Q& q, KeyValueCache<Int8>& cache, con
       ConstView<S> own = view_of(q);
       own.data = detail::entry(own.data, i * own.row_stride);
       own.rows = 1;
-      const auto keys = run.run(calls_of(own, out.rows_from(i, 1), lse.rows_from(i, 1)), i, n_q,
-                                result.reported.data() + i * packed.n_heads, result.paths.data() + i * packed.n_heads);
+      const auto calls = detail::calls_over<Call>(tokens, own, out.rows_from(i, 1), lse.rows_from(i, 1), packed, row);
+      const auto keys =
+          run.run(calls, i, n_q, result.reported.data() + i * packed.n_heads, result.paths.data() + i * packed.n_heads);
       read += keys.read;
       seen += keys.seen;
     }

@@ -1,5 +1,6 @@
 #pragma once
 #include <span>
+#include <type_traits>
 #include <utility>
 
 #include <mpi.h>
@@ -60,7 +61,8 @@ void attend_shards(const Ranks& ranks, const ConstView<S>& q, const Shard& shard
                    });
   });
   message.merge_over(ranks, sums, failure);
-  write_sums(message.sums(), q, out, lse, packed, options.sinks, inner.context());
+  failure.guard([&] { write_sums(message.sums(), q, out, lse, packed, options.sinks, inner.context()); });
+  failure.settle(ranks);  // writing takes memory too
 }
 
 /// attend_sharded over a shard of any kind; heads_of(): its heads, or what is wrong with the arguments.
@@ -88,6 +90,7 @@ Result attend_any_shard(MPI_Comm comm, const Q& q, const Shard& shard, Index n_o
     message.reserve(packed.n_heads, q.rows(), packed.d_v);
   });
   agreement.same_option("HEED_ISA", isa);
+  agreement.same_flag("a score functor", !std::is_same_v<Method, ExactAttention<>>);
   const ShardedKeys keys = agree_on_shards<S, typename Shard::Scalar>(agreement, ranks, view_of(q), n_own, packed,
                                                                       options, !Shard::has_rows);
   attend_shards(ranks, view_of(q), shard, keys, message, output_view_of(result.out), output_view_of(result.lse), packed,
@@ -125,8 +128,8 @@ auto attend_sharded(MPI_Comm comm, const Q& q, const Cache& cache, const Attenti
                     const Method& method = {}, const Context& context = {})
     -> MultiHeadResult<detail::OperandScalar<Q>> {
   return detail::attend_any_shard<MultiHeadResult<detail::OperandScalar<Q>>>(
-      comm, q, detail::shard_of(cache), cache.size(), [&] { return detail::heads_over_shard(q.cols(), cache); },
-      options, method, context);
+      comm, q, detail::shard_of(cache), cache.size(), [&] { return detail::heads_over(q.cols(), cache); }, options,
+      method, context);
 }
 
 /// The same without a method: exact attention.

@@ -109,11 +109,13 @@ class Ranks {
   Index rank_ = 0, size_ = 1;
 };
 
-/// Calls transfer(first byte, bytes, number of the piece) for pieces of at most 2^28 bytes: MPI counts in int.
+constexpr std::size_t most_of_a_piece = std::size_t(1) << 28;  ///< bytes: MPI counts in int
+
+/// Calls transfer(first byte, bytes) for the pieces of a message.
 template <class Transfer>
 void for_each_piece(std::size_t bytes, const Transfer& transfer) {
-  constexpr std::size_t most = std::size_t(1) << 28;
-  for (std::size_t at = 0; at < bytes; at += most) transfer(at, static_cast<int>(std::min(most, bytes - at)));
+  for (std::size_t at = 0; at < bytes; at += most_of_a_piece)
+    transfer(at, static_cast<int>(std::min(most_of_a_piece, bytes - at)));
 }
 
 inline void send(const Ranks& ranks, const void* data, std::size_t bytes, int to, int tag) {

@@ -1,5 +1,6 @@
 #pragma once
 #include <span>
+#include <type_traits>
 #include <utility>
 
 #include <mpi.h>
@@ -41,9 +42,18 @@ struct RingCall {
   RingPlan plan() const { return {queries, keys, real.options, real.n_q, packed.n_heads}; }
 };
 
+/// Refuses keys and values, so many numbers, whose gradients in double would be more than a message may be.
+inline void check_message(Index numbers) {
+  constexpr auto most = static_cast<Index>(Transfers::most_bytes() / sizeof(double));
+  if (numbers > most) {
+    throw ShapeError(
+        message("rows(k) * (cols(k) + cols(v)) = ", numbers, " must be at most ", most, " on a rank: use more ranks"));
+  }
+}
+
 /// Agrees on a call over a ring; `check(packed)` looks at what this rank brings, and makes room.
 template <class S, class Q, class K, class V, class Check>
-RingCall<S> agree_on_ring(const Ranks& ranks, const char* name, const Q& q, const K& k, const V& v,
+RingCall<S> agree_on_ring(const Ranks& ranks, const char* name, bool has_functor, const Q& q, const K& k, const V& v,
                           const HeadOptions& heads, const AttentionOptions& options, const Context& context,
                           const Check& check) {
   Agreement agreement(ranks, name);
@@ -54,9 +64,11 @@ RingCall<S> agree_on_ring(const Ranks& ranks, const char* name, const Q& q, cons
     isa = static_cast<Index>(active_isa());
     packed = heads_of_rows(q, k, v, heads, options);
     check_sizes({q.rows(), k.rows(), packed.d, packed.d_v, packed.n_heads});
+    check_message(k.rows() * (k.cols() + v.cols()));
     check(packed);
   });
   agreement.same_option("HEED_ISA", isa);
+  agreement.same_flag("a score functor", has_functor);
   agreement.same_scalar<S>("the scalar of q");
   agreement.same_size("rows(q)", q.rows());
   agreement.same_size("rows(k)", k.rows());
@@ -105,13 +117,15 @@ void ring_attend_heads(const Ranks& ranks, const RingCall<S>& call, RingKeys<S>&
           [&] { transfers.poke(); });
     });
   }
+  failure.guard([&] {
+    for (int part = 0; part < ring_parts; ++part) {
+      const Index first = plan.first_query_row(part), n = part == 0 ? call.queries.n_early() : call.queries.n_late();
+      const View<T> own_lse = lse.rows_from(first, n);
+      write_sums(std::span<const SoftmaxSums<T>>(sums[part]), rows_of(q, first, n), out.rows_from(first, n), own_lse,
+                 packed, options.sinks, inner.context());
+    }
+  });
   failure.settle(ranks);
-  for (int part = 0; part < ring_parts; ++part) {
-    const Index first = plan.first_query_row(part), n = part == 0 ? call.queries.n_early() : call.queries.n_late();
-    const View<T> own_lse = lse.rows_from(first, n);
-    write_sums(std::span<const SoftmaxSums<T>>(sums[part]), rows_of(q, first, n), out.rows_from(first, n), own_lse,
-               packed, options.sinks, inner.context());
-  }
 }
 
 }  // namespace detail
@@ -145,11 +159,12 @@ auto multi_head_ring_attend(MPI_Comm comm, const Q& q, const K& k, const V& v, c
   const detail::Ranks ranks(comm);
   MultiHeadResult<S> result;
   detail::RingKeys<S> keys;
-  const auto call = detail::agree_on_ring<S>(
-      ranks, "ring_attend", q, k, v, heads, options, context, [&](const detail::PackedHeads& packed) {
-        result = detail::result_of_heads<S, Method>(q.rows(), packed.n_heads, packed.d_v);
-        keys.reserve(ranks, view_of(k), view_of(v));
-      });
+  const auto call =
+      detail::agree_on_ring<S>(ranks, "ring_attend", !std::is_same_v<Method, ExactAttention<>>, q, k, v, heads, options,
+                               context, [&](const detail::PackedHeads& packed) {
+                                 result = detail::result_of_heads<S, Method>(q.rows(), packed.n_heads, packed.d_v);
+                                 keys.reserve(ranks, view_of(k), view_of(v));
+                               });
   detail::ring_attend_heads(ranks, call, keys, view_of(q), output_view_of(result.out), output_view_of(result.lse),
                             options, method, context);
   return result;

@@ -130,7 +130,6 @@ void ring_backward_heads(const Ranks& ranks, const RingCall<S>& call, RingKeys<S
                          RingGradients<Accumulator<S>>& sums, const BackwardOperands<S, Out>& in, Grads& grads,
                          const ExactAttention<ScoreMod>& method, const Context& given,
                          const BackwardOptions& backward) {
-  using T = Accumulator<S>;
   const RingPlan plan = call.plan();
   const WithWorkspace inner(given);
   Workspace::Frame frame(inner.workspace());
@@ -163,10 +162,9 @@ void ring_backward_heads(const Ranks& ranks, const RingCall<S>& call, RingKeys<S
   }
   outgoing.wait();
   if (ranks.size() > 1) sums.add_arrived(plan, ranks, ranks.size() - 1);
-  Vector<T> own_sinks = Vector<T>::Zero(call.packed.n_heads);
   if (grads.d_sinks.size() > 0) {
-    own.template sinks<ScoreMod>(own_sinks.data());
-    add_in_rank_order(ranks, own_sinks, grads.d_sinks);
+    failure.guard([&] { own.template sinks<ScoreMod>(sums.own_sinks()); });
+    sums.add_sinks(ranks, grads.d_sinks);
   }
   failure.settle(ranks);
   sums.write(plan, grads);
@@ -208,7 +206,8 @@ auto multi_head_ring_attend_backward(MPI_Comm comm, const D& d_out, const Q& q, 
   detail::RingKeys<S> keys;
   detail::RingGradients<Accumulator<S>> sums;
   const auto call = detail::agree_on_ring<S>(
-      ranks, "ring_attend_backward", q, k, v, heads, options, context, [&](const detail::PackedHeads& packed) {
+      ranks, "ring_attend_backward", !std::is_same_v<Method, ExactAttention<>>, q, k, v, heads, options, context,
+      [&](const detail::PackedHeads& packed) {
         if (backward.bias) {
           throw OptionError(
               "heed: BackwardOptions::bias is given but must not be: over a ring no rank has the pairs of all");

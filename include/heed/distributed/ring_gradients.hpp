@@ -33,12 +33,26 @@ class RingGradients {
     const auto numbers = static_cast<std::size_t>(n_k * row_numbers());
     for (Index t = 0; t < std::min<Index>(ranks.size(), 3); ++t) made_in(t).resize(numbers);
     if (ranks.size() > 1) arrived().resize(numbers);
+    sinks_.resize(static_cast<std::size_t>(packed.n_heads * (1 + ranks.size())));
   }
   View<T> d_q() {
     const Index cols = packed_.n_heads * packed_.d;
     return {d_q_.data(), n_q_, cols, cols, 1};
   }
   T* means() { return means_.data(); }
+  T* own_sinks() { return sinks_.data(); }  ///< gradients of sinks by the queries of this rank, one a head
+  /// to = their sum over ranks, from rank 0 on: MPI_Allreduce would leave the order open.
+  template <class Numbers>
+  void add_sinks(const Ranks& ranks, Numbers& to) {
+    const Index n = packed_.n_heads;
+    T* all = sinks_.data() + n;
+    gather(ranks, own_sinks(), all, static_cast<int>(static_cast<std::size_t>(n) * sizeof(T)));
+    for (Index h = 0; h < n; ++h) {
+      T sum = 0;
+      for (Index r = 0; r < ranks.size(); ++r) sum += all[r * n + h];
+      to(h) = sum;
+    }
+  }
 
   void clear(Index t) { std::fill(made_in(t).begin(), made_in(t).end(), T(0)); }
   /// The sums of a part of the keys of step t.
@@ -100,19 +114,7 @@ class RingGradients {
 
   PackedHeads packed_;
   Index n_q_ = 0;
-  std::vector<T> d_q_, means_, buffers_[4];
+  std::vector<T> d_q_, means_, sinks_, buffers_[4];
 };
-
-/// to = the sum of `own` over ranks, from rank 0 on: MPI_Allreduce would leave the order open.
-template <class T, class Numbers>
-void add_in_rank_order(const Ranks& ranks, const Vector<T>& own, Numbers& to) {
-  std::vector<T> all(static_cast<std::size_t>(ranks.size() * own.size()));
-  gather(ranks, own.data(), all.data(), static_cast<int>(static_cast<std::size_t>(own.size()) * sizeof(T)));
-  for (Index i = 0; i < own.size(); ++i) {
-    T sum = 0;
-    for (Index r = 0; r < ranks.size(); ++r) sum += all[static_cast<std::size_t>(r * own.size() + i)];
-    to(i) = sum;
-  }
-}
 
 }  // namespace heed::detail

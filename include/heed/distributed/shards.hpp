@@ -21,6 +21,7 @@
 #include "heed/distributed/block_sums.hpp"
 #include "heed/distributed/ranks.hpp"
 #include "heed/engine/softmax_sums.hpp"
+#include "heed/engine/split_lse.hpp"
 #include "heed/exact/key_value_cache.hpp"
 #include "heed/exact/multi_head.hpp"
 
@@ -94,7 +95,7 @@ struct OpaqueShard {
 
   template <class T, class Method>
   auto factor_of(const Method&, const AttentionOptions&, const PackedHeads&) const {
-    return [](Index) { return static_cast<T>(1.4426950408889634074); };  // log2(e): lse is the only score
+    return [](Index) { return static_cast<T>(SplitLse::log2_e); };  // lse is the only score
   }
   template <class SQ, class Method, class T>
   void sum(const ConstView<SQ>& q, const ShardedKeys&, const PackedHeads& packed, const CallBlock& block,
@@ -127,17 +128,6 @@ auto shard_of(const KeyValueCache<S>& cache) {
 template <class Cache>
 auto shard_of(const Cache& cache) {
   return OpaqueShard<Cache>{cache};
-}
-
-/// The heads of queries over a cache, checked.
-template <class Cache>
-PackedHeads heads_over_shard(Index q_cols, const Cache& cache) {
-  const PackedHeads packed{cache.d() > 0 ? q_cols / cache.d() : 0, cache.n_kv_heads(), cache.d(), cache.d_v()};
-  if (packed.n_heads < 1 || packed.n_heads * packed.d != q_cols || packed.n_heads % packed.n_kv_heads != 0) {
-    throw ShapeError(message("cols(q) = ", q_cols, " must be n_heads * d with d = ", packed.d,
-                             " and n_heads a multiple of n_kv_heads = ", packed.n_kv_heads));
-  }
-  return packed;
 }
 
 /// The heads of packed rows of one rank, checked.

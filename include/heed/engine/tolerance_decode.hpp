@@ -152,15 +152,15 @@ class ToleranceDecode {
         answer.probe.error[level] = row.is_sound() ? error_of(row.answer(), call(h)) : 1;
       }
       answer.probe.floor = answer.floor;
-      return;
+    } else {
+      const auto [bin, budget] = row.cut_for(ToleranceLevels::tau[static_cast<std::size_t>(wishes_[at].level)]);
+      row.read(bin, read_from);
+      answer.budget = budget;
+      answer.found = row.is_sound();
+      if (answer.found) write_out(call(h), {0, 1}, row.answer(), options_.sinks, isa_);
     }
-    const auto [bin, budget] = row.cut_for(ToleranceLevels::tau[static_cast<std::size_t>(wishes_[at].level)]);
-    row.read(bin, read_from);
-    answer.budget = budget;
     answer.keys_read =
         static_cast<double>(row.keys_read() + reach_.high - reach_.low - reach_.n_pages() * Int8Layout::keys);
-    answer.found = row.is_sound();
-    if (answer.found) write_out(call(h), {0, 1}, row.answer(), options_.sinks, isa_);
   }
 
   // What multiplies the scores of a head.

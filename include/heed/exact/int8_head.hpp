@@ -98,16 +98,21 @@ class Int8Head {
   }
 
   Index n_pages() const { return n_pages_; }
-  /// Calls visit(name, vector) for everything a file must hold.
-  template <class Visit>
-  void visit_parts(const Visit& visit) {
-    visit("near", near_);
-    visit("far", far_);
-    visit("mean_keys", mean_keys_);
-    visit("mean_values", mean_values_);
-    visit("statistics", statistics_);
-    visit("floats", floats_);
-    visit("moments", moments_);
+  /// Calls visit(name, vector) for everything a file must hold of `head`, an Int8Head.
+  template <class Head, class Visit>
+  static void visit_parts(Head& head, const Visit& visit) {
+    visit("near", head.near_);
+    visit("far", head.far_);
+    visit("mean_keys", head.mean_keys_);
+    visit("mean_values", head.mean_values_);
+    visit("statistics", head.statistics_);
+    visit("floats", head.floats_);
+  }
+  /// Makes what follows from the pages anew.
+  void remake_moments() {
+    std::fill(moments_.begin(), moments_.end(), 0.0f);
+    squared_scales_ = 0;
+    for (Index page = 0; page < n_pages_; page += moment_pages) add_moments(page);
   }
   /// True where no number is NaN or Inf: a file may hold any bytes.
   bool is_finite() const {
@@ -118,9 +123,7 @@ class Int8Head {
       }
       return true;
     };
-    bool all = means_are(mean_keys_) && means_are(mean_values_) &&
-               std::all_of(floats_.begin(), floats_.end(), finite) &&
-               std::all_of(moments_.begin(), moments_.end(), finite);
+    bool all = means_are(mean_keys_) && means_are(mean_values_) && std::all_of(floats_.begin(), floats_.end(), finite);
     for (const PageStatistics& of : statistics_)
       for (const float x : {of.spread, of.key_spread, of.mean_value_square, of.key_scale_square, of.value_scale_square})
         all = all && finite(x);
@@ -133,10 +136,11 @@ class Int8Head {
     }
     return all;
   }
-  double& squared_scales() { return squared_scales_; }
 
   std::size_t bytes() const {
     return (near_.capacity() + far_.capacity()) * sizeof(Line) +
+           (mean_keys_.capacity() + mean_values_.capacity()) * sizeof(Bfloat) +
+           statistics_.capacity() * sizeof(PageStatistics) +
            (floats_.capacity() + moments_.capacity() + rests_.capacity()) * sizeof(float);
   }
 
@@ -202,11 +206,6 @@ class Int8Head {
     gradient_kernels<float>(active_isa())
         .add_products(columns, n, d, rests, rest_width(), n, rest_width(), moments_.data(), rest_width());
     squared_scales_ += Int8Layout::keys * static_cast<double>(of.statistics->key_scale_square);
-  }
-  void remake_moments() {
-    std::fill(moments_.begin(), moments_.end(), 0.0f);
-    squared_scales_ = 0;
-    for (Index page = 0; page < n_pages_; page += moment_pages) add_moments(page);
   }
   Index rest_width() const { return Int8Rows::moment_width(layout_.d) + Int8Rows::moment_width(layout_.d_v); }
 

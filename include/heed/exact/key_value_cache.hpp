@@ -39,18 +39,16 @@ struct CachedTokens<Int8> {
   Int8Rows* heads;
 };
 
-template <class Q, class S>
-Index heads_over(const Q& q, const KeyValueCache<S>& cache) {
-  const Index n_heads = q.cols() / cache.d();
-  if (n_heads < 1 || n_heads * cache.d() != q.cols() || n_heads % cache.n_kv_heads() != 0) {
-    throw ShapeError(message("cols(q) = ", q.cols(), " must be n_heads * d with d = ", cache.d(),
-                             " and n_heads a multiple of n_kv_heads = ", cache.n_kv_heads()));
+/// The heads of queries over a cache of any kind, checked.
+template <class Cache>
+PackedHeads heads_over(Index q_cols, const Cache& cache) {
+  const PackedHeads packed{cache.d() > 0 ? q_cols / cache.d() : 0, cache.n_kv_heads(), cache.d(), cache.d_v()};
+  if (packed.n_heads < 1 || packed.n_heads * packed.d != q_cols || packed.n_heads % packed.n_kv_heads != 0) {
+    throw ShapeError(message("cols(q) = ", q_cols, " must be n_heads * d with d = ", packed.d,
+                             " and n_heads a multiple of n_kv_heads = ", packed.n_kv_heads));
   }
-  return n_heads;
+  return packed;
 }
-}  // namespace detail
-
-namespace detail {
 
 /// Checks all but the outputs of a call over a cache, and returns its heads.
 template <class Q, class S, class Method>
@@ -66,10 +64,21 @@ PackedHeads check_cached_heads(const Q& q, const KeyValueCache<S>& cache, const 
                 "heed: an 8-bit cache has no rows of keys for methods that look at them: exact attention, windows and "
                 "patterns of positions run over it");
   check_running(context);
-  const PackedHeads packed{heads_over(q, cache), cache.n_kv_heads(), cache.d(), cache.d_v()};
+  const PackedHeads packed = heads_over(q.cols(), cache);
   check_options<Accumulator<SQ>>(options, {q.rows(), cache.size(), packed.d, packed.d_v, packed.n_heads});
   check_methods(method, packed.n_heads, packed.n_kv_heads);
   return packed;
+}
+
+/// Calls of checked heads over the tokens of a cache.
+template <class Call, class S>
+std::span<Call> calls_over(const CachedTokens<S>& tokens, const ConstView<typename Call::Query>& q,
+                           const View<typename Call::Out>& out, const View<typename Call::Sum>& lse,
+                           const PackedHeads& packed, Workspace::Frame& frame) {
+  const auto key_of = [&](Index h) { return tokens.keys(h); };
+  const std::span<Call> calls = calls_of_heads<Call>(frame, q, key_of, out, lse, packed);
+  for (Call& call : calls) call.v = tokens.values(call.head / packed.per_kv());
+  return calls;
 }
 
 /// Runs checked heads over a cache.
@@ -81,9 +90,7 @@ void attend_cached_heads(const View<To>& out, const View<Sum>& lse, const Q& q, 
   const WithWorkspace inner(context);
   Workspace::Frame frame(inner.workspace());
   const CachedTokens<S> tokens(cache, frame);
-  const auto key_of = [&](Index h) { return tokens.keys(h); };
-  const std::span<Call> calls = calls_of_heads<Call>(frame, view_of(q), key_of, out, lse, packed);
-  for (Call& call : calls) call.v = tokens.values(call.head / packed.per_kv());
+  const std::span<Call> calls = calls_over<Call>(tokens, view_of(q), out, lse, packed, frame);
   run_real_queries(calls, packed.n_heads, options, [&](std::span<Call> real, const AttentionOptions& own) {
     attend_all_heads(method, std::span<const Call>(real), packed.per_kv(), own, inner.context());
   });

@@ -25,7 +25,6 @@ inline constexpr const char* cache_format = "heed int8 cache";
 inline constexpr const char* cache_version = "1";
 
 inline std::string part_name(Index head, const char* part) { return "head." + std::to_string(head) + "." + part; }
-inline std::string squares_name(Index head) { return part_name(head, "squared_scales"); }
 
 template <class T>
 std::size_t bytes_in(const std::vector<T>& part) {
@@ -40,17 +39,15 @@ std::size_t bytes_in(const std::vector<T>& part) {
 inline void save_cache(const std::string& path, const KeyValueCache<Int8>& cache) {
   TensorMap tensors;
   Index n_pages = 0, head = 0;
-  for (detail::Int8Head one : cache.heads()) {
+  for (const detail::Int8Head& one : cache.heads()) {
     if (cache.size() == 0) break;
     n_pages = one.n_pages();
-    one.visit_parts([&](const char* name, const auto& part) {
+    detail::Int8Head::visit_parts(one, [&](const char* name, const auto& part) {
       const auto* bytes = reinterpret_cast<const std::uint8_t*>(part.data());
       tensors.emplace(detail::part_name(head, name),
                       Tensor::of<std::uint8_t>({static_cast<Index>(detail::bytes_in(part))},
                                                std::span<const std::uint8_t>(bytes, detail::bytes_in(part))));
     });
-    tensors.emplace(detail::squares_name(head),
-                    Tensor::of<double>({}, std::span<const double>(&one.squared_scales(), 1)));
     ++head;
   }
   const TextMap metadata{{"format", detail::cache_format},
@@ -101,7 +98,7 @@ inline KeyValueCache<Int8> load_cache(const std::string& path) {
              " bytes but must have " + std::to_string(n_pages * layout.near_bytes));
     }
     detail::Int8Head head(d, d_v, size, n_pages);
-    head.visit_parts([&](const char* name, auto& part) {
+    detail::Int8Head::visit_parts(head, [&](const char* name, auto& part) {
       const Tensor tensor = file.load(detail::part_name(h, name));
       const std::span<const std::byte> bytes = tensor.bytes();
       if (bytes.size() != detail::bytes_in(part)) {
@@ -110,11 +107,8 @@ inline KeyValueCache<Int8> load_cache(const std::string& path) {
       }
       if (!bytes.empty()) std::memcpy(part.data(), bytes.data(), bytes.size());
     });
-    const std::vector<double> squares = file.load(detail::squares_name(h)).template as<double>();
-    if (squares.size() != 1 || !(squares[0] >= 0))
-      refuse("tensor " + detail::squares_name(h) + " must be a number >= 0");
-    head.squared_scales() = squares[0];
     if (!head.is_finite()) refuse("head " + std::to_string(h) + " must have finite numbers only");
+    head.remake_moments();
     heads.push_back(std::move(head));
   }
   KeyValueCache<Int8> cache(d, d_v, n_heads);

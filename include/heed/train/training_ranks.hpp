@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "heed/core/errors.hpp"
 #include "heed/core/types.hpp"
 #include "heed/layers/parameter_store.hpp"
 
@@ -27,6 +28,63 @@ struct TrainingRanks {
 };
 
 namespace detail {
+
+/// The largest `value` of all ranks, on every rank: it goes from the last to rank 0, and from there to all.
+inline std::int64_t largest_of(const TrainingRanks& ranks, std::int64_t value) {
+  if (ranks.n_ranks == 1) return value;
+  if (ranks.rank + 1 < ranks.n_ranks) {
+    std::int64_t behind = 0;
+    ranks.receive(&behind, sizeof behind);
+    value = std::max(value, behind);
+  }
+  if (ranks.rank > 0) ranks.send(&value, sizeof value);
+  ranks.share(&value, sizeof value);
+  return value;
+}
+
+/// Throws on every rank where ranks would train apart: their numbers, in the order of `names`, must be the same.
+template <std::size_t n>
+void check_same_run(const TrainingRanks& ranks, const char* const (&names)[n], const std::int64_t (&own)[n]) {
+  if (ranks.n_ranks == 1) return;
+  std::int64_t other[n] = {}, first_apart = 0;  // 1 + the place of a number
+  if (ranks.rank + 1 < ranks.n_ranks) {
+    ranks.receive(other, sizeof other);
+    for (std::size_t i = n; i-- > 0;) first_apart = other[i] != own[i] ? static_cast<std::int64_t>(i) + 1 : first_apart;
+  }
+  if (ranks.rank > 0) ranks.send(own, sizeof own);
+  if (const std::int64_t apart = largest_of(ranks, first_apart); apart > 0)
+    throw OptionError(message(names[apart - 1], " differs between ranks but must be the same on all"));
+}
+
+/// Keeps ranks together where one of them throws: nobody waits for what it would have sent. Work that all ranks do, in
+/// which each comes to as many meetings in one order; a rank that throws comes to the next one to say so, and then all
+/// throw.
+class RankMeetings {
+ public:
+  explicit RankMeetings(const TrainingRanks& ranks) : ranks_(ranks) {}
+
+  /// Errors  TrainingError where another rank has thrown.
+  void meet() {
+    told_ = largest_of(ranks_, 0) > 0;
+    if (told_) throw TrainingError("heed: another rank could not go on: its error says why");
+  }
+  /// Runs work(), and meets behind it.
+  template <class Work>
+  void run(const Work& work) {
+    told_ = false;
+    try {
+      work();
+    } catch (...) {
+      if (!told_) largest_of(ranks_, 1);
+      throw;
+    }
+    meet();
+  }
+
+ private:
+  const TrainingRanks& ranks_;
+  bool told_ = false;  // all ranks know
+};
 
 /// What batches of a step came to, in sum.
 struct BatchSums {
@@ -60,6 +118,7 @@ class StepSums {
       add_to(total_, own);
       all_ += sums;
     } else {
+      if (n_ == 0) total_.resize(own.size());  // here, and not where others wait
       if (n_ == kept_.size()) kept_.emplace_back();
       kept_[n_].gradient.assign(own.begin(), own.end());
       kept_[n_].sums = sums;
@@ -70,7 +129,7 @@ class StepSums {
   /// True on rank 0, whose store then has the gradients of all ranks; others have handed on theirs.
   bool finish(ParameterStore<T>& store, const TrainingRanks& ranks) {
     if (ranks.n_ranks > 1) {
-      total_.assign(store.all_gradients().size(), T(0));
+      std::fill(total_.begin(), total_.end(), T(0));
       if (ranks.rank + 1 < ranks.n_ranks) {
         ranks.receive(total_.data(), total_.size() * sizeof(T));
         ranks.receive(&all_, sizeof all_);

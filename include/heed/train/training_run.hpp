@@ -131,7 +131,8 @@ class TrainingSteps {
     store_.clear_gradients();
   }
 
-  StepReport step(Index step) {
+  /// Meets twice: before gradients are added up, and before parameters are given to all.
+  StepReport step(Index step, RankMeetings& meetings) {
     const auto start = std::chrono::steady_clock::now();
     StepReport report{.step = step, .rate = options_.schedule.at(step)};
     Context forward = context_;
@@ -159,9 +160,11 @@ class TrainingSteps {
           sums_.add(store_, sums, ranks);
         }
         if (part + 1 < first + n_own) return;
+        meetings.meet();
         if (n_parts == 1 || sums_.finish(store_, ranks)) finish(kept, report);
       });
     }
+    meetings.meet();
     if (ranks.n_ranks > 1) {
       const std::span<T> values = store_.all_values();
       ranks.share(values.data(), values.size() * sizeof(T));
@@ -243,12 +246,13 @@ class TrainingSteps {
 /// A run that is resumed with the store of a checkpoint (values, moments, SliceOptions), its step, and the same model,
 /// options and hooks goes on bit for bit, for any context.threads on one instruction set.
 ///
-/// Ranks   with TrainingHooks::ranks the bits are those of one process with the same micro_batches.
+/// Ranks   with TrainingHooks::ranks the bits are those of one process with the same micro_batches. Where one rank
+///         throws, all do: it what it had to, the others TrainingError.
 /// Memory  a step allocates nothing after the first with exact attention; trees, and other methods that are made of
 ///         parameters, allocate when they are made, each step anew.
-/// Errors  OptionError for options out of range, before anything is done. TrainingError, naming the step, where the
-///         loss or the norm of the gradients is NaN or infinite: the parameters are then those of the step before, and
-///         the last checkpoint stays the last. What hooks throw.
+/// Errors  OptionError for options out of range, and for ranks that would train apart, before anything is done.
+///         TrainingError, naming the step, where the loss or the norm of the gradients is NaN or infinite: the
+///         parameters are then those of the step before, and the last checkpoint stays the last. What hooks throw.
 /// Threads one run a store.
 template <class T>
 TrainingResult train(const Transformer<T>& model, ParameterStore<T>& store, const TrainingHooks& hooks,
@@ -256,14 +260,22 @@ TrainingResult train(const Transformer<T>& model, ParameterStore<T>& store, cons
   detail::check_training(hooks, options, steps_done);
   detail::TrainingSteps<T> steps(model, store, hooks, options, context);
   const Index last = options.n_steps.value_or(options.schedule.n_steps);
+  detail::check_same_run(hooks.ranks,
+                         {"the number of parameters", "TrainingOptions::micro_batches", "TrainingOptions::n_steps",
+                          "TrainingOptions::seed", "TrainingOptions::earlier_steps", "steps_done"},
+                         {store.size(), options.micro_batches, last, static_cast<std::int64_t>(options.seed),
+                          options.earlier_steps, steps_done});
+  detail::RankMeetings meetings(hooks.ranks);
   TrainingResult result{.steps_done = steps_done};
   while (result.steps_done < last && !result.stopped) {
-    result.last = steps.step(result.steps_done + 1);
-    const Index done = ++result.steps_done;
-    if (hooks.report) hooks.report(result.last);
-    result.stopped = done < last && hooks.stop != nullptr && hooks.stop->load();
-    const bool due = done == last || result.stopped || (options.save_every > 0 && done % options.save_every == 0);
-    if (due && hooks.save) hooks.save(done);
+    meetings.run([&] {
+      result.last = steps.step(result.steps_done + 1, meetings);
+      const Index done = ++result.steps_done;
+      if (hooks.report) hooks.report(result.last);
+      result.stopped = done < last && hooks.stop != nullptr && hooks.stop->load();
+      const bool due = done == last || result.stopped || (options.save_every > 0 && done % options.save_every == 0);
+      if (due && hooks.save) hooks.save(done);
+    });
   }
   return result;
 }
