@@ -25,6 +25,10 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   choice("--attention", a.attention, {"exact", "tf", "tc", "linformer", "performer", "bigbird", "window", "linear"},
          "method of every layer, default tf; those without trees get as many FLOPs as tf would take");
   app.add_flag("--bootstrap", a.bootstrap, "train exact attention first, convert all layers, go on");
+  app.add_option("--from", a.from,
+                 "with --bootstrap: a file of --model of --attention exact with the same task, heads, seed and steps; it "
+                 "is converted, and not trained again")
+      ->type_name("FILE");
   app.add_option("--height", a.height, "of trees: 2^height leaves, default 5")->check(CLI::Range(1, 16));
   app.add_option("--trees", a.trees, "of a head, their leaves united; default 1")->check(CLI::Range(1, 16));
   app.add_option("--heads", a.heads, "of 32 columns each; default: the task's")->check(CLI::Range(1, 64));
@@ -74,6 +78,8 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   if (!a.evaluate.empty() && a.attention != "exact")
     throw std::invalid_argument("--evaluate needs --attention exact: sampled values are for exact attention here");
   if (!a.values.empty() && a.evaluate.empty()) throw std::invalid_argument("--values needs --evaluate FILE");
+  if (!a.from.empty() && (!a.bootstrap || a.attention == "exact" || a.resume || !a.table.empty()))
+    throw std::invalid_argument("--from needs --bootstrap and an --attention to convert to, and no --resume or --table");
   if ((!a.activations.empty() || !a.model.empty()) && !a.table.empty())
     throw std::invalid_argument("--model and --activations are of one run, not of a --table");
   if (a.length.value_or(8) % 2 != 0 && a.task == "recall")

@@ -16,6 +16,7 @@ struct Arguments {
   std::string task = "recall";
   std::string attention = "tf";
   bool bootstrap = false;  ///< train exact attention first, then convert
+  std::string from;        ///< a file of --model that bootstrap converts instead of training one; empty: train it
   Index height = 5;        ///< of trees; other methods get as many FLOPs as a balanced tree of this height
   Index trees = 1;         ///< of a head, united
   std::optional<Index> heads;

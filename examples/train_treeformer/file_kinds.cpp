@@ -104,13 +104,20 @@ std::vector<FileKind> file_kinds(heed::Index n_bytes) {
   std::vector<FileKind> kinds;
   for (auto& [name, packages] : found) {
     if (packages.size() < 8) continue;
-    kinds.push_back({name, {}, {}});
-    std::size_t number = 0;
+    std::size_t n_files = 0;
     for (auto& [package, paths] : packages) {
       std::sort(paths.begin(), paths.end());
-      auto& side = number++ < packages.size() / 4 ? kinds.back().evaluation : kinds.back().training;
-      side.push_back(std::move(paths));
+      n_files += paths.size();
     }
+    FileKind kind{name, {}, {}};
+    std::size_t n_kept = 0;
+    for (auto& [package, paths] : packages) {
+      const bool wanted = 4 * n_kept < n_files && 2 * (n_kept + paths.size()) <= n_files;
+      const bool kept = wanted && kind.evaluation.size() < packages.size() / 2;
+      if (kept) n_kept += paths.size();
+      (kept ? kind.evaluation : kind.training).push_back(std::move(paths));
+    }
+    if (n_kept > 0) kinds.push_back(std::move(kind));
   }
   if (kinds.size() < 2) throw std::runtime_error("fewer than two kinds of files under /usr have enough packages");
   return kinds;

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <heed/core/random.hpp>
@@ -15,8 +16,9 @@
 namespace train_treeformer {
 namespace {
 
-// The kind of a file from n of its bytes, which start anywhere in it. Kinds, then packages, then files are equally
-// likely. The model sees no name and no path, and is evaluated on packages of which it has seen no file of this kind.
+// The kind of a file from n of its bytes, which start anywhere in it. In training kinds, then packages, then files are
+// equally likely. The model sees no name and no path, and is evaluated on one crop each of different files, of packages
+// of which it has seen no file of this kind: as many of every kind as there are, as long as there are.
 class Bytes final : public Task {
  public:
   explicit Bytes(const Arguments& arguments) : seed_(arguments.seed) {
@@ -28,6 +30,7 @@ class Bytes final : public Task {
     recipe_.n_heads = 4;
     recipe_.converted_rate = 2e-3;
     kinds_ = file_kinds(recipe_.length);
+    choose_evaluated();
   }
 
   [[nodiscard]] Recipe recipe() const override { return recipe_; }
@@ -40,14 +43,19 @@ class Bytes final : public Task {
   }
 
   [[nodiscard]] Batch training(Index step, Index n, Index tokens) const override {
-    return batch(Purpose::training, step, n, std::max<Index>(1, tokens / n));
+    return batch(Purpose::training, step, n, static_cast<std::size_t>(std::max<Index>(1, tokens / n)));
   }
 
   [[nodiscard]] std::vector<Batch> evaluation(Index n) const override {
     std::vector<Batch> batches;
-    const Index at_once = std::max<Index>(1, 4096 / n);
-    for (Index first = 0; first < n_evaluated; first += at_once)
-      batches.push_back(batch(Purpose::evaluation, first, n, std::min<Index>(at_once, n_evaluated - first)));
+    const std::size_t at_once = std::max<std::size_t>(1, 4096 / static_cast<std::size_t>(n));
+    for (std::size_t i = 0; i < evaluated_.size(); ++i) {
+      if (i % at_once == 0) batches.push_back({.tokens = {{}}, .n = n});
+      const auto& [kind, path] = evaluated_[i];
+      heed::CounterRng numbers(seed_, stream_of(Purpose::evaluation, static_cast<Index>(i) + 1, 0));
+      batches.back().targets.push_back(kind);
+      add_bytes(path, numbers, n, batches.back().tokens[0]);
+    }
     return batches;
   }
 
@@ -55,7 +63,7 @@ class Bytes final : public Task {
   [[nodiscard]] std::vector<Guess> guesses(const std::vector<Batch>& evaluation) const override {
     std::vector<Guess> all = Task::guesses(evaluation);
     const Index n = evaluation.front().n;
-    const Batch counted = batch(Purpose::counting, 1, n, n_evaluated);
+    const Batch counted = batch(Purpose::counting, 1, n, most_evaluated);
     std::vector<std::array<double, 256>> logs(kinds_.size());  // of a byte's frequency in a kind, from counts of 1 up
     for (auto& own : logs) own.fill(1);
     for (std::size_t i = 0; i < counted.tokens[0].size(); ++i) ++logs[kind_at(counted, i)][byte_at(counted, i)];
@@ -73,7 +81,7 @@ class Bytes final : public Task {
       for (std::size_t s = 0; s < scores.size(); ++s)
         n_right += std::max_element(scores[s].begin(), scores[s].end()) - scores[s].begin() == asked.targets[s];
     }
-    all.push_back({"by how often each byte occurs", static_cast<double>(n_right) / n_evaluated});
+    all.push_back({"by how often each byte occurs", static_cast<double>(n_right) / static_cast<double>(evaluated_.size())});
     return all;
   }
 
@@ -83,26 +91,53 @@ class Bytes final : public Task {
       text += (&kind == kinds_.data() ? " " : ", ") + kind.name + " (" + std::to_string(kind.training.size()) + " + " +
               std::to_string(kind.evaluation.size()) + " packages)";
     }
-    return text;
+    return text + "; evaluated on " + std::to_string(evaluated_.size()) + " files";
   }
 
  private:
-  static constexpr Index n_evaluated = 2048;  // crops: a standard error of 1.1 points at most, were all of other files
+  static constexpr std::size_t most_evaluated = 2048;  // files: a standard error of 1.1 points at most
+
+  struct Evaluated {
+    std::int32_t kind;
+    std::string path;
+  };
 
   static std::size_t byte_at(const Batch& batch, std::size_t i) { return static_cast<std::size_t>(batch.tokens[0][i]); }
   static std::size_t kind_at(const Batch& batch, std::size_t i) {
     return static_cast<std::size_t>(batch.targets[i / static_cast<std::size_t>(batch.n)]);
   }
 
-  [[nodiscard]] Batch batch(Purpose purpose, Index step, Index n, Index n_sequences) const {
+  // Files in an order by chance, a kind after the other, until there are enough or no more.
+  void choose_evaluated() {
+    std::vector<std::vector<std::string>> files;
+    for (const FileKind& kind : kinds_) {
+      std::vector<std::string>& own = files.emplace_back();
+      for (const auto& paths : kind.evaluation) own.insert(own.end(), paths.begin(), paths.end());
+      heed::CounterRng numbers(seed_, stream_of(Purpose::evaluation, 0, static_cast<Index>(files.size())));
+      for (std::size_t i = own.size(); i > 1; --i)
+        std::swap(own[i - 1], own[static_cast<std::size_t>(numbers.below(static_cast<Index>(i)))]);
+    }
+    for (bool more = true; more && evaluated_.size() < most_evaluated;) {
+      more = false;
+      for (std::size_t kind = 0; kind < files.size(); ++kind) {
+        if (files[kind].empty()) continue;
+        more = true;
+        evaluated_.push_back({static_cast<std::int32_t>(kind), std::move(files[kind].back())});
+        files[kind].pop_back();
+      }
+    }
+    if (evaluated_.size() > most_evaluated) evaluated_.resize(most_evaluated);
+  }
+
+  [[nodiscard]] Batch batch(Purpose purpose, Index step, Index n, std::size_t n_sequences) const {
     Batch made{.tokens = {{}}, .n = n};
-    for (Index s = 0; s < n_sequences; ++s) {
-      heed::CounterRng numbers(seed_, stream_of(purpose, step, s));
+    for (std::size_t s = 0; s < n_sequences; ++s) {
+      heed::CounterRng numbers(seed_, stream_of(purpose, step, static_cast<Index>(s)));
       const auto any_of = [&](const auto& all) -> const auto& {
         return all[static_cast<std::size_t>(numbers.below(static_cast<Index>(all.size())))];
       };
       const FileKind& kind = any_of(kinds_);
-      const std::string& path = any_of(any_of(purpose == Purpose::evaluation ? kind.evaluation : kind.training));
+      const std::string& path = any_of(any_of(kind.training));
       made.targets.push_back(static_cast<std::int32_t>(&kind - kinds_.data()));
       add_bytes(path, numbers, n, made.tokens[0]);
     }
@@ -120,6 +155,7 @@ class Bytes final : public Task {
 
   std::uint64_t seed_;
   std::vector<FileKind> kinds_;
+  std::vector<Evaluated> evaluated_;
   Recipe recipe_;
 };
 

@@ -81,15 +81,20 @@ class Training {
   Run run(Trained& trained) {
     start_ = Clock::now();
     Checkpoint from;
-    if (arguments_.resume) from = read_checkpoint();
+    if (arguments_.resume) from = checkpoint_of(arguments_.checkpoint, settings());
     auto& [exact, run_of_exact] = trained[name_of_first()];
     if (from.converted) {
       exact = std::make_unique<Model>(options_);
     } else if (exact == nullptr) {
       exact = std::make_unique<Model>(options_);
-      exact->settle_medians(task_.training(1, recipe_.length, recipe_.tokens), arguments_.threads);
-      if (arguments_.resume) exact->load(arguments_.checkpoint);
-      learn(*exact, first_, from.steps_done);
+      if (arguments_.from.empty()) {
+        exact->settle_medians(task_.training(1, recipe_.length, recipe_.tokens), arguments_.threads);
+        if (arguments_.resume) exact->load(arguments_.checkpoint);
+        learn(*exact, first_, from.steps_done);
+      } else {
+        checkpoint_of(arguments_.from, name_of_first());
+        exact->load_values(arguments_.from);
+      }
       evaluate(*exact, converts_ ? "exact" : arguments_.attention, n_steps_ - second_.n_steps());
       run_of_exact = run_;
       run_of_exact.seconds = spent();
@@ -170,17 +175,17 @@ class Training {
     return text;
   }
 
-  Checkpoint read_checkpoint() const {
-    const heed::TextMap said = heed::read_description(arguments_.checkpoint);
+  // How far the run had come that wrote a file, which must be a run of these settings.
+  static Checkpoint checkpoint_of(const std::string& path, const std::string& settings) {
+    const heed::TextMap said = heed::read_description(path);
     const auto entry = [&](const char* key) {
       const auto found = said.find(key);
       return found == said.end() ? std::string() : found->second;
     };
-    if (entry("settings") != settings()) {
-      throw std::runtime_error(arguments_.checkpoint + " is of the run \"" + entry("settings") +
-                               "\" but must be of \"" + settings() + "\"");
-    }
-    return {entry("stage") == "converted", std::stol(entry("steps_done"))};
+    if (entry("settings") != settings)
+      throw std::runtime_error(path + " is of the run \"" + entry("settings") + "\" but must be of \"" + settings + "\"");
+    const std::string done = entry("steps_done");  // a checkpoint's; parameters alone do not say
+    return {entry("stage") == "converted", done.empty() ? 0 : std::stol(done)};
   }
 
   void learn(Model& model, const Stage& stage, Index steps_done) {

@@ -193,6 +193,15 @@ TEST(AttendWithin, WhatTheScanCannotScaleSeesItsOwnKeysToo) {
       EXPECT_EQ(got.path(i, 0), TolerancePath::other_options);
     }
   }
+  const std::vector<float> second{0, -std::numeric_limits<float>::max()};  // of two heads it cannot be scaled
+  Matrix<float> q(1, 32);
+  q << head.q.row(0), head.q.row(1);
+  const AttentionOptions options{.sinks = second};
+  for (int i = 0; i < 3; ++i) {
+    const auto got = attend_within(0.05, q, cache, options);
+    EXPECT_SAME_BITS(got.out, attend(q, cache, options).out);
+    for (Index h = 0; h < 2; ++h) EXPECT_EQ(got.path(0, h), TolerancePath::other_options);
+  }
 }
 
 TEST(AttendWithin, SameBitsWhateverAWorkspaceHeldBefore) {
@@ -232,7 +241,7 @@ TEST(AttendWithin, ForgetsWhatIsClearedAndNeverLearnsNaN) {
 
 TEST(AttendWithin, ReportsTheRoundingOfAQueryWithOneLargeChannel) {
   for (const Index n : {1500, 5000}) {
-    for (const float large : {0.0f, 10.0f, 40.0f}) {
+    for (const float large : {0.0f, 4.0f, 10.0f, 40.0f}) {
       for (const double tolerance : {0.0, 0.05}) {
         SCOPED_TRACE(std::to_string(n) + " keys, channel " + std::to_string(large) + ", " + std::to_string(tolerance));
         Head head{random_matrix<float>(40, 64, 1) * 1.5f, random_matrix<float>(n, 64, 2),
@@ -350,6 +359,19 @@ TEST(ToleranceProbes, ComeOftenAtFirstThenOnceInSixtyFour) {
     probes.count_query();
   }
   EXPECT_EQ(due, (std::vector<Index>{0, 1, 2, 4, 8, 16, 32, 64, 128, 192, 256}));
+}
+
+TEST(ToleranceProbes, LearnNothingFromNaN) {
+  detail::ToleranceProbes probes, taught;
+  for (int i = 0; i < 4; ++i) {
+    for (auto* one : {&probes, &taught}) one->add({});
+    detail::ToleranceProbes::Probe probe;
+    probe.error.fill(std::numeric_limits<double>::quiet_NaN());
+    probe.floor = std::numeric_limits<double>::infinity();
+    taught.add(probe);
+  }
+  EXPECT_EQ(taught.level_for(0.05), probes.level_for(0.05));
+  EXPECT_EQ(taught.floor(), probes.floor());
 }
 
 TEST(ToleranceProbes, ChooseTheCheapestLevelThatMeetsTheTolerance) {

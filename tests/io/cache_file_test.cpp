@@ -46,6 +46,22 @@ TEST(CacheFile, LargeNumbersComeBack) {
   EXPECT_SAME_BITS(attend_within(0.05, q, read).out, attend_within(0.05, q, cache).out);
 }
 
+TEST(CacheFile, WithinATolerance) {
+  const heed_test::TemporaryFolder folder;
+  KeyValueCache<Int8> cache(64);
+  const Matrix<float> k = random_matrix<float>(3000, 64, 2);
+  cache.append(k, (k + random_matrix<float>(3000, 64, 3)).eval());
+  save_cache(folder.path("cache.safetensors"), cache);
+  KeyValueCache<Int8> read = load_cache(folder.path("cache.safetensors"));
+  for (Index i = 0; i < 4; ++i) {  // 3 probes and a scan, whose regression asks what the cache knows of all its values
+    const Matrix<float> q = random_matrix<float>(1, 64, 10 + static_cast<std::uint64_t>(i)) * 0.1f;
+    const auto got = attend_within(0.05, q, read), want = attend_within(0.05, q, cache);
+    EXPECT_SAME_BITS(got.out, want.out);
+    EXPECT_EQ(got.reported(0, 0), want.reported(0, 0));
+    EXPECT_EQ(got.path(0, 0), i < 3 ? TolerancePath::probe : TolerancePath::scan);
+  }
+}
+
 TEST(CacheFile, OtherFilesAreRefused) {
   const heed_test::TemporaryFolder folder;
   const std::string path = folder.path("cache.safetensors");
