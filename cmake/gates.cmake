@@ -8,6 +8,7 @@
 # headers       every header alone and twice; heed.hpp with every compiler found and as users compile it
 # strict        most calls without a warning of those that careful users switch on, with macros and types of others
 # compile_fail  programs that must not compile, with g++ and the newest clang
+# processors    answers on 64-bit RISC-V and 32-bit x86; skipped where no cross compiler is found
 # tidy          clang-tidy over every header and every example
 # test          the workflow preset `test`: g++, warnings as errors, tests under each kernel instance, examples,
 #               layering, consumers but for that of heed::compiled
@@ -19,7 +20,7 @@
 #
 # Not among them, because a clock is no gate: cmake/include_cost.cmake, what heed.hpp costs to include.
 cmake_minimum_required(VERSION 3.25)
-set(gates layering format docs headers strict compile_fail tidy test clang asan tsan neon)
+set(gates layering format docs headers strict compile_fail processors tidy test clang asan tsan neon)
 get_filename_component(root "${CMAKE_CURRENT_LIST_DIR}" DIRECTORY)
 set(log_folder "${root}/build/gates")
 file(MAKE_DIRECTORY "${log_folder}")
@@ -38,7 +39,7 @@ foreach(gate IN LISTS chosen WITHOUT)
 endforeach()
 
 set(script_headers headers_alone)
-foreach(gate IN ITEMS layering format docs strict compile_fail tidy neon)
+foreach(gate IN ITEMS layering format docs strict compile_fail processors tidy neon)
   set(script_${gate} ${gate})
 endforeach()
 

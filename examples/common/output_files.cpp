@@ -26,6 +26,17 @@ void require_writable(const std::string& path, const std::string& option) {
   }
 }
 
+void require_replaceable(const std::string& path, const std::string& option) {
+  if (path.empty()) return;
+  const std::string beside = path + ".new";
+  std::error_code failure;
+  const bool was_there = std::filesystem::exists(beside, failure);
+  const bool other = std::filesystem::exists(path, failure) && !std::filesystem::is_regular_file(path, failure);
+  if (other || !std::ofstream(beside, std::ios::app))
+    throw std::runtime_error(option + " is " + path + " but must be a file in a folder that can be written");
+  if (!was_there) std::filesystem::remove(beside, failure);
+}
+
 void write_file(const std::string& path, const std::string& text) {
   std::ofstream stream(path, std::ios::trunc);
   stream << text;

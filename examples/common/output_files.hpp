@@ -7,6 +7,9 @@ namespace common {
 /// Errors  std::runtime_error where the file cannot be written; `option` names it. An empty path is no file.
 void require_writable(const std::string& path, const std::string& option);
 
+/// The same for a file that is written beside its place as `path`.new, and then renamed: no device, no pipe.
+void require_replaceable(const std::string& path, const std::string& option);
+
 /// Errors  std::runtime_error where the text was not written whole.
 void write_file(const std::string& path, const std::string& text);
 

@@ -1,12 +1,50 @@
 #include "arguments.hpp"
 
+#include <filesystem>
+#include <map>
 #include <stdexcept>
+#include <string>
+#include <system_error>
+#include <utility>
 
 #include <CLI/CLI.hpp>
 
 #include "../common/parse.hpp"
 
 namespace train_treeformer {
+
+namespace {
+
+// What is trained, and what is written, is no evaluation's.
+void check_evaluation(const Arguments& a) {
+  if (a.evaluate.empty()) return;
+  if (a.attention != "exact")
+    throw std::invalid_argument("--evaluate needs --attention exact: sampled values are for exact attention here");
+  if (a.bootstrap || a.resume || !a.table.empty() || !a.checkpoint.empty() || !a.model.empty() ||
+      !a.activations.empty()) {
+    throw std::invalid_argument(
+        "--evaluate trains nothing: leave out --bootstrap, --resume, --table, --checkpoint, --model and --activations");
+  }
+}
+
+void check_files(const Arguments& a) {
+  std::map<std::filesystem::path, const char*> options;  // by what they would write
+  for (const auto& [option, path] : {std::pair("--csv", &a.csv),
+                                     {"--svg", &a.svg},
+                                     {"--checkpoint", &a.checkpoint},
+                                     {"--model", &a.model},
+                                     {"--activations", &a.activations}}) {
+    if (path->empty() || path->starts_with("/dev/")) continue;
+    std::error_code failure;
+    const auto [other, is_new] =
+        options.emplace(std::filesystem::weakly_canonical(std::filesystem::absolute(*path), failure), option);
+    if (!is_new)
+      throw std::invalid_argument(std::string(other->second) + " and " + option + " are both " + *path +
+                                  " but must be two files");
+  }
+}
+
+}  // namespace
 
 std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   Arguments a;
@@ -25,9 +63,10 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   choice("--attention", a.attention, {"exact", "tf", "tc", "linformer", "performer", "bigbird", "window", "linear"},
          "method of every layer, default tf; those without trees get as many FLOPs as tf would take");
   app.add_flag("--bootstrap", a.bootstrap, "train exact attention first, convert all layers, go on");
-  app.add_option("--from", a.from,
-                 "with --bootstrap: a file of --model of --attention exact with the same task, heads, seed and steps; it "
-                 "is converted, and not trained again")
+  app.add_option(
+         "--from", a.from,
+         "with --bootstrap: a file of --model of --attention exact with the same task, heads, seed and steps; it "
+         "is converted, and not trained again")
       ->type_name("FILE");
   app.add_option("--height", a.height, "of trees: 2^height leaves, default 5")->check(CLI::Range(1, 16));
   app.add_option("--trees", a.trees, "of a head, their leaves united; default 1")->check(CLI::Range(1, 16));
@@ -75,13 +114,14 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   if (a.resume && a.checkpoint.empty()) throw std::invalid_argument("--resume needs --checkpoint FILE to go on from");
   if (!a.checkpoint.empty() && !a.table.empty())
     throw std::invalid_argument("--checkpoint is of one run, not of a --table");
-  if (!a.evaluate.empty() && a.attention != "exact")
-    throw std::invalid_argument("--evaluate needs --attention exact: sampled values are for exact attention here");
+  check_evaluation(a);
   if (!a.values.empty() && a.evaluate.empty()) throw std::invalid_argument("--values needs --evaluate FILE");
   if (!a.from.empty() && (!a.bootstrap || a.attention == "exact" || a.resume || !a.table.empty()))
-    throw std::invalid_argument("--from needs --bootstrap and an --attention to convert to, and no --resume or --table");
-  if ((!a.activations.empty() || !a.model.empty()) && !a.table.empty())
-    throw std::invalid_argument("--model and --activations are of one run, not of a --table");
+    throw std::invalid_argument(
+        "--from needs --bootstrap and an --attention to convert to, and no --resume or --table");
+  if ((!a.activations.empty() || !a.model.empty() || a.at_least) && !a.table.empty())
+    throw std::invalid_argument("--model, --activations and --at-least are of one run, not of a --table");
+  check_files(a);
   if (a.length.value_or(8) % 2 != 0 && a.task == "recall")
     throw std::invalid_argument("--length must be even for recall: half of the tokens ask for the other half's values");
   return a;

@@ -1,5 +1,6 @@
 #include "evaluate.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <memory>
@@ -8,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include <heed/io/parameter_file.hpp>
 #include <heed/sampling/monte_carlo_options.hpp>
 
 #include "../common/printf_text.hpp"
@@ -30,6 +32,10 @@ heed::MonteCarloOptions values_named(const std::string& text, std::uint64_t seed
     throw std::invalid_argument("--values has " + text +
                                 " but must have mca:ALPHA, published:ALPHA, largest:SHARE or draws:SHARE");
   }
+  const bool share = kind == "largest" || kind == "draws";
+  if (!(value > 0 && value <= (share ? 1.0 : 1e6)))
+    throw std::invalid_argument("--values has " + text + " but its number must be above 0 and at most " +
+                                (share ? "1" : "1000000"));
   if (kind == "published") options.rounding = heed::Rounding::published;
   if (kind == "mca" || kind == "published") {
     options.alpha = value;
@@ -41,6 +47,15 @@ heed::MonteCarloOptions values_named(const std::string& text, std::uint64_t seed
   return options;
 }
 
+// Refuses a file whose description says something else than `wanted` of `what`.
+void check_description(const std::string& path, const char* what, const std::string& wanted) {
+  const heed::TextMap said = heed::read_description(path);
+  const auto found = said.find(what);
+  const std::string given = found == said.end() ? "not said" : found->second;
+  if (given != wanted)
+    throw std::runtime_error(path + " is no such model: its " + what + " is " + given + " but must be " + wanted);
+}
+
 std::string line_of(const std::string& name, const Evaluation& got) {
   return format("%-16s accuracy %.4f  loss %.4f (%.3f bits)", name.c_str(), got.accuracy, got.loss,
                 got.loss / std::log(2.0));
@@ -48,18 +63,25 @@ std::string line_of(const std::string& name, const Evaluation& got) {
 
 }  // namespace
 
-void evaluate_model(const Arguments& arguments, const Task& task, const std::function<void(const std::string&)>& say) {
+double evaluate_model(const Arguments& arguments, const Task& task,
+                      const std::function<void(const std::string&)>& say) {
   std::vector<std::pair<std::string, heed::MonteCarloOptions>> kinds;
   for (const std::string& text : arguments.values) kinds.emplace_back(text, values_named(text, arguments.seed));
   const std::unique_ptr<Model> model = make_model(arguments, task);
+  check_description(arguments.evaluate, "task", arguments.task);
+  check_description(arguments.evaluate, "attention", arguments.attention);
   model->load_values(arguments.evaluate);
   const std::vector<Batch> batches = task.evaluation(task.recipe().length);
-  say(line_of("exact values", model->evaluate(batches, heed::TreeBiases::stored, arguments.threads)));
+  const Evaluation exact = model->evaluate(batches, heed::TreeBiases::stored, arguments.threads);
+  say(line_of("exact values", exact));
+  double least = exact.accuracy;
   for (const auto& [name, values] : kinds) {
     const Evaluation got = model->evaluate_sampled(batches, values, arguments.threads);
     say(line_of(name, got) +
         format("  value products %.2fx fewer, %.2fx with choosing them", got.values_fewer, got.values_fewer_all));
+    least = std::min(least, got.accuracy);
   }
+  return least;
 }
 
 }  // namespace train_treeformer

@@ -59,13 +59,20 @@ int run_along(Arguments arguments, const heed::TrainingRanks& ranks) {
   return 0;
 }
 
+int exit_code_of(const Arguments& arguments, double accuracy) {
+  if (!arguments.at_least || accuracy >= *arguments.at_least) return 0;
+  complain(format("accuracy %.4f is below --at-least %g", accuracy, *arguments.at_least));
+  return below;
+}
+
 int run_one(const Arguments& arguments, const heed::TrainingRanks& ranks) {
   if (ranks.rank > 0) return run_along(arguments, ranks);
   if (arguments.evaluate.empty()) {  // else nothing is written
     require_writable(arguments.csv, "--csv");
     require_writable(arguments.svg, "--svg");
-    require_writable(arguments.model, "--model");
-    require_writable(arguments.activations, "--activations");
+    require_replaceable(arguments.model, "--model");
+    require_replaceable(arguments.activations, "--activations");
+    require_replaceable(arguments.checkpoint, "--checkpoint");
   }
   const Machine machine = describe_machine(arguments.threads);
   say(machine.text());
@@ -73,10 +80,7 @@ int run_one(const Arguments& arguments, const heed::TrainingRanks& ranks) {
   if (!task->about().empty()) say(task->about());
   const std::vector<Guess> guesses = task->guesses(task->evaluation(task->recipe().length));
   std::cout << guess_text(guesses) << std::flush;
-  if (!arguments.evaluate.empty()) {
-    evaluate_model(arguments, *task, say);
-    return 0;
-  }
+  if (!arguments.evaluate.empty()) return exit_code_of(arguments, evaluate_model(arguments, *task, say));
   Trained trained;
   const Run run = train_aloud(arguments, *task, trained, ranks);
   const double accuracy = run.milestones.back().evaluation.accuracy;
@@ -84,9 +88,7 @@ int run_one(const Arguments& arguments, const heed::TrainingRanks& ranks) {
   if (!arguments.csv.empty()) write_file(arguments.csv, csv_text(run));
   const std::string title = arguments.task + ", " + arguments.attention;
   if (!arguments.svg.empty()) write_file(arguments.svg, svg_text(run, guesses, title, machine.text()));
-  if (!arguments.at_least || accuracy >= *arguments.at_least) return 0;
-  complain(format("accuracy %.4f is below --at-least %g", accuracy, *arguments.at_least));
-  return below;
+  return exit_code_of(arguments, accuracy);
 }
 
 // What one row of a table came to, a number a seed.

@@ -81,7 +81,8 @@ class Bytes final : public Task {
       for (std::size_t s = 0; s < scores.size(); ++s)
         n_right += std::max_element(scores[s].begin(), scores[s].end()) - scores[s].begin() == asked.targets[s];
     }
-    all.push_back({"by how often each byte occurs", static_cast<double>(n_right) / static_cast<double>(evaluated_.size())});
+    all.push_back(
+        {"by how often each byte occurs", static_cast<double>(n_right) / static_cast<double>(evaluated_.size())});
     return all;
   }
 

@@ -1,8 +1,10 @@
 #include "training.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <stdexcept>
+#include <system_error>
 #include <utility>
 
 #include <heed/io/parameter_file.hpp>
@@ -67,12 +69,12 @@ class Training {
     const bool one_length = !converts_ && method_.kind == AttentionKind::linformer;
     const Index n_short = one_length || recipe_.short_length >= recipe_.length ? 0 : recipe_.short_steps;
     const std::string name = converts_ ? "exact" : arguments.attention;
-    first_ = {{{name, recipe_.short_length, n_short}, {name, recipe_.length, recipe_.long_steps}}, recipe_.rate, 50, 0};
+    first_ = {{{name, recipe_.short_length, n_short}, {name, recipe_.length, recipe_.long_steps}}, recipe_.rate, 50};
     if (n_short == 0) first_.phases[1].n_steps += recipe_.short_steps;
     n_steps_ = first_.n_steps();
     if (converts_) {
       second_ = {
-          {{arguments.attention, recipe_.length, recipe_.converted_steps}}, recipe_.converted_rate, 20, n_steps_};
+          {{arguments.attention, recipe_.length, recipe_.converted_steps}}, recipe_.converted_rate, 20, n_steps_, true};
       n_steps_ += second_.n_steps();
     }
     evaluation_ = task.evaluation(recipe_.length);
@@ -127,7 +129,8 @@ class Training {
     std::vector<Phase> phases;
     double rate = 0;
     Index warm_up = 0;
-    Index before = 0;  // steps of the run before it
+    Index before = 0;        // steps of the run before it
+    bool converted = false;  // its model has trees, or another method, that replaced exact attention
 
     [[nodiscard]] Index n_steps() const {
       Index sum = 0;
@@ -161,6 +164,7 @@ class Training {
     }
     for (const Phase& phase : first_.phases)
       name += " " + std::to_string(phase.n) + ":" + std::to_string(phase.n_steps);
+    if (!arguments_.file.empty()) name += " of " + arguments_.file;
     if (arguments_.micro_batches > 1) name += " of " + std::to_string(arguments_.micro_batches) + " batches";
     return name;
   }
@@ -183,9 +187,15 @@ class Training {
       return found == said.end() ? std::string() : found->second;
     };
     if (entry("settings") != settings)
-      throw std::runtime_error(path + " is of the run \"" + entry("settings") + "\" but must be of \"" + settings + "\"");
+      throw std::runtime_error(path + " is of the run \"" + entry("settings") + "\" but must be of \"" + settings +
+                               "\"");
     const std::string done = entry("steps_done");  // a checkpoint's; parameters alone do not say
-    return {entry("stage") == "converted", done.empty() ? 0 : std::stol(done)};
+    Checkpoint made{entry("stage") == "converted", 0};
+    const auto [end, failure] = std::from_chars(done.data(), done.data() + done.size(), made.steps_done);
+    const bool read = failure == std::errc() && end == done.data() + done.size() && made.steps_done >= 0;
+    if (!read && !entry("stage").empty())
+      throw std::runtime_error(path + " says steps_done \"" + done + "\" but must say how many steps were done");
+    return made;
   }
 
   void learn(Model& model, const Stage& stage, Index steps_done) {
@@ -212,7 +222,7 @@ class Training {
     hooks.save = [&](Index done) {
       if (arguments_.checkpoint.empty() || ranks_.rank > 0) return;
       model.save(arguments_.checkpoint, {{"settings", settings()},
-                                         {"stage", stage.before > 0 ? "converted" : "first"},
+                                         {"stage", stage.converted ? "converted" : "first"},
                                          {"steps_done", std::to_string(done)}});
     };
     model.learn(hooks, options, steps_done, arguments_.threads);
@@ -222,7 +232,9 @@ class Training {
     return options_.attention.causal ? heed::TreeBiases::stored : heed::TreeBiases::key_medians;
   }
   void save_results(Model& model) const {
-    if (!arguments_.model.empty()) model.save_values(arguments_.model, {{"settings", settings()}});
+    if (!arguments_.model.empty())
+      model.save_values(arguments_.model,
+                        {{"settings", settings()}, {"task", arguments_.task}, {"attention", arguments_.attention}});
     if (!arguments_.activations.empty())
       model.save_activations(arguments_.activations, evaluation_.front(), biases(), arguments_.threads);
   }

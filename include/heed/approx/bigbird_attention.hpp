@@ -36,7 +36,7 @@ class BigBirdAttention {
         throw OptionError(detail::message("BigBirdOptions::", name, " = ", value, " must be >= ", least));
       if (value > detail::most_size) {
         throw OptionError(
-            detail::message("BigBirdOptions::", name, " = ", value, " must be at most 2^40 = ", detail::most_size));
+            detail::message("BigBirdOptions::", name, " = ", value, " must be at most 2^", detail::size_bits, " = ", detail::most_size));
       }
     };
     check(options.block, "block", 1);

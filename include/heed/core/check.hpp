@@ -36,7 +36,7 @@ inline void check_sizes(const CallShape& shape) {
   const char* const names[] = {"rows(q)", "rows(k)", "cols(k)", "cols(v)"};
   for (std::size_t s = 0; s < std::size(sizes); ++s) {
     if (sizes[s] > most_size)
-      throw ShapeError(message(names[s], " = ", sizes[s], " must be at most 2^40 = ", most_size));
+      throw ShapeError(message(names[s], " = ", sizes[s], " must be at most 2^", size_bits, " = ", most_size));
   }
   checked_product("n_heads * (rows(q) + rows(k)) * (cols(q) + cols(v) + 2)",
                   {shape.n_heads, shape.n_q + shape.n_k, shape.d + shape.d_v + 2});
@@ -124,7 +124,7 @@ inline void check_positions(const Mask& mask, const CallShape& shape) {
                                 " is given but Mask::causal names its own: use Causal::top_left or Causal::none"));
     }
     if (*mask.shift > most_size || *mask.shift < -most_size)
-      throw OptionError(message("Mask::shift = ", *mask.shift, " must be at most 2^40 in size"));
+      throw OptionError(message("Mask::shift = ", *mask.shift, " must be at most 2^", size_bits, " in size"));
   }
   check_keys(mask.keys, shape);
   check_lengths(mask.key_lengths, "Mask::key_lengths", "rows(k)", shape.n_k, shape);

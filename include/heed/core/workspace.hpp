@@ -84,10 +84,10 @@ class Workspace {
     std::size_t size;
   };
 
-  static constexpr Index most_bytes = Index(1) << 62;
+  static constexpr Index most_bytes = Index(1) << (sizeof(Index) >= 8 ? 62 : 30);
   [[noreturn, gnu::noinline]] static void refuse(Index count, std::size_t size) {
     throw ShapeError(detail::message("Workspace: ", count, " entries of ", size,
-                                     " bytes must be at least 0 and at most 2^62 bytes"));
+                                     " bytes must be at least 0 and at most ", most_bytes, " bytes"));
   }
 
   std::byte* take_bytes(std::size_t bytes) {

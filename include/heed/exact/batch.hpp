@@ -72,12 +72,12 @@ void check_tensor(const TensorView<T>& t, const char* name) {
   for (std::size_t d = 0; d < 4; ++d) {
     if (t.sizes[d] < 0 || t.sizes[d] > most_size) {
       throw ShapeError(
-          message(name, " has a ", tensor_dimensions[d], " size of ", t.sizes[d], " but must have 0 .. 2^40"));
+          message(name, " has a ", tensor_dimensions[d], " size of ", t.sizes[d], " but must have 0 .. 2^", size_bits));
     }
   }
   if (!can_be_counted({t.sizes[0], t.sizes[1], t.sizes[2], t.sizes[3]})) {
     throw ShapeError(message(name, " is ", t.sizes[0], " x ", t.sizes[1], " x ", t.sizes[2], " x ", t.sizes[3],
-                             " but must have at most 2^58 numbers"));
+                             " but must have at most 2^", number_bits, " numbers"));
   }
   const Index product = checked_product(name, {t.sizes[0], t.sizes[1], t.sizes[2], t.sizes[3]});
   if (t.data == nullptr && product > 0)

@@ -24,7 +24,7 @@ struct CacheShape {
     const CacheShape shape{d, d_v == 0 ? d : d_v, n_kv_heads};
     if (!can_be_counted({n_kv_heads, std::max(d, shape.d_v)})) {
       throw OptionError(message("KeyValueCache: n_kv_heads = ", n_kv_heads, " of d = ", d, " and d_v = ", shape.d_v,
-                                " must have at most 2^58 numbers a token"));
+                                " must have at most 2^", number_bits, " numbers a token"));
     }
     return shape;
   }

@@ -12,6 +12,7 @@
 
 #include "heed/core/errors.hpp"
 #include "heed/core/floating.hpp"
+#include "heed/core/sizes.hpp"
 #include "heed/core/types.hpp"
 #include "heed/exact/int8_cache.hpp"
 #include "heed/io/parameter_file.hpp"
@@ -85,7 +86,7 @@ inline KeyValueCache<Int8> load_cache(const std::string& path) {
     return value;
   };
   const Index d = number("d", 1, 32768), d_v = number("d_v", 1, 32768), n_heads = number("n_kv_heads", 1, 1 << 20);
-  const Index size = number("size", 0, Index(1) << 40);
+  const Index size = number("size", 0, detail::most_size);
   const Index page = detail::Int8Layout::keys, in_pages = std::max<Index>(0, size - detail::Int8Rows::n_first);
   const Index n_pages =
       number("n_pages", std::max<Index>(0, (in_pages - detail::Int8Head::most_last + page) / page), in_pages / page);

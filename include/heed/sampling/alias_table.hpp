@@ -69,7 +69,7 @@ class AliasTable {
   explicit AliasTable(std::span<const double> weights) {
     const std::size_t n = weights.size();
     if (n == 0) throw OptionError("heed: AliasTable weights are empty but must have at least one entry");
-    if (n > std::size_t{1} << 32)
+    if (std::uint64_t{n} > std::uint64_t{1} << 32)
       throw OptionError(detail::message("AliasTable weights have ", n, " entries but must have at most 2^32"));
     double sum = 0;
     for (std::size_t k = 0; k < n; ++k) {
