@@ -19,9 +19,9 @@ foreach(processor IN ITEMS riscv64 i686)
               "${EIGEN}")
   also_run("most calls for ${processor}" ${compile} -fsyntax-only "${ROOT}/tests/headers/many_calls.cpp")
   set(program "${SCRATCH}/program_of_${processor}")
+  list(APPEND compile -O1 -static "${ROOT}/tests/headers/processors.cpp" -o "${program}")
   list(JOIN compile "' '" compile)
-  also_run("answers on ${processor}" sh -c
-           "'${compile}' -O1 -static '${ROOT}/tests/headers/processors.cpp' -o '${program}' && '${emulator_of_${processor}}' '${program}'")
+  also_run("answers on ${processor}" sh -c "'${compile}' && '${emulator_of_${processor}}' '${program}'")
 endforeach()
 if(NOT found)
   message("processors: skipped: no cross compiler was found "

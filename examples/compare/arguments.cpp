@@ -1,6 +1,8 @@
 #include "arguments.hpp"
 
+#include <algorithm>
 #include <charconv>
+#include <functional>
 #include <limits>
 #include <stdexcept>
 
@@ -56,6 +58,15 @@ void check(const Arguments& arguments) {
   if (arrays && arguments.v.empty() && arguments.x.empty()) {
     throw std::invalid_argument("--v is missing: give it, or --x and --w-v to make it from");
   }
+  const bool runs = arguments.n.size() > 1;
+  if (!arguments.svg_n.empty() && !runs)
+    throw std::invalid_argument("--svg-n needs two lengths at least: --n 512,1024");
+  if (runs && !(arguments.json + arguments.svg + arguments.svg_flops).empty()) {
+    throw std::invalid_argument("--json, --svg and --svg-flops are of one run: give one --n, or draw --svg-n");
+  }
+  if (!std::is_sorted(arguments.n.begin(), arguments.n.end(), std::less_equal<>())) {
+    throw std::invalid_argument("--n must rise, as in 512,1024");
+  }
   if (arguments.scale && !(std::abs(*arguments.scale) <= std::numeric_limits<double>::max())) {
     throw std::invalid_argument("--scale must be a finite number");
   }
@@ -90,7 +101,10 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
       ->option_text("none|square|top_left|bottom_right");
   app.add_option("--scale", arguments.scale, "multiplies q.k; default: as the file says, else 1/sqrt(d)");
   app.add_option("--real-keys", arguments.real_keys, "keys from here on are padding")->check(CLI::NonNegativeNumber);
-  app.add_option("--n", arguments.n, "the first N tokens only: of q, k, v and x")->check(CLI::PositiveNumber);
+  app.add_option("--n", arguments.n, "the first N tokens only, of q, k, v and x; several: one run after another")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber)
+      ->type_name("N,...");
   app.add_option("--decode", arguments.decode,
                  "the last N queries only, one by one against a cache of the keys and values, float and smaller ones")
       ->check(CLI::PositiveNumber)
@@ -112,6 +126,7 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   app.add_option("--json", arguments.json, "write every number here")->type_name("FILE");
   app.add_option("--svg", arguments.svg, "draw error against time here")->type_name("FILE");
   app.add_option("--svg-flops", arguments.svg_flops, "draw error against FLOPs here")->type_name("FILE");
+  app.add_option("--svg-n", arguments.svg_n, "draw error and speed over the lengths of --n here")->type_name("FILE");
   app.add_flag("--progress", arguments.progress, "progress on stderr even where it is no terminal");
   if (!common::parse(app, argc, argv)) return std::nullopt;
   if (!generate.empty()) arguments.generate = generated_size(generate);

@@ -21,7 +21,7 @@ struct Arguments {
   std::optional<std::string> causal;      ///< none, square, top_left or bottom_right; default: as the file says
   std::optional<double> scale;            ///< default: as the file says, else 1/sqrt(d)
   std::optional<long> real_keys;          ///< keys from here on are padding
-  std::optional<long> n;                  ///< the first n tokens only
+  std::vector<long> n;                    ///< the first n tokens only, a run each; empty: all tokens
   std::optional<long> decode;             ///< the last queries, one by one against a cache
   long first_head = 0;                    ///< heads first_head ... last_head, both included
   long last_head = -1;                    ///< -1: to the last one
@@ -31,7 +31,8 @@ struct Arguments {
   std::uint64_t seed = 7;                 ///< of generated inputs and of methods that draw
   int threads = 1;                        ///< 0: as many as OpenMP gives
   int repeats = 0;                        ///< timed rounds; 0: as many as fit about three seconds
-  std::string json, svg, svg_flops;       ///< files to write
+  std::string json, svg, svg_flops;       ///< files to write, of one run
+  std::string svg_n;                      ///< of all runs
   bool progress = false;                  ///< also where stderr is no terminal
   bool list_methods = false;
 };

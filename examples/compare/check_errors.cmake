@@ -172,6 +172,11 @@ refused("exclude each other" --input "${empty}" --generate 1,2,3)
 refused("--q and --k must both be given" --q "${text}")
 refused("--v is missing" --q "${text}" --k "${text}")
 refused("--x and --w-v must be given together" --q "${text}" --k "${text}" --v "${text}" --x "${text}")
+refused("--svg-n needs two lengths" --generate 2,64,8 --n 32 --svg-n "${SCRATCH}/n.svg")
+refused("are of one run" --generate 2,64,8 --n 16,32 --json "${SCRATCH}/out.json")
+refused("--n must rise" --generate 2,64,8 --n 32,16)
+refused("--n is 65 but must be at most 64" --generate 2,64,8 --n 32,65)
+refused("--svg-n is ${pipe} but must be" --generate 2,64,8 --n 16,32 --svg-n "${pipe}")
 refused("heads,n,d" --generate 8)
 refused("whole numbers >= 1" --generate 8,0,64)
 refused("must fit this machine" --generate 1,1000000000000,64)
@@ -205,6 +210,14 @@ finite(--q "${long}" --k "${good}" --v "${good}" --causal bottom_right)
 finite(--input "${one_unknown}")
 finite(--heads 0 --methods exact --real-keys 0)
 finite(--heads 0 --methods exact --real-keys 1)
+
+# A table and a place in the picture for every length.
+execute_process(COMMAND "${COMPARE}" --generate 2,64,8 --n 16,33,64 --repeats 1 --svg-n "${SCRATCH}/n.svg"
+                TIMEOUT ${at_once} RESULT_VARIABLE code OUTPUT_VARIABLE out ERROR_VARIABLE err)
+file(READ "${SCRATCH}/n.svg" picture)
+if(NOT code EQUAL 0 OR NOT out MATCHES "n = 16.*n = 33.*n = 64" OR NOT picture MATCHES ">16<.*>33<.*>64<.*>window<")
+  message(SEND_ERROR "compare --n 16,33,64 --svg-n must show three lengths but ended with ${code} and said: ${err}${out}")
+endif()
 
 # Results that are not finite: each method is named with its heads.
 not_finite("exact-half (heads 0, 1)" --q "${good}" --k "${good}" --v "${big}" --methods all)

@@ -152,7 +152,7 @@ std::string name_of(heed::Causal causal) {
   return "none";
 }
 
-Inputs load_inputs(const Arguments& arguments) {
+Inputs load_inputs(const Arguments& arguments, std::optional<Index> n) {
   Inputs inputs;
   if (arguments.generate) {
     inputs = generate_inputs(*arguments.generate, arguments.seed);
@@ -166,7 +166,7 @@ Inputs load_inputs(const Arguments& arguments) {
       inputs.options.mask.causal = inputs.n_q() == inputs.n_k() ? heed::Causal::square : heed::Causal::bottom_right;
     }
   }
-  if (arguments.n) cut(inputs, *arguments.n);
+  if (n) cut(inputs, *n);
   if (arguments.scale) inputs.options.scale = arguments.scale;
   if (!inputs.options.scale) inputs.options.scale = 1 / std::sqrt(static_cast<double>(inputs.d()));
   if (arguments.causal) inputs.options.mask.causal = causal_named(*arguments.causal);

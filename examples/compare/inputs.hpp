@@ -51,7 +51,7 @@ Inputs generate_inputs(const GeneratedSize& size, std::uint64_t seed);
 /// Inputs from files, the example data, or --generate, with the heads and the mask that were asked for.
 /// Errors  heed::FormatError for a file that is wrong in itself, heed::ShapeError for shapes that do not fit each
 ///         other, heed::OptionError for options that do not fit the data.
-Inputs load_inputs(const Arguments& arguments);
+Inputs load_inputs(const Arguments& arguments, std::optional<Index> n);
 
 std::string name_of(heed::Causal causal);
 

@@ -63,4 +63,15 @@ enum class Against { time, flops };
 /// same attention. A method whose output is not finite is named below and not drawn.
 std::string svg_text(const Comparison& comparison, Against against);
 
+/// The rows of one of several lengths.
+struct LengthRows {
+  Index n = 0;  ///< keys
+  std::vector<Row> rows;
+};
+
+/// Two panels over the lengths, all logarithmic: the median error of a head, and how many times faster than exact
+/// attention. A method is drawn where its error is finite and not 0; `inputs` are those of the last length.
+std::string svg_over_lengths_text(const Inputs& inputs, const std::vector<LengthRows>& lengths,
+                                  const common::Machine& machine);
+
 }  // namespace compare

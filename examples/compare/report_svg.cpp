@@ -7,6 +7,7 @@
 
 #include "../common/svg.hpp"
 #include "../common/svg_labels.hpp"
+#include "axis.hpp"
 #include "report.hpp"
 
 namespace compare {
@@ -16,36 +17,7 @@ using namespace common;
 
 constexpr double width = 1000, height = 640;
 constexpr double left = 92, right = 968, top = 112, bottom = 560;
-constexpr double smallest_error = 1e-9;  // a logarithm needs some error; what is below is drawn here
-constexpr double smallest_cost = 1e-6;   // likewise: a FLOP, or a nanosecond
-
-// One logarithmic axis: a range of values onto a range of pixels.
-struct Axis {
-  double least, most, from, to;
-  [[nodiscard]] double at(double value) const {
-    return from + (to - from) * (std::log(value) - std::log(least)) / (std::log(most) - std::log(least));
-  }
-};
-
-// The decades, and 2 and 5 of each where there are few of them.
-std::vector<double> ticks(const Axis& axis) {
-  const bool fine = axis.most / axis.least < 200;
-  std::vector<double> values;
-  for (double decade = std::pow(10, std::floor(std::log10(axis.least))); decade <= axis.most * 1.001; decade *= 10) {
-    for (const double part : {1.0, 2.0, 5.0}) {
-      const double value = decade * part;
-      if ((fine || part == 1) && value >= axis.least * 0.999 && value <= axis.most * 1.001) values.push_back(value);
-    }
-  }
-  return values;
-}
-
-std::string tick_text(double value) {
-  if (value >= 1e-3 && value < 1e5) return format("%g", value);
-  return format("1e%d", static_cast<int>(std::lround(std::log10(value))));
-}
-
-double shown(double error) { return std::max(error, smallest_error); }
+constexpr double smallest_cost = 1e-6;  // a logarithm needs some: a FLOP, or a nanosecond
 
 std::string frame(const Axis& x, const Axis& y, Against against) {
   std::string svg;

@@ -35,8 +35,8 @@ class BigBirdAttention {
       if (value < least)
         throw OptionError(detail::message("BigBirdOptions::", name, " = ", value, " must be >= ", least));
       if (value > detail::most_size) {
-        throw OptionError(
-            detail::message("BigBirdOptions::", name, " = ", value, " must be at most 2^", detail::size_bits, " = ", detail::most_size));
+        throw OptionError(detail::message("BigBirdOptions::", name, " = ", value, " must be at most 2^",
+                                          detail::size_bits, " = ", detail::most_size));
       }
     };
     check(options.block, "block", 1);

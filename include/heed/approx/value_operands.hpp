@@ -72,7 +72,8 @@ class ValueOperands {
                   "heed: x and w_v must have the scalar type of the values: cast them first");
     if (x_.cols != w_.rows)
       throw ShapeError(message("cols(x) = ", x_.cols, " but rows(w_v) = ", w_.rows, ": they must be equal"));
-    if (x_.cols > most_size) throw ShapeError(message("cols(x) = ", x_.cols, " must be at most 2^", size_bits, " = ", most_size));
+    if (x_.cols > most_size)
+      throw ShapeError(message("cols(x) = ", x_.cols, " must be at most 2^", size_bits, " = ", most_size));
     checked_product("rows(x) * cols(x)", {x_.rows, x_.cols});
     checked_product("rows(w_v) * cols(w_v)", {w_.rows, w_.cols});
     checked_product("rows(x) * cols(w_v)", {x_.rows, w_.cols});

@@ -16,7 +16,8 @@ constexpr Index most_numbers = Index(1) << number_bits;
 
 /// `size`, or an OptionError that names it where it passes most_size.
 inline Index checked_size(Index size, const char* name) {
-  if (size > most_size) throw OptionError(message(name, " = ", size, " must be at most 2^", size_bits, " = ", most_size));
+  if (size > most_size)
+    throw OptionError(message(name, " = ", size, " must be at most 2^", size_bits, " = ", most_size));
   return size;
 }
 
@@ -31,7 +32,8 @@ inline bool can_be_counted(std::initializer_list<Index> sizes) {
 inline Index checked_product(const char* name, std::initializer_list<Index> sizes) {
   double real = 1;
   for (const Index size : sizes) real *= static_cast<double>(size);
-  if (!can_be_counted(sizes)) throw ShapeError(message(name, " = ", real, " must be at most 2^", number_bits, " = ", most_numbers));
+  if (!can_be_counted(sizes))
+    throw ShapeError(message(name, " = ", real, " must be at most 2^", number_bits, " = ", most_numbers));
   Index product = real == 0 ? 0 : 1;  // with a size of 0 the others may be any
   for (const Index size : sizes) product = product == 0 ? 0 : product * size;
   return product;
