@@ -96,6 +96,13 @@ std::vector<TableRow> claims(const Arguments& given) {
                   given);
 }
 
+std::vector<TableRow> start(const Arguments& given) {
+  std::vector<TableRow> rows;
+  for (const char* name : {"exact", "tf", "tc", "linformer"})
+    rows.push_back(from_the_start(row(name, given, name, given.heads.value_or(2), given.height)));
+  return possible(rows, given);
+}
+
 struct Table {
   const char* name;
   const char* about;
@@ -107,7 +114,8 @@ const Table tables[] = {
     {"gradients", "with and without the gradient of routing, keys and queries untied and tied", gradients},
     {"others", "other methods of about equal FLOPs, from the start", others},
     {"methods", "every method at one height, for any task: TF and TC converted, the others from the start", methods},
-    {"claims", "exact, TF and TC converted, Linformer from the start, all after as many steps, for any task", claims}};
+    {"claims", "exact, TF and TC converted, Linformer from the start, all after as many steps, for any task", claims},
+    {"start", "exact, TF, TC and Linformer, each from the start, after as many steps, for any task", start}};
 
 }  // namespace
 
