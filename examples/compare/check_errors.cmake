@@ -216,7 +216,7 @@ execute_process(COMMAND "${COMPARE}" --generate 2,64,8 --n 16,33,64 --repeats 1 
                 TIMEOUT ${at_once} RESULT_VARIABLE code OUTPUT_VARIABLE out ERROR_VARIABLE err)
 file(READ "${SCRATCH}/n.svg" picture)
 if(NOT code EQUAL 0 OR NOT out MATCHES "n = 16.*n = 33.*n = 64" OR NOT picture MATCHES ">16<.*>33<.*>64<.*>window<")
-  message(SEND_ERROR "compare --n 16,33,64 --svg-n must show three lengths but ended with ${code} and said: ${err}${out}")
+  message(SEND_ERROR "compare --n 16,33,64 --svg-n must show three lengths but ended with ${code}, said: ${err}${out}")
 endif()
 
 # Results that are not finite: each method is named with its heads.
