@@ -15,7 +15,7 @@ struct Arguments {
   std::vector<Shape> shapes;  ///< n, d and heads; threads and causal are filled in setting by setting
   std::vector<int> threads{1, 2};
   std::vector<std::string> only;  ///< parts of engine names; empty: all
-  std::string json;               ///< file to write, empty: none
+  std::string json, svg;          ///< files to write, empty: none
   int rounds = 7;
   double seconds = 0.04;  ///< shortest trial
   bool causal = false;
@@ -34,7 +34,8 @@ struct Arguments {
       "  --rounds 7        rounds; every engine runs once a round, the median counts\n"
       "  --seconds 0.04    shortest trial\n"
       "  --quick           two small shapes, three rounds\n"
-      "  --json FILE       the same figures for programs\n";
+      "  --json FILE       the same figures for programs\n"
+      "  --svg FILE        a picture: what share of the peak each engine reaches\n";
 };
 
 inline std::vector<std::string> split(std::string_view text, char mark) {
@@ -91,6 +92,8 @@ inline Arguments parse_arguments(int argc, const char* const* argv) {
       quick = true;
     else if (name == "--json")
       arguments.json = value();
+    else if (name == "--svg")
+      arguments.svg = value();
     else if (name == "--only")
       arguments.only = split(value(), ',');
     else if (name == "--rounds")

@@ -4,6 +4,9 @@
 #include <cstdlib>
 #include <fstream>
 #include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "peers/arguments.hpp"
 #include "peers/modules.hpp"
@@ -14,17 +17,21 @@
 namespace heed_bench {
 namespace {
 
+std::ofstream opened(const std::string& option, const std::string& path) {
+  std::ofstream file;
+  if (path.empty()) return file;
+  file.open(path);
+  if (!file) throw std::invalid_argument("peers: " + option + " " + path + " cannot be written");
+  return file;
+}
+
 int run(int argc, char** argv) {
   const Arguments arguments = parse_arguments(argc, argv);
   if (arguments.help) {
     std::fputs(Arguments::usage, stdout);
     return EXIT_SUCCESS;
   }
-  std::ofstream file;
-  if (!arguments.json.empty()) {
-    file.open(arguments.json);
-    if (!file) throw std::invalid_argument("peers: --json " + arguments.json + " cannot be written");
-  }
+  std::ofstream file = opened("--json", arguments.json), picture = opened("--svg", arguments.svg);
   const Machine machine = describe_machine(argc, argv);
   for (const auto& [name, value] : machine.rows()) std::printf("%-9s %s\n", name.c_str(), value.c_str());
   std::printf(
@@ -38,13 +45,14 @@ int run(int argc, char** argv) {
   if (engines.empty()) throw std::invalid_argument("peers: --only leaves no engine");
   const auto dram = arguments.decode ? std::make_unique<ReadBandwidth>() : nullptr;
   std::string settings;
+  std::vector<Setting> all;
   for (const int threads : arguments.threads) {
     for (Shape shape : arguments.shapes) {
       shape.threads = threads;
       shape.causal = arguments.causal;
       shape.backward = arguments.backward;
       if (arguments.decode) shape.n_q = 1, shape.causal = false;
-      const Setting setting = measure(engines, shape, arguments, dram.get());
+      const Setting& setting = all.emplace_back(measure(engines, shape, arguments, dram.get()));
       print(setting);
       settings += (settings.empty() ? "" : ",\n  ") + to_json(setting);
     }
@@ -58,6 +66,7 @@ int run(int argc, char** argv) {
     }
     file << "},\"settings\":[\n  " << settings << "\n]}\n";
   }
+  if (picture.is_open()) picture << to_svg(all, machine.rows().front().second);
   return EXIT_SUCCESS;
 }
 

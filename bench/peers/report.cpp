@@ -24,6 +24,11 @@ void array(std::ostringstream& json, const char* name, const std::vector<double>
 
 }  // namespace
 
+double share_of_limit(const Setting& setting, const Row& row) {
+  const double done = setting.decode ? row.bytes : setting.shape.flops();
+  return done / median(row.seconds) / median(setting.decode ? setting.bandwidth : setting.peak);
+}
+
 void print(const Setting& setting) {
   const Shape& shape = setting.shape;
   const double peak = median(setting.peak), bandwidth = median(setting.bandwidth);
@@ -42,7 +47,7 @@ void print(const Setting& setting) {
     const double seconds = median(row.seconds);
     const double rate = (setting.decode ? row.bytes : shape.flops()) / seconds;
     std::printf("  %-34s %10.3f %9.1f %7.1f%% %8.2fx %9.1e %7zu\n", row.engine.c_str(), seconds * 1e3, rate * 1e-9,
-                100 * rate / (setting.decode ? bandwidth : peak), times_faster(setting.rows.front(), row), row.error,
+                100 * share_of_limit(setting, row), times_faster(setting.rows.front(), row), row.error,
                 row.seconds.size());
   }
   std::fflush(stdout);

@@ -35,6 +35,12 @@ Setting measure(const std::vector<Engine*>& engines, const Shape& shape, const A
 /// The table people read.
 void print(const Setting& setting);
 
+/// What share of the limit (FMA peak; decoding: DRAM bandwidth) an engine reached, the median over rounds.
+double share_of_limit(const Setting& setting, const Row& row);
+
+/// Bars of these shares, a group of engines a setting. `machine`: a line that says where.
+std::string to_svg(const std::vector<Setting>& settings, const std::string& machine);
+
 /// One JSON object: shape, limits, and for every engine median, all rounds, error.
 std::string to_json(const Setting& setting);
 
