@@ -1,11 +1,15 @@
 #include "heed/layers/attention_layer.hpp"
 
 #include <cmath>
+#include <functional>
+#include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "io/files.hpp"
 #include "support/layer_check.hpp"
 #include "support/matrices.hpp"
 
@@ -142,6 +146,115 @@ TEST(AttentionLayerOf, ATokenOfZerosHasNoNaNUnderCosine) {
   EXPECT_TRUE(ran.y.allFinite());
   EXPECT_TRUE(ran.d_x.bottomRows(LayerThatRan::n - 1).allFinite());
   for (const double gradient : ran.store.all_gradients()) ASSERT_TRUE(std::isfinite(gradient));
+}
+
+TEST(AttentionLayerOf, RefusesItsOptionsByNameAndAddsNothing) {
+  using Change = std::function<void(AttentionLayerOptions&)>;
+  const auto refused = [](const std::string& name, const Change& change, Index d_model = 12) {
+    ParameterStore<float> store;
+    AttentionLayerOptions options;
+    change(options);
+    const std::string said =
+        heed_test::error_of<OptionError>([&] { AttentionLayer<float>(store, "attention", d_model, 16, options, 3); });
+    EXPECT_NE(said.find(name), std::string::npos) << "'" << said << "' must name " << name;
+    EXPECT_EQ(store.n_slices(), 0) << name;
+  };
+  refused("AttentionLayerOptions::n_heads = 0", [](auto& options) { options.n_heads = 0; });
+  refused("AttentionLayerOptions::n_heads = 5", [](auto& options) { options.n_heads = 5; });
+  refused(
+      "d_model = 0", [](auto&) {}, 0);
+  refused("AttentionLayerOptions::rotary", [](auto& options) { options.rotary = true; });  // heads of width 3
+  for (const double bad : {-1.0, 0.0, 1e300, 1e-300, nan_in_memory<double>, infinity_in_memory<double>}) {
+    refused("AttentionLayerOptions::temperature = ", [&](auto& options) {
+      options.cosine = true;
+      options.temperature = bad;
+    });
+  }
+  ParameterStore<double> store;  // double holds both
+  for (const double good : {1e300, 1e-300})
+    AttentionLayer<double>(store, std::to_string(good), 12, 16, {.cosine = true, .temperature = good}, 3);
+  AttentionLayer<double>(store, "not read", 12, 16, {.temperature = -1}, 3);
+}
+
+TEST(AttentionLayerOf, ATemperatureOfTheLargestNumbersGivesNoNaN) {
+  constexpr Index n = 9, d_model = 8;
+  ParameterStore<float> store;
+  const AttentionLayer<float> layer(store, "attention", d_model, n, {.n_heads = 2, .cosine = true, .temperature = 3e38},
+                                    3);
+  Workspace workspace, kept_in;
+  Workspace::Frame frame(kept_in);
+  const auto kept = layer.take(frame, n);
+  const Matrix<float> x = random_matrix<float>(n, d_model, 1);
+  Matrix<float> y(n, d_model);
+  layer.forward(store, view_of(x), n, kept, output_view_of(y), {.workspace = &workspace});
+  EXPECT_TRUE(y.allFinite());
+}
+
+/// What every choice of attention that no layer can use is told.
+const std::pair<const char*, AttentionChoice> unusable_choices[] = {
+    {"AttentionChoice::kind = 99", {.kind = static_cast<AttentionKind>(99)}},
+    {"AttentionChoice::kind = -1", {.kind = static_cast<AttentionKind>(-1)}},
+    {"AttentionChoice::height = -1", {.kind = AttentionKind::tf, .height = -1}},
+    {"AttentionChoice::height = -2", {.kind = AttentionKind::tc, .height = -2}},
+    {"AttentionChoice::height = 25", {.kind = AttentionKind::tf, .height = 25}},
+    {"AttentionChoice::height = 64", {.kind = AttentionKind::tf, .height = 64}},
+    {"AttentionChoice::height = 1000", {.kind = AttentionKind::tc, .height = 1000}},
+    {"AttentionChoice::n_trees = 0", {.kind = AttentionKind::tf, .n_trees = 0}},
+    {"AttentionChoice::n_trees = ", {.kind = AttentionKind::tf, .n_trees = std::numeric_limits<Index>::max()}},
+    {"AttentionChoice::n_trees = 3", {.kind = AttentionKind::tc, .n_trees = 3}},
+    {"AttentionChoice::biases = 2", {.kind = AttentionKind::tf, .biases = static_cast<TreeBiases>(2)}},
+    {"AttentionChoice::routing = 3", {.kind = AttentionKind::tf, .routing = static_cast<RoutingGradient>(3)}},
+    {"AttentionChoice::window = -5", {.kind = AttentionKind::window, .window = -5}},
+    {"BigBirdOptions::block = -1", {.kind = AttentionKind::bigbird, .bigbird = {.block = -1}}},
+    {"AttentionChoice::rank = 0", {.kind = AttentionKind::linformer, .rank = 0}},
+    {"AttentionChoice::rank = ", {.kind = AttentionKind::linformer, .rank = std::numeric_limits<Index>::max()}},
+    {"PerformerOptions::n_features = 0", {.kind = AttentionKind::performer, .performer = {.n_features = 0}}},
+};
+
+TEST(AttentionLayerOf, RefusesAChoiceThatItCannotUseByNameAndChangesNothing) {
+  for (const auto& [name, choice] : unusable_choices) {
+    SCOPED_TRACE(name);
+    ParameterStore<double> store;
+    const auto says = [&, name = name](const std::function<void()>& action) {
+      const std::string said = heed_test::error_of<OptionError>(action);
+      EXPECT_NE(said.find(name), std::string::npos) << said;
+    };
+    says([&, choice = choice] { AttentionLayer<double>(store, "attention", 12, 16, {.choice = choice}, 3); });
+    EXPECT_EQ(store.n_slices(), 0);
+    AttentionLayer<double> layer(store, "attention", 12, 16, {}, 3);
+    const Index n_slices = store.n_slices();
+    says([&, choice = choice] { layer.choose(store, "other", choice, 16, 3); });
+    EXPECT_EQ(store.n_slices(), n_slices);
+    EXPECT_EQ(layer.options().choice.kind, AttentionKind::exact);
+    EXPECT_EQ(layer.method().choice().kind, AttentionKind::exact);
+    AttentionChoice unread = choice;  // what exact attention does not read may be anything
+    unread.kind = AttentionKind::exact;
+    layer.choose(store, "other", unread, 16, 3);
+  }
+}
+
+TEST(AttentionLayerOf, ACausalOneRefusesWhatLooksAtAllKeys) {
+  ParameterStore<double> store;
+  const auto made = [&](const AttentionChoice& choice) {
+    return AttentionLayer<double>(store, std::to_string(store.n_slices()), 12, 16, {.choice = choice, .causal = true},
+                                  3);
+  };
+  for (const AttentionKind kind : {AttentionKind::tf, AttentionKind::tc}) {
+    const Index n_slices = store.n_slices();
+    EXPECT_THROW(made({.kind = kind}), OptionError);
+    EXPECT_THROW(made({.kind = kind, .height = 0}), OptionError);  // as the method itself
+    EXPECT_EQ(store.n_slices(), n_slices);
+    auto layer = made({.kind = kind, .biases = TreeBiases::stored});
+    EXPECT_THROW(layer.set_biases(TreeBiases::key_medians), OptionError);
+    EXPECT_EQ(layer.options().choice.biases, TreeBiases::stored);
+    EXPECT_EQ(layer.method().choice().biases, TreeBiases::stored);
+  }
+  EXPECT_THROW(made({.kind = AttentionKind::linformer}), OptionError);
+  for (const AttentionKind kind : {AttentionKind::exact, AttentionKind::window, AttentionKind::bigbird,
+                                   AttentionKind::performer, AttentionKind::linear}) {
+    auto layer = made({.kind = kind});
+    layer.set_biases(TreeBiases::key_medians);  // it has none
+  }
 }
 
 TEST(AttentionLayerOf, RoutingReachesPlanes) {

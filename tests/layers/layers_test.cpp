@@ -1,4 +1,7 @@
+#include <algorithm>
 #include <cmath>
+#include <limits>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -9,6 +12,7 @@
 #include "heed/layers/linear.hpp"
 #include "heed/layers/norms.hpp"
 #include "heed/layers/parameter_store.hpp"
+#include "support/allocations.hpp"
 #include "support/layer_check.hpp"
 #include "support/matrices.hpp"
 
@@ -86,6 +90,94 @@ TEST(NormLayers, RowsOfOneNumberGiveNoNaN) {
   EXPECT_TRUE(d_x.allFinite());
 }
 
+/// y and d_x of a norm whose gain is 1, in double; `centred`: of LayerNorm.
+struct NormOracle {
+  NormOracle(const Eigen::MatrixXd& x, const Eigen::MatrixXd& d_y, bool centred, double eps) : y(x), d_x(x) {
+    for (Index i = 0; i < x.rows(); ++i) {
+      const Eigen::ArrayXd row = x.row(i).array() - (centred ? x.row(i).mean() : 0.0);
+      const double inverse = 1 / std::sqrt(row.square().mean() + eps);
+      const Eigen::ArrayXd u = row * inverse, g = d_y.row(i).array();
+      y.row(i) = u;
+      d_x.row(i) = inverse * (g - (centred ? g.mean() : 0.0) - u * (g * u).mean());
+    }
+  }
+  Eigen::MatrixXd y, d_x;
+};
+
+template <class Norm>
+void check_norm_of_size(double size, Index kept_per_row, bool centred, double eps) {
+  SCOPED_TRACE(size);
+  constexpr Index n = 6, d = 70;
+  ParameterStore<float> store;
+  const Norm layer(store, "norm", d);
+  Matrix<float> x = random_matrix<float>(n, d, 1), y(n, d), d_x = Matrix<float>::Zero(n, d);
+  x *= 1 / x.cwiseAbs().maxCoeff();
+  x *= static_cast<float>(size);
+  const Matrix<float> d_y = random_matrix<float>(n, d, 2);
+  std::vector<float> kept(static_cast<std::size_t>(n * kept_per_row));
+  layer.forward(store, view_of(x), output_view_of(y), kept.data());
+  layer.backward(store, view_of(x), kept.data(), view_of(d_y), output_view_of(d_x));
+  const NormOracle want(x.cast<double>(), d_y.cast<double>(), centred, eps);
+  const auto near = [](const Matrix<float>& got, const Eigen::MatrixXd& of) {
+    // Gradients by entries of 3e38 are below the smallest normal number.
+    const double tolerance = 4e-6 * of.cwiseAbs().maxCoeff() + 4 * std::numeric_limits<float>::denorm_min();
+    EXPECT_LT((got.cast<double>() - of).cwiseAbs().maxCoeff(), tolerance);
+  };
+  near(y, want.y);
+  near(d_x, want.d_x);
+  const ConstView<float> d_gain = std::as_const(store).gradients(store.find("norm.gain"));
+  const Eigen::MatrixXd want_gain = (want.y.array() * d_y.cast<double>().array()).colwise().sum();
+  near(Eigen::Map<const Matrix<float>>(d_gain.data, 1, d), want_gain);
+}
+
+TEST(NormLayers, RowsOfAnyFiniteSizeHaveTheirNorm) {
+  for (const double size : {1e-25, 1.0, 1e5, 4e9, 5e9, 1e15, 1e19, 1e25, 3e38}) {
+    check_norm_of_size<RmsNorm<float>>(size, 1, false, 1e-6);
+    check_norm_of_size<LayerNorm<float>>(size, 2, true, 1e-5);
+  }
+}
+
+TEST(NormLayers, LargeRowsOfDoubleHaveTheBitsOfSmallerOnes) {
+  const auto answers = [](const auto& layer, ParameterStore<double>& store, double size) {
+    const Matrix<double> x = random_matrix<double>(3, 13, 1) * size;
+    Matrix<double> y(3, 13);
+    std::vector<double> kept(6);
+    layer.forward(store, view_of(x), output_view_of(y), kept.data());
+    return y;
+  };
+  ParameterStore<double> store;
+  const RmsNorm<double> of_squares(store, "squares", 13);
+  const LayerNorm<double> of_moments(store, "moments", 13);
+  EXPECT_SAME_BITS(answers(of_squares, store, 0x1p1020), answers(of_squares, store, 0x1p60));
+  EXPECT_SAME_BITS(answers(of_moments, store, 0x1p1020), answers(of_moments, store, 0x1p60));
+}
+
+TEST(NormLayers, ARowOfOneLargeNumberIsCentredToZeros) {
+  for (const float size : {1e5F, 1e19F, 0x1p127F}) {
+    ParameterStore<float> store;
+    const LayerNorm<float> layer(store, "norm", 4);
+    const Matrix<float> x = Matrix<float>::Constant(1, 4, size);
+    Matrix<float> y(1, 4), d_x = Matrix<float>::Zero(1, 4);
+    float moments[2] = {};
+    layer.forward(store, view_of(x), output_view_of(y), moments);
+    EXPECT_TRUE(y.isZero(0)) << y;
+    const Matrix<float> d_y = random_matrix<float>(1, 4, 2);
+    layer.backward(store, view_of(x), moments, view_of(d_y), output_view_of(d_x));
+    EXPECT_TRUE(d_x.allFinite()) << d_x;
+  }
+}
+
+TEST(NormLayers, RefuseWhatHasNoNorm) {
+  ParameterStore<float> store;
+  for (const double eps : {0.0, -1.0, 1e-50, 1e50, std::numeric_limits<double>::quiet_NaN()}) {
+    EXPECT_THROW(RmsNorm<float>(store, "norm", 4, eps), OptionError) << eps;
+    EXPECT_THROW(LayerNorm<float>(store, "norm", 4, eps), OptionError) << eps;
+  }
+  EXPECT_THROW(RmsNorm<float>(store, "norm", 0), OptionError);
+  EXPECT_THROW(LayerNorm<float>(store, "norm", 0), OptionError);
+  EXPECT_EQ(store.n_slices(), 0);
+}
+
 TEST(FeedForwardLayer, HasTheGradientsOfItsFormula) {
   for (const Activation activation : {Activation::gelu, Activation::swiglu, Activation::squared_relu}) {
     SCOPED_TRACE(static_cast<int>(activation));
@@ -159,6 +251,11 @@ TEST(RotaryPositions, TurnBackAndKeepLengths) {
   EXPECT_MATRIX_NEAR(x, before, 1e-14);
 }
 
+TEST(RotaryPositions, RefuseAnOddWidthOfHeads) {
+  Matrix<double> x = random_matrix<double>(2, 12, 1);
+  for (const Index n_heads : {0, 4, 5, 12}) EXPECT_THROW(rotate_positions(output_view_of(x), n_heads), ShapeError);
+}
+
 TEST(ParameterStoreErrors, NameTheArgument) {
   ParameterStore<float> store;
   store.add("a", 2, 3);
@@ -167,6 +264,61 @@ TEST(ParameterStoreErrors, NameTheArgument) {
   EXPECT_THROW(store.add("b", -1, 1), ShapeError);
   EXPECT_THROW(store.add("b", 1, 1, {.rate = -1}), OptionError);
   EXPECT_EQ(store.size(), 6);
+}
+
+TEST(ParameterStoreErrors, RatesAndDeviationsAreFiniteAndNotNegative) {
+  ParameterStore<float> store;
+  const Slice a = store.add("a", 2, 3);
+  store.set_rate(a, 0.5);
+  for (const double bad : {-1.0, nan_in_memory<double>, infinity_in_memory<double>}) {
+    EXPECT_THROW(store.set_rate(a, bad), OptionError) << bad;
+    EXPECT_THROW(store.set_options(a, {.rate = bad}), OptionError) << bad;
+    EXPECT_THROW(store.add("b", 1, 1, {.rate = bad}), OptionError) << bad;
+    EXPECT_THROW(store.fill_normal(a, bad, 1), OptionError) << bad;
+    EXPECT_THROW(Embedding<float>(store, "b", 3, 4, bad, 1), OptionError) << bad;
+  }
+  EXPECT_THROW(store.fill_normal(a, 1e38, 1), OptionError);  // numbers of four deviations overflow
+  EXPECT_THROW(store.set_rate(store.find("no such"), 0), OptionError);
+  EXPECT_EQ(store.options(0).rate, 0.5);
+  EXPECT_EQ(store.n_slices(), 1);
+  for (const float value : store.all_values()) EXPECT_EQ(value, 0.0F);
+}
+
+void expect_same_parameters(const ParameterStore<float>& got, const ParameterStore<float>& want) {
+  ASSERT_EQ(got.n_slices(), want.n_slices());
+  for (Index s = 0; s < got.n_slices(); ++s) ASSERT_EQ(got.name(s), want.name(s));
+  using Array = std::span<const float>;
+  const std::pair<Array, Array> arrays[] = {{got.all_values(), want.all_values()},
+                                            {got.all_gradients(), want.all_gradients()},
+                                            {got.first_moments(), want.first_moments()},
+                                            {got.second_moments(), want.second_moments()}};
+  for (const auto& [a, b] : arrays) ASSERT_TRUE(std::ranges::equal(a, b));
+}
+
+TEST(ParameterStore, WhereMemoryEndsNothingIsAdded) {
+  if (!counts_allocations()) GTEST_SKIP() << "allocations are not counted here";
+  ParameterStore<float> store;
+  store.fill_normal(store.add("a parameter that was there before", 5, 7), 1, 1);
+  std::ranges::fill(store.second_moments(), 3.0F);
+  const ParameterStore<float> before = store;
+  const int failures =
+      with_each_allocation_failing([&] { store.add("a parameter that is added to the others", 40, 50); },
+                                   [&] { expect_same_parameters(store, before); });
+  EXPECT_GE(failures, 4);  // arrays that had got their memory keep it
+  EXPECT_EQ(store.size(), 2035);
+}
+
+TEST(ParameterStore, ALayerThatThrowsTakesItsParametersBack) {
+  const auto refused = [](const char* there, const auto& make) {
+    ParameterStore<float> store;
+    store.add(there, 1, 1);
+    const ParameterStore<float> before = store;
+    EXPECT_THROW(make(store), OptionError) << there;
+    expect_same_parameters(store, before);
+  };
+  refused("x.b", [](auto& store) { Linear<float>(store, "x", 2, 3, true, 1); });
+  refused("x.out.b", [](auto& store) { FeedForward<float>(store, "x", 2, 3, Activation::gelu, 1); });
+  refused("x.shift", [](auto& store) { LayerNorm<float>(store, "x", 2); });
 }
 
 }  // namespace

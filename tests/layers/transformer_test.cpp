@@ -2,12 +2,18 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <limits>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "heed/train/adamw.hpp"
 #include "heed/train/cross_entropy.hpp"
+#include "io/files.hpp"
+#include "support/allocations.hpp"
 #include "support/layer_check.hpp"
 #include "support/matrices.hpp"
 
@@ -85,6 +91,93 @@ TEST(TransformerModel, RefusesSequencesBeyondItsPositions) {
   }
 }
 
+TEST(TransformerModel, RefusesItsOptionsByNameAndAddsNothing) {
+  const auto refused = [](const std::string& name, const std::function<void(TransformerOptions&)>& change) {
+    ParameterStore<float> store;
+    TransformerOptions options{.vocabularies = {7, 5}, .n_out = 6, .d_model = 8, .d_hidden = 12, .length = 8};
+    options.attention.n_heads = 2;
+    change(options);
+    std::string said;
+    try {
+      Transformer<float>(store, options);
+    } catch (const std::invalid_argument& error) {
+      said = error.what();
+    }
+    EXPECT_NE(said.find(name), std::string::npos) << "'" << said << "' must name " << name;
+    EXPECT_EQ(store.n_slices(), 0) << name;
+    EXPECT_EQ(store.size(), 0) << name;
+  };
+  refused("TransformerOptions::n_out = 0", [](auto& options) { options.n_out = 0; });
+  refused("TransformerOptions::d_model = -8", [](auto& options) { options.d_model = -8; });
+  refused("TransformerOptions::d_hidden = -1", [](auto& options) { options.d_hidden = -1; });
+  refused("TransformerOptions::d_hidden = ",
+          [](auto& options) { options.d_hidden = std::numeric_limits<Index>::max(); });
+  refused("TransformerOptions::n_layers = 0", [](auto& options) { options.n_layers = 0; });
+  refused("TransformerOptions::length = 0", [](auto& options) { options.length = 0; });
+  refused("TransformerOptions::vocabularies has no entries", [](auto& options) { options.vocabularies = {}; });
+  refused("TransformerOptions::vocabularies[0] = 0", [](auto& options) { options.vocabularies[0] = 0; });
+  refused("TransformerOptions::vocabularies[1] = -1", [](auto& options) { options.vocabularies[1] = -1; });
+  refused("TransformerOptions::deviations has 1", [](auto& options) { options.deviations = {1}; });
+  for (const double bad : {-1.0, 1e38, nan_in_memory<double>, infinity_in_memory<double>})
+    refused("TransformerOptions::deviations[1] = ", [&](auto& options) { options.deviations = {1, bad}; });
+  refused("TransformerOptions::positions = 3", [](auto& options) { options.positions = static_cast<Positions>(3); });
+  refused("TransformerOptions::pooling = 3", [](auto& options) { options.pooling = static_cast<Pooling>(3); });
+  refused("TransformerOptions::activation = 3", [](auto& options) { options.activation = static_cast<Activation>(3); });
+  refused("AttentionLayerOptions::n_heads = 3", [](auto& options) { options.attention.n_heads = 3; });
+  refused("AttentionLayerOptions::causal", [](auto& options) {
+    options.attention.choice.kind = AttentionKind::linformer;
+    options.attention.causal = true;
+  });
+  refused("TreeBiases::key_medians", [](auto& options) {
+    options.attention.choice.kind = AttentionKind::tf;
+    options.attention.causal = true;
+  });
+}
+
+TEST(TransformerModel, WhereItsMemoryEndsOrANameIsTakenItTakesItsParametersBack) {
+  TransformerOptions options{.vocabularies = {7}, .n_out = 6, .d_model = 8, .d_hidden = 12, .n_layers = 1, .length = 8};
+  options.attention.n_heads = 2;
+  options.attention.choice = {.kind = AttentionKind::tc, .height = 2};
+  ParameterStore<float> taken;
+  taken.add("head.b", 1, 1);
+  EXPECT_THROW(Transformer<float>(taken, options), OptionError);
+  EXPECT_EQ(taken.n_slices(), 1);
+  EXPECT_EQ(taken.size(), 1);
+  if (!counts_allocations()) GTEST_SKIP() << "allocations are not counted here";
+  ParameterStore<float> store;
+  const int failures = with_each_allocation_failing([&] { Transformer<float>(store, options); },
+                                                    [&] { ASSERT_EQ(store.n_slices() + store.size(), 0); });
+  EXPECT_GT(failures, 20);
+}
+
+TEST(TransformerModel, RefusesTokensThatDoNotFit) {
+  ParameterStore<double> store;
+  const Transformer<double> model(store, {.vocabularies = {7, 5}, .n_out = 6, .d_model = 8, .length = 8});
+  Workspace workspace, kept_in;
+  Workspace::Frame frame(kept_in);
+  Transformer<double>::Kept kept;
+  const SmallTask task = small_task(18, 18, 6);
+  using Lists = std::vector<std::span<const std::int32_t>>;
+  const auto refused = [&](const std::string& part, const Lists& tokens, Index n) {
+    const std::string said = heed_test::error_of<ShapeError>(
+        [&] { model.forward(store, tokens, n, kept, frame, {.workspace = &workspace}); });
+    EXPECT_NE(said.find(part), std::string::npos) << said;
+  };
+  for (const Index n : {0, -6}) refused("n = ", task.tokens(), n);
+  refused("tokens has 0 lists", {}, 6);
+  refused("tokens has 1 lists", {task.first}, 6);
+  refused("tokens[0] has 18 entries", task.tokens(), 5);
+  refused("tokens[1] has 12 entries", {task.first, std::span(task.second).first(12)}, 6);
+  refused("tokens[0] has 0 entries", {{}, {}}, 6);
+}
+
+TEST(CrossEntropy, NamesATargetOutside) {
+  const Matrix<double> logits = Matrix<double>::Zero(3, 4);
+  const std::vector<std::int32_t> targets{0, no_target, 4};
+  EXPECT_EQ(heed_test::error_of<OptionError>([&] { cross_entropy<double>(view_of(logits), targets, {}); }),
+            "heed: targets[2] = 4 must be in [0, 4), or no_target = -1 for a row that is not asked");
+}
+
 TEST(LearningRate, FollowsTheFormulaOfItsDecay) {
   Schedule schedule{.rate = 0.2, .warm_up = 4, .n_steps = 12, .last_share = 0.1};
   const double pi = std::acos(-1.0);
@@ -131,6 +224,61 @@ TEST(AdamW, FollowsItsFormula) {
       EXPECT_EQ(store.all_gradients()[e], 0.0);
     }
   }
+}
+
+/// A parameter of 1 after three steps with a gradient of 0.5.
+template <class T>
+double after_three_steps(const AdamWOptions& options) {
+  ParameterStore<T> store;
+  store.fill(store.add("x", 1, 1), T(1));
+  for (Index step = 1; step <= 3; ++step) {
+    store.all_gradients()[0] = T(0.5) * static_cast<T>(step);
+    adamw_step(store, step, 1e-2, options);
+  }
+  return static_cast<double>(store.all_values()[0]);
+}
+
+TEST(AdamW, InFloatIsThatOfDoubleForBetasNearOne) {
+  for (const double rest : {0.1, 1e-3, 1e-5, 1e-7, 1e-8, 1e-9, 1e-12, 0x1p-53}) {
+    const AdamWOptions second{.beta_2 = 1 - rest, .decay = 0}, first{.beta_1 = 1 - rest, .decay = 0};
+    for (const AdamWOptions& options : {first, second}) {
+      const double want = 1 - after_three_steps<double>(options);
+      EXPECT_NEAR(1 - after_three_steps<float>(options), want, 1e-3 * want) << rest;
+      EXPECT_GT(want, 1e-2);
+      EXPECT_LT(want, 1e-1);
+    }
+  }
+}
+
+TEST(AdamW, RefusesOptionsByNameAndChangesNothing) {
+  const auto refused = [](const std::string& part, const AdamWOptions& options, double rate = 0.1,
+                          double own_rate = 1) {
+    ParameterStore<float> store;
+    store.fill(store.add("x", 1, 2, {.rate = own_rate}), 1.0F);
+    store.all_gradients()[1] = 1.0F;
+    const std::string said = heed_test::error_of<OptionError>([&] { adamw_step(store, 1, rate, options); });
+    EXPECT_NE(said.find(part), std::string::npos) << "'" << said << "' must say " << part;
+    EXPECT_EQ(store.all_values()[1], 1.0F);
+    EXPECT_EQ(store.all_gradients()[1], 1.0F);
+    EXPECT_EQ(store.second_moments()[1], 0.0F);
+  };
+  constexpr double nan = nan_in_memory<double>, infinity = infinity_in_memory<double>;
+  for (const double bad : {1.0, 1.5, -0.1, nan, infinity}) {
+    refused("AdamWOptions::beta_1 = ", {.beta_1 = bad});
+    refused("AdamWOptions::beta_2 = ", {.beta_2 = bad});
+  }
+  refused("AdamWOptions::beta_1 = 1 must be at least 0 and below 1", {.beta_1 = 1});
+  for (const double bad : {0.0, -1.0, 1e-31, 2.0, nan}) refused("AdamWOptions::eps = ", {.eps = bad});
+  for (const double bad : {-1.0, nan, infinity, 1e39, 1e-60}) {
+    refused("AdamWOptions::decay = ", {.decay = bad});
+    refused("AdamWOptions::clip = ", {.clip = bad});
+  }
+  refused("AdamWOptions::decay = nan must be finite and at least 0", {.decay = nan});
+  for (const double bad : {-1.0, nan, infinity}) refused("rate = ", {}, bad);
+  // Products of numbers that float holds.
+  refused("rate = 1e+30 is too high for 'x'", {}, 1e30, 1e10);
+  refused("rate = 1e+10 is too high for 'x'", {.decay = 1e30}, 1e10);
+  refused("rate = 1e+30 is too high for 'x'", {.beta_1 = 1 - 1e-12}, 1e30);
 }
 
 TEST(TransformerModel, LearnsToCopyATable) {

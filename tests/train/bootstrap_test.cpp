@@ -305,6 +305,102 @@ TEST(Bootstrap, StagesGoThroughLayersAndHeights) {
   EXPECT_THROW(bootstrap_stages(exact, {.first_height = 6}), OptionError);
 }
 
+/// What a model computes, and all of its store: unchanged while this is unchanged.
+struct Standing {
+  explicit Standing(GrowingModel& of) : store(of.store), choices(attention_choices(of.model)) {}
+  void expect_unchanged(GrowingModel& of) const {
+    EXPECT_EQ(names_of(of.store), names_of(store));
+    EXPECT_TRUE(std::ranges::equal(of.store.all_values(), store.all_values()));
+    EXPECT_TRUE(std::ranges::equal(of.store.first_moments(), store.first_moments()));
+    const auto now = attention_choices(of.model);
+    for (std::size_t l = 0; l < now.size(); ++l) {
+      EXPECT_EQ(now[l].kind, choices[l].kind);
+      EXPECT_EQ(now[l].height, choices[l].height);
+      EXPECT_EQ(now[l].window, choices[l].window);
+      EXPECT_EQ(now[l].biases, choices[l].biases);
+    }
+    EXPECT_NO_THROW(of.loss(GrowingModel::batch(9)));
+  }
+
+  ParameterStore<double> store;
+  std::vector<AttentionChoice> choices;
+};
+
+TEST(ChooseAttention, RefusesWhatALayerCannotUseAndChangesNothing) {
+  AttentionChoice features{.kind = AttentionKind::performer}, blocks{.kind = AttentionKind::bigbird};
+  features.performer.n_features = 0;
+  blocks.bigbird.block = -1;
+  const AttentionChoice unusable[] = {{.kind = AttentionKind::window, .window = -5},
+                                      features,
+                                      blocks,
+                                      {.kind = AttentionKind::linformer, .rank = 0},
+                                      {.kind = AttentionKind::tf, .n_trees = 0},
+                                      {.kind = AttentionKind::tc, .n_trees = 2},
+                                      {.kind = AttentionKind::tf, .height = 25},
+                                      {.kind = static_cast<AttentionKind>(99)}};
+  for (const AttentionChoice& choice : unusable) {
+    GrowingModel of;
+    of.go_on({.n_steps = 2, .schedule = {.warm_up = 0}});
+    const Standing before(of);
+    EXPECT_THROW(choose_attention(of.model, of.store, {{}, choice}), OptionError);
+    before.expect_unchanged(of);
+    EXPECT_THROW(enter_stage(of.model, of.store, {{}, choice}, GrowingModel::batch(5)), OptionError);
+    before.expect_unchanged(of);
+    EXPECT_THROW(bootstrap_stages(attention_choices(of.model), {.choice = choice}), OptionError);
+  }
+}
+
+TEST(ChooseAttention, OfACausalModelRefusesMedians) {
+  ParameterStore<double> store;
+  TransformerOptions options = GrowingModel::model_options(false);
+  options.attention.causal = true;
+  Transformer<double> model(store, options);
+  const AttentionChoice medians{.kind = AttentionKind::tf, .height = 2};
+  AttentionChoice stored = medians;
+  stored.biases = TreeBiases::stored;
+  const Index n_slices = store.n_slices();
+  EXPECT_THROW(choose_attention(model, store, {{}, medians}), OptionError);
+  EXPECT_THROW(enter_stage(model, store, {medians, stored}, GrowingModel::batch(5)), OptionError);
+  EXPECT_THROW(choose_attention(model, store, {{}, {.kind = AttentionKind::linformer}}), OptionError);
+  EXPECT_EQ(store.n_slices(), n_slices);
+  use_biases(model, TreeBiases::key_medians);  // there are no trees yet
+  choose_attention(model, store, {{}, stored});
+  EXPECT_THROW(use_biases(model, TreeBiases::key_medians), OptionError);
+  EXPECT_EQ(attention_choices(model)[1].biases, TreeBiases::stored);
+  enter_stage(model, store, {stored, stored}, GrowingModel::batch(5));
+}
+
+TEST(Bootstrap, AStageThatCannotBeEnteredChangesNothing) {
+  GrowingModel of;
+  const AttentionChoice low{.kind = AttentionKind::tc, .height = 1};
+  choose_attention(of.model, of.store, {low, {}});
+  of.go_on({.n_steps = 2, .schedule = {.warm_up = 0}});
+  const Standing before(of);
+  AttentionChoice high{.kind = AttentionKind::tc, .height = 3};
+  const AttentionChoice near{.kind = AttentionKind::window, .window = 2};
+  Batch batch = GrowingModel::batch(5);
+  for (const double below : {nan_in_memory<double>, infinity_in_memory<double>}) {
+    EXPECT_THROW(enter_stage(of.model, of.store, {high, near}, batch, {.below = below}), OptionError);
+    before.expect_unchanged(of);
+  }
+  StageOptions options;
+  options.growth.planes = static_cast<NewPlanes>(2);
+  EXPECT_THROW(enter_stage(of.model, of.store, {high, near}, batch, options), OptionError);
+  before.expect_unchanged(of);
+  EXPECT_THROW(enter_stage(of.model, of.store, {high}, batch), ShapeError);
+  before.expect_unchanged(of);
+  high.height = 1000;  // refused before it grows
+  EXPECT_THROW(enter_stage(of.model, of.store, {high, near}, batch), OptionError);
+  before.expect_unchanged(of);
+  high.height = 3;
+  batch.tokens[0][7] = 99;
+  EXPECT_THROW(enter_stage(of.model, of.store, {high, near}, batch), OptionError);
+  before.expect_unchanged(of);
+  batch.n = 0;
+  EXPECT_THROW(enter_stage(of.model, of.store, {high, near}, batch), ShapeError);
+  before.expect_unchanged(of);
+}
+
 TEST(Bootstrap, EndsInTheModelThatIsBuiltAnewForItsCheckpoint) {
   const heed_test::TemporaryFolder folder;
   const std::string path = folder.path("model.safetensors");

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <deque>
 #include <filesystem>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -411,7 +412,6 @@ TEST(TrainingRun, RefusesOptionsOutOfRange) {
   refused([](auto& options) { options.n_steps = -1; });
   refused([](auto& options) { options.median_share = 1.5; });
   refused([](auto& options) { options.adamw.beta_2 = 1; });
-  refused([](auto& options) { options.schedule.rate = std::numeric_limits<double>::quiet_NaN(); });
   EXPECT_THROW(train(run.model, run.store, {}), OptionError);
   const auto refused_ranks = [&](const TrainingRanks& ranks) {
     TrainingHooks over = SmallRun::hooks();
@@ -423,6 +423,43 @@ TEST(TrainingRun, RefusesOptionsOutOfRange) {
   refused_ranks({.n_ranks = 2});  // one batch
   TrainingHooks hooks{.make_batch = [](Batch&, std::uint64_t, Index) {}};
   EXPECT_THROW(train(run.model, run.store, hooks), ShapeError);
+}
+
+TEST(TrainingRun, RefusesNumbersOutOfRangeByNameBeforeAnythingIsDone) {
+  const auto refused = [](const std::string& part, const std::function<void(TrainingOptions&)>& change) {
+    SmallRun run;
+    run.store.all_gradients()[2] = 7;
+    const ParameterStore<double> before = run.store;
+    TrainingHooks hooks;
+    hooks.make_batch = [](Batch&, std::uint64_t, Index) { FAIL() << "a batch was asked for"; };
+    TrainingOptions options = SmallRun::options(1);
+    change(options);
+    const std::string said = heed_test::error_of<OptionError>([&] { train(run.model, run.store, hooks, options); });
+    EXPECT_NE(said.find(part), std::string::npos) << "'" << said << "' must say " << part;
+    EXPECT_TRUE(same_bits_of_stores(run.store, before));
+    EXPECT_EQ(run.store.all_gradients()[2], 7);
+  };
+  constexpr double nan = nan_in_memory<double>, infinity = infinity_in_memory<double>;
+  for (const double bad : {-1.0, nan, infinity}) {
+    refused("AdamWOptions::decay = ", [&](auto& options) { options.adamw.decay = bad; });
+    refused("AdamWOptions::clip = ", [&](auto& options) { options.adamw.clip = bad; });
+    refused("AdamWOptions::beta_1 = ", [&](auto& options) { options.adamw.beta_1 = bad; });
+    refused("AdamWOptions::eps = ", [&](auto& options) { options.adamw.eps = bad; });
+    refused("Schedule::rate = ", [&](auto& options) { options.schedule.rate = bad; });
+    refused("Schedule::last_share = ", [&](auto& options) { options.schedule.last_share = bad; });
+    refused("TrainingOptions::median_share = ", [&](auto& options) { options.median_share = bad; });
+    refused("TrainingOptions::balance = ", [&](auto& options) { options.balance = bad; });
+    refused("TrainingOptions::distillation = ", [&](auto& options) { options.distillation = bad; });
+  }
+  refused("Schedule::last_share = 1.5", [](auto& options) { options.schedule.last_share = 1.5; });
+  refused("AdamWOptions::beta_2 = 1 must be at least 0 and below 1", [](auto& options) { options.adamw.beta_2 = 1; });
+  refused("Schedule::warm_up = -1", [](auto& options) { options.schedule.warm_up = -1; });
+  refused("Schedule::n_steps = -1", [](auto& options) { options.schedule.n_steps = -1; });
+  refused("Schedule::decay = 3", [](auto& options) { options.schedule.decay = static_cast<Decay>(3); });
+  refused("rate = 1e+300 is too high", [](auto& options) {
+    options.schedule.rate = 1e300;
+    options.adamw.decay = 1e300;
+  });
 }
 
 #ifdef HEED_TEST_FORKS

@@ -10,8 +10,10 @@
 #include "heed/approx/tc_attention.hpp"
 #include "heed/approx/tf_attention.hpp"
 #include "heed/approx/window_attention.hpp"
+#include "heed/core/check_option.hpp"
 #include "heed/core/errors.hpp"
 #include "heed/core/gradients.hpp"
+#include "heed/core/sizes.hpp"
 #include "heed/core/types.hpp"
 #include "heed/exact/exact_attention.hpp"
 #include "heed/layers/parameter_store.hpp"
@@ -26,19 +28,57 @@ enum class AttentionKind { exact, window, bigbird, tf, tc, linformer, performer,
 /// Which method a layer of attention uses, chosen at run time, and what the method is told.
 struct AttentionChoice {
   AttentionKind kind = AttentionKind::exact;
-  Index height = 5;                             ///< of trees: 2^height leaves; 1 .. 24
-  Index n_trees = 1;                            ///< tf: trees of a head, united; >= 1
-  TreeBiases biases = TreeBiases::key_medians;  ///< of trees: medians of the sequence, or those that are stored
+  Index height = 5;                             ///< of trees: 2^height leaves; 0 .. 24
+  Index n_trees = 1;                            ///< tf: trees of a head, united; >= 1. tc: 1
+  TreeBiases biases = TreeBiases::key_medians;  ///< of trees: medians of the sequence, or stored ones; causal: stored
   RoutingGradient routing = RoutingGradient::all_leaves;  ///< of trees
   bool bounded = true;                                    ///< of trees: weights of other leaves at most 1
   bool by_query = false;                                  ///< tc: levels weighed by q . mean key
-  Index window = 64;                                      ///< window: keys to either side, causal: before
+  Index window = 64;                                      ///< window: keys to either side, causal: before; >= 0
   BigBirdOptions bigbird{};                               ///< bigbird
-  Index rank = 32;                                        ///< linformer: projected keys
+  Index rank = 32;                                        ///< linformer, not causal: projected keys; >= 1
   PerformerOptions performer{};                           ///< performer
 };
 
 namespace detail {
+
+inline bool has_trees(AttentionKind kind) { return kind == AttentionKind::tf || kind == AttentionKind::tc; }
+
+/// Throws OptionError where no layer can use `choice`, or none that is `causal`. Whoever takes a choice calls it before
+/// anything changes, so that all refuse the same. What the method does not read may be anything.
+inline void check_choice(const AttentionChoice& choice, bool causal) {
+  check_enumerator(choice.kind, AttentionKind::linear, "AttentionChoice::kind");
+  if (has_trees(choice.kind)) {
+    constexpr Index most = DecisionTree<float>::most_height;
+    if (choice.height < 0 || choice.height > most)
+      throw OptionError(message("AttentionChoice::height = ", choice.height, " must be 0 .. ", most));
+    check_size(choice.n_trees, 1, "AttentionChoice::n_trees");
+    if (choice.kind == AttentionKind::tc && choice.n_trees != 1) {
+      throw OptionError(message("AttentionChoice::n_trees = ", choice.n_trees,
+                                " must be 1 for AttentionKind::tc: it has no union of trees"));
+    }
+    check_enumerator(choice.biases, TreeBiases::key_medians, "AttentionChoice::biases");
+    check_enumerator(choice.routing, RoutingGradient::none, "AttentionChoice::routing");
+    if (causal && choice.biases == TreeBiases::key_medians) {
+      throw OptionError(
+          "heed: AttentionChoice::biases = TreeBiases::key_medians looks at all keys of a sequence, but the layer is "
+          "causal (AttentionLayerOptions::causal): it must be TreeBiases::stored");
+    }
+  }
+  switch (choice.kind) {
+    case AttentionKind::window: return check_at_least(choice.window, 0, "AttentionChoice::window");
+    case AttentionKind::bigbird: return static_cast<void>(BigBirdAttention(choice.bigbird));
+    case AttentionKind::performer: return static_cast<void>(PerformerAttention<float>(choice.performer));
+    case AttentionKind::linformer: {
+      check_size(choice.rank, 1, "AttentionChoice::rank");
+      if (!causal) return;
+      throw OptionError(
+          "heed: AttentionChoice::kind = AttentionKind::linformer projects all keys at once, but the layer is causal "
+          "(AttentionLayerOptions::causal): it must be another kind");
+    }
+    default: return;
+  }
+}
 
 /// The parameters of a layer's method, and the method made of them: one a head where it has parameters.
 template <class T>
@@ -46,28 +86,36 @@ class LayerMethod {
  public:
   LayerMethod() = default;
   /// Adds what the method learns: planes N(0, 1 / d) as "<name>.planes", biases 0 as "<name>.biases", level logits 0 as
-  /// "<name>.levels", projections N(0, 1 / n_keys) as "<name>.keys" and "<name>.values".
+  /// "<name>.levels", projections N(0, 1 / n_keys) as "<name>.keys" and "<name>.values". All of them, or where it
+  /// throws none. `choice` has passed check_choice.
   LayerMethod(ParameterStore<T>& store, const std::string& name, const AttentionChoice& choice, Index n_heads, Index d,
               Index n_keys, std::uint64_t seed)
       : choice_(choice), n_heads_(n_heads), d_(d) {
-    const SliceOptions plain{.decays = false};
-    if (has_trees()) {
-      const Index n_nodes = (Index(1) << choice.height) - 1, n = n_heads * n_trees();
-      planes_ = store.add(name + ".planes", n * n_nodes, d, plain);
-      biases_ = store.add(name + ".biases", n, n_nodes, plain);
-      store.fill_normal(planes_, 1.0 / std::sqrt(static_cast<double>(d)), seed);
-    }
-    if (choice.kind == AttentionKind::tc) levels_ = store.add(name + ".levels", n_heads, choice.height + 1, plain);
-    if (choice.kind == AttentionKind::linformer) {
-      keys_ = store.add(name + ".keys", n_heads * choice.rank, n_keys);
-      values_ = store.add(name + ".values", n_heads * choice.rank, n_keys);
-      for (const Slice& slice : {keys_, values_})
-        store.fill_normal(slice, 1.0 / std::sqrt(static_cast<double>(n_keys)), seed);
-    }
+    store.add_all_or_none([&] {
+      const SliceOptions plain{.decays = false};
+      if (has_trees()) {
+        const Index n_nodes = (Index(1) << choice.height) - 1;
+        checked_product("planes of trees: n_heads * n_trees * 2^height * d",
+                        {n_heads, n_trees(), Index(1) << choice.height, d});
+        const Index n = n_heads * n_trees();
+        planes_ = store.add(name + ".planes", n * n_nodes, d, plain);
+        biases_ = store.add(name + ".biases", n, n_nodes, plain);
+        store.fill_normal(planes_, 1.0 / std::sqrt(static_cast<double>(d)), seed);
+      }
+      if (choice.kind == AttentionKind::tc) levels_ = store.add(name + ".levels", n_heads, choice.height + 1, plain);
+      if (choice.kind == AttentionKind::linformer) {
+        const Index n = checked_product("n_heads * AttentionChoice::rank", {n_heads, choice.rank});
+        check_size(n_keys, 1, "tokens of a sequence (linformer)");
+        keys_ = store.add(name + ".keys", n, n_keys);
+        values_ = store.add(name + ".values", n, n_keys);
+        for (const Slice& slice : {keys_, values_})
+          store.fill_normal(slice, 1.0 / std::sqrt(static_cast<double>(n_keys)), seed);
+      }
+    });
   }
 
   const AttentionChoice& choice() const { return choice_; }
-  bool has_trees() const { return choice_.kind == AttentionKind::tf || choice_.kind == AttentionKind::tc; }
+  bool has_trees() const { return detail::has_trees(choice_.kind); }
   /// Of trees: n_heads n_trees (2^height - 1) x d planes, tree after tree, and n_heads n_trees x (2^height - 1) biases.
   const Slice& planes() const { return planes_; }
   const Slice& biases() const { return biases_; }

@@ -6,7 +6,9 @@
 #include <utility>
 #include <vector>
 
+#include "heed/core/check_option.hpp"
 #include "heed/core/context.hpp"
+#include "heed/core/number_range.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
@@ -26,12 +28,32 @@ struct AttentionLayerOptions {
   Index n_heads = 4;
   AttentionChoice choice{};
   bool causal = false;
-  bool rotary = false;       ///< positions by rotation of queries and keys
+  bool rotary = false;       ///< positions by rotation of queries and keys, whose heads have an even width
   bool tied = false;         ///< W_k is W_q: retrieval is learned far sooner (the tree then routes both alike)
   bool start_equal = false;  ///< W_k starts as W_q and goes its own way
   bool cosine = false;       ///< score = tau_h cos(q, k), tau_h learned; off: q . k / sqrt(d)
-  double temperature = 12;   ///< cosine: where tau_h starts
+  double temperature = 12;   ///< cosine: where tau_h starts; > 0
 };
+
+namespace detail {
+
+/// Throws OptionError where no layer of these options can be made. T: the scalar that sums are kept in.
+template <class T>
+void check_attention_layer(Index d_model, const AttentionLayerOptions& options) {
+  check_size(d_model, 1, "d_model");
+  if (options.n_heads < 1 || d_model % options.n_heads != 0)
+    throw OptionError(
+        message("AttentionLayerOptions::n_heads = ", options.n_heads, " must be >= 1 and divide d_model = ", d_model));
+  const Index d = d_model / options.n_heads;
+  if (options.rotary && d % 2 != 0) {
+    throw OptionError(message("AttentionLayerOptions::rotary turns pairs of entries, but d_model / n_heads = ", d,
+                              " is odd: it must be even"));
+  }
+  if (options.cosine) check_positive(options.temperature, number_range<T>(), "AttentionLayerOptions::temperature");
+  check_choice(options.choice, options.causal);
+}
+
+}  // namespace detail
 
 /// y = concat_h attend(x W_q, x W_k, x W_v)_h W_o over sequences of n tokens, the method chosen at run time. With
 /// `cosine` rows of q and k have the length sqrt(tau_h), so that the score is tau_h cos(q, k) and trees see queries and
@@ -46,22 +68,24 @@ class AttentionLayer {
   AttentionLayer() = default;
   /// Adds "<name>.q", ".k" (unless tied), ".v", ".o" and the method's parameters. `n_keys`: tokens of a sequence, for
   /// methods whose parameters belong to positions.
+  /// Errors  OptionError for options out of range, before anything is added.
   AttentionLayer(ParameterStore<T>& store, const std::string& name, Index d_model, Index n_keys,
                  const AttentionLayerOptions& options, std::uint64_t seed)
-      : options_(options), d_(d_model / std::max<Index>(1, options.n_heads)) {
-    if (options.n_heads < 1 || d_model % options.n_heads != 0)
-      throw OptionError(
-          detail::message("AttentionLayerOptions::n_heads = ", options.n_heads, " must divide d_model = ", d_model));
-    q_ = Linear<T>(store, name + ".q", d_model, d_model, false, seed);
-    if (!options.tied) k_ = Linear<T>(store, name + ".k", d_model, d_model, false, seed);
-    v_ = Linear<T>(store, name + ".v", d_model, d_model, false, seed);
-    o_ = Linear<T>(store, name + ".o", d_model, d_model, false, seed);
-    if (options.start_equal && !options.tied) copy(store, q_.weights(), k_.weights());
-    if (options.cosine) {
-      temperature_ = store.add(name + ".temperature", 1, options.n_heads, {.decays = false});
-      store.fill(temperature_, static_cast<T>(options.temperature));
-    }
-    method_ = detail::LayerMethod<T>(store, name, options.choice, options.n_heads, d_, n_keys, seed);
+      : options_(options) {
+    detail::check_attention_layer<T>(d_model, options);
+    d_ = d_model / options.n_heads;
+    store.add_all_or_none([&] {
+      q_ = Linear<T>(store, name + ".q", d_model, d_model, false, seed);
+      if (!options.tied) k_ = Linear<T>(store, name + ".k", d_model, d_model, false, seed);
+      v_ = Linear<T>(store, name + ".v", d_model, d_model, false, seed);
+      o_ = Linear<T>(store, name + ".o", d_model, d_model, false, seed);
+      if (options.start_equal && !options.tied) copy(store, q_.weights(), k_.weights());
+      if (options.cosine) {
+        temperature_ = store.add(name + ".temperature", 1, options.n_heads, {.decays = false});
+        store.fill(temperature_, static_cast<T>(options.temperature));
+      }
+      method_ = detail::LayerMethod<T>(store, name, options.choice, options.n_heads, d_, n_keys, seed);
+    });
   }
 
   const AttentionLayerOptions& options() const { return options_; }
@@ -69,15 +93,21 @@ class AttentionLayer {
   const detail::LayerMethod<T>& method() const { return method_; }
   /// Replaces the method by another, whose parameters are added to the store as "<name>...": from exact attention to a
   /// tree, or to a tree of another height.
+  /// Errors  OptionError for a choice that this layer cannot use; layer and store are untouched then.
   void choose(ParameterStore<T>& store, const std::string& name, const AttentionChoice& choice, Index n_keys,
               std::uint64_t seed) {
-    options_.choice = choice;
+    detail::check_choice(choice, options_.causal);
     method_ = detail::LayerMethod<T>(store, name, choice, options_.n_heads, d_, n_keys, seed);
+    options_.choice = choice;
   }
 
   /// Medians of each sequence, or stored biases, for the trees of the layer.
+  /// Errors  OptionError for medians in a causal layer with trees.
   void set_biases(TreeBiases biases) {
-    options_.choice.biases = biases;
+    AttentionChoice changed = options_.choice;
+    changed.biases = biases;
+    detail::check_choice(changed, options_.causal);
+    options_.choice = changed;
     method_.set_biases(biases);
   }
 

@@ -22,9 +22,11 @@ class Embedding {
   Embedding() = default;
   /// Adds E = N(0, deviation^2) as "<name>".
   Embedding(ParameterStore<T>& store, const std::string& name, Index n_tokens, Index d, double deviation,
-            std::uint64_t seed)
-      : table_(store.add(name, n_tokens, d)) {
-    store.fill_normal(table_, deviation, seed);
+            std::uint64_t seed) {
+    store.add_all_or_none([&] {
+      table_ = store.add(name, n_tokens, d);
+      store.fill_normal(table_, deviation, seed);
+    });
   }
   const Slice& table() const { return table_; }
 
@@ -65,11 +67,16 @@ void add_sinusoidal_positions(const View<T>& y) {
 }
 
 /// Rotates entries (c, c + d / 2) of each head's row i by the angle i / base^(2 c / d), in place; `turn` = -1 turns
-/// back, which is also the gradient. d must be even.
+/// back, which is also the gradient.
 /// Shapes  x: n x (n_heads d), row-major; row i stands at position i.
+/// Errors  ShapeError unless there are heads whose d is even.
 /// Source  Su et al. 2021 (RoFormer), in the layout of halves.
 template <class T>
 void rotate_positions(const View<T>& x, Index n_heads, double base = 10000.0, int turn = 1) {
+  if (n_heads < 1 || x.cols % (2 * n_heads) != 0) {
+    throw ShapeError(
+        detail::message("cols(x) = ", x.cols, " must be an even width for each of n_heads = ", n_heads, " heads"));
+  }
   const Index d = x.cols / n_heads, half = d / 2;
   for (Index c = 0; c < half; ++c) {
     const double rate = std::pow(base, -2.0 * static_cast<double>(c) / static_cast<double>(d));

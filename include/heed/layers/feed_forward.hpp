@@ -3,6 +3,7 @@
 #include <cmath>
 #include <string>
 
+#include "heed/core/check_option.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
@@ -32,12 +33,18 @@ class FeedForward {
  public:
   FeedForward() = default;
   /// Adds "<name>.in" and "<name>.out".
+  /// Errors  OptionError for d_hidden < 1.
   FeedForward(ParameterStore<T>& store, const std::string& name, Index d, Index d_hidden, Activation activation,
               std::uint64_t seed)
-      : activation_(activation),
-        in_(store, name + ".in", d, activation == Activation::swiglu ? 2 * d_hidden : d_hidden,
-            activation == Activation::gelu, seed),
-        out_(store, name + ".out", d_hidden, d, activation == Activation::gelu, seed) {}
+      : activation_(activation) {
+    const bool has_biases = activation == Activation::gelu;
+    detail::check_size(d_hidden, 1, "d_hidden");
+    store.add_all_or_none([&] {
+      in_ = Linear<T>(store, name + ".in", d, activation == Activation::swiglu ? 2 * d_hidden : d_hidden, has_biases,
+                      seed);
+      out_ = Linear<T>(store, name + ".out", d_hidden, d, has_biases, seed);
+    });
+  }
 
   /// What forward leaves for backward.
   struct Kept {

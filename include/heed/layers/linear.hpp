@@ -26,10 +26,13 @@ class Linear {
  public:
   Linear() = default;
   /// Adds W = N(0, 1 / n_in) as "<name>.w" and, where it `has_bias`, b = 0 as "<name>.b".
-  Linear(ParameterStore<T>& store, const std::string& name, Index n_in, Index n_out, bool has_bias, std::uint64_t seed)
-      : w_(store.add(name + ".w", n_in, n_out)) {
+  Linear(ParameterStore<T>& store, const std::string& name, Index n_in, Index n_out, bool has_bias,
+         std::uint64_t seed) {
+    store.add_all_or_none([&] {
+      w_ = store.add(name + ".w", n_in, n_out);
+      if (has_bias) b_ = store.add(name + ".b", 1, n_out, {.decays = false});
+    });
     store.fill_normal(w_, 1.0 / std::sqrt(static_cast<double>(std::max<Index>(1, n_in))), seed);
-    if (has_bias) b_ = store.add(name + ".b", 1, n_out, {.decays = false});
   }
 
   const Slice& weights() const { return w_; }

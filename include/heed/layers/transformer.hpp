@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "heed/core/check_option.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/errors.hpp"
 #include "heed/core/types.hpp"
@@ -27,19 +28,49 @@ enum class Pooling { none, mean, first };
 
 /// A pre-norm transformer, encoder or, with causal attention, decoder.
 struct TransformerOptions {
-  std::vector<Index> vocabularies{256};  ///< tokens of each embedding table; rows of the tables are summed
-  Index n_out = 256;                     ///< classes, or tokens that are told
-  Index d_model = 128;
-  Index d_hidden = 256;  ///< of feed-forward layers; 0: none
-  Index n_layers = 2;
-  Index length = 256;  ///< tokens of the longest sequence
+  std::vector<Index> vocabularies{256};  ///< tokens of each embedding table, >= 1; rows of the tables are summed
+  Index n_out = 256;                     ///< classes, or tokens that are told; >= 1
+  Index d_model = 128;                   ///< >= 1, a multiple of AttentionLayerOptions::n_heads
+  Index d_hidden = 256;                  ///< of feed-forward layers; >= 0; 0: none
+  Index n_layers = 2;                    ///< >= 1
+  Index length = 256;                    ///< tokens of the longest sequence; >= 1
   Activation activation = Activation::gelu;
   Positions positions = Positions::none;
   Pooling pooling = Pooling::none;
-  std::vector<double> deviations{};   ///< of the entries of each table at the start; none given: 0.3
+  std::vector<double> deviations{};   ///< of the entries of each table at the start, >= 0; none given: 0.3
   AttentionLayerOptions attention{};  ///< of every layer
   std::uint64_t seed = 1;
 };
+
+namespace detail {
+
+/// Throws where no model of these options can be made. T: the scalar that sums are kept in.
+template <class T>
+void check_transformer(const TransformerOptions& options) {
+  check_size(options.n_out, 1, "TransformerOptions::n_out");
+  check_size(options.d_model, 1, "TransformerOptions::d_model");
+  check_size(options.d_hidden, 0, "TransformerOptions::d_hidden");
+  check_size(options.n_layers, 1, "TransformerOptions::n_layers");
+  check_size(options.length, 1, "TransformerOptions::length");
+  check_enumerator(options.activation, Activation::squared_relu, "TransformerOptions::activation");
+  check_enumerator(options.positions, Positions::sinusoidal, "TransformerOptions::positions");
+  check_enumerator(options.pooling, Pooling::first, "TransformerOptions::pooling");
+  const auto n_tables = static_cast<Index>(options.vocabularies.size());
+  if (n_tables == 0)
+    throw OptionError("heed: TransformerOptions::vocabularies has no entries but must have one or more");
+  for (Index t = 0; t < n_tables; ++t)
+    check_size(options.vocabularies[static_cast<std::size_t>(t)], 1, "TransformerOptions::vocabularies[", t, "]");
+  const auto n_deviations = static_cast<Index>(options.deviations.size());
+  if (n_deviations != 0 && n_deviations != n_tables) {
+    throw ShapeError(message("TransformerOptions::deviations has ", n_deviations,
+                             " entries but must have none, or one per table: ", n_tables));
+  }
+  for (Index t = 0; t < n_deviations; ++t)
+    check_deviation<T>(options.deviations[static_cast<std::size_t>(t)], "TransformerOptions::deviations[", t, "]");
+  check_attention_layer<T>(options.d_model, options.attention);
+}
+
+}  // namespace detail
 
 /// h_0 = sum_t E_t[tokens_t] + positions; h <- h + attention(norm(h)), h <- h + feed_forward(norm(h)), layer by layer;
 /// logits = pooled(norm(h)) W + b.
@@ -51,39 +82,11 @@ struct TransformerOptions {
 template <class T>
 class Transformer {
  public:
-  /// Errors  OptionError for sizes below 1.
+  /// Adds its parameters to the store: all of them, or where it throws none.
+  /// Errors  OptionError for options out of range.
   Transformer(ParameterStore<T>& store, const TransformerOptions& options) : options_(options) {
-    for (const Index size : {options.n_out, options.d_model, options.n_layers, options.length}) {
-      if (size < 1) throw OptionError(detail::message("TransformerOptions: a size is ", size, " but must be >= 1"));
-    }
-    if (!options.deviations.empty() && options.deviations.size() != options.vocabularies.size()) {
-      throw ShapeError(detail::message(
-          "TransformerOptions::deviations has ", static_cast<Index>(options.deviations.size()),
-          " entries but must have none, or one per table: ", static_cast<Index>(options.vocabularies.size())));
-    }
-    std::uint64_t seed = options.seed;
-    const Index d = options.d_model;
-    for (std::size_t t = 0; t < options.vocabularies.size(); ++t) {
-      tables_.emplace_back(store, "embedding." + std::to_string(t), options.vocabularies[t], d,
-                           options.deviations.empty() ? 0.3 : options.deviations[t], ++seed);
-    }
-    if (options.positions == Positions::learned) {
-      positions_ = store.add("positions", options.length, d);
-      store.fill_normal(positions_, 0.3, ++seed);
-    }
-    for (Index l = 0; l < options.n_layers; ++l) {
-      const std::string name = "layer." + std::to_string(l);
-      Block block;
-      block.norm_of_attention = RmsNorm<T>(store, name + ".norm_1", d);
-      block.attention = AttentionLayer<T>(store, attention_name(l), d, options.length, options.attention, ++seed);
-      if (options.d_hidden > 0) {
-        block.norm_of_hidden = RmsNorm<T>(store, name + ".norm_2", d);
-        block.hidden = FeedForward<T>(store, name + ".hidden", d, options.d_hidden, options.activation, ++seed);
-      }
-      blocks_.push_back(block);
-    }
-    norm_ = RmsNorm<T>(store, "norm", d);
-    head_ = Linear<T>(store, "head", d, options.n_out, true, ++seed);
+    detail::check_transformer<T>(options);
+    store.add_all_or_none([&] { add_parameters(store); });
   }
 
   const TransformerOptions& options() const { return options_; }
@@ -109,13 +112,14 @@ class Transformer {
   };
 
   /// Logits of n_sequences sequences of n tokens.
+  /// Errors  ShapeError for lists of tokens that do not fit the model or each other, n < 1 and none at all among them;
+  ///         OptionError for a token outside its table.
   View<T> forward(const ParameterStore<T>& store, const std::vector<std::span<const std::int32_t>>& tokens, Index n,
                   Kept& kept, Workspace::Frame& frame, const Context& context) const {
-    const Index d = options_.d_model;
+    check_tokens(tokens, n);
+    const Index d = options_.d_model, rows = static_cast<Index>(tokens.front().size());
     kept.n = n;
-    kept.n_sequences = static_cast<Index>(tokens.front().size()) / n;
-    const Index rows = n * kept.n_sequences;
-    check_tokens(tokens, n, rows);
+    kept.n_sequences = rows / n;
     View<T> x = detail::take_rows<T>(frame, rows, d);
     detail::fill(x, T(0));
     for (std::size_t t = 0; t < tables_.size(); ++t) tables_[t].forward(store, tokens[t], x);
@@ -176,14 +180,43 @@ class Transformer {
     FeedForward<T> hidden;
   };
 
-  void check_tokens(const std::vector<std::span<const std::int32_t>>& tokens, Index n, Index rows) const {
+  void add_parameters(ParameterStore<T>& store) {
+    std::uint64_t seed = options_.seed;
+    const Index d = options_.d_model;
+    for (std::size_t t = 0; t < options_.vocabularies.size(); ++t) {
+      tables_.emplace_back(store, "embedding." + std::to_string(t), options_.vocabularies[t], d,
+                           options_.deviations.empty() ? 0.3 : options_.deviations[t], ++seed);
+    }
+    if (options_.positions == Positions::learned) {
+      positions_ = store.add("positions", options_.length, d);
+      store.fill_normal(positions_, 0.3, ++seed);
+    }
+    for (Index l = 0; l < options_.n_layers; ++l) {
+      const std::string name = "layer." + std::to_string(l);
+      Block block;
+      block.norm_of_attention = RmsNorm<T>(store, name + ".norm_1", d);
+      block.attention = AttentionLayer<T>(store, attention_name(l), d, options_.length, options_.attention, ++seed);
+      if (options_.d_hidden > 0) {
+        block.norm_of_hidden = RmsNorm<T>(store, name + ".norm_2", d);
+        block.hidden = FeedForward<T>(store, name + ".hidden", d, options_.d_hidden, options_.activation, ++seed);
+      }
+      blocks_.push_back(block);
+    }
+    norm_ = RmsNorm<T>(store, "norm", d);
+    head_ = Linear<T>(store, "head", d, options_.n_out, true, ++seed);
+  }
+
+  void check_tokens(const std::vector<std::span<const std::int32_t>>& tokens, Index n) const {
+    if (n < 1) throw ShapeError(detail::message("n = ", n, " tokens of a sequence must be >= 1"));
     if (tokens.size() != tables_.size())
       throw ShapeError(detail::message("tokens has ", static_cast<Index>(tokens.size()),
                                        " lists but must have one per table: ", static_cast<Index>(tables_.size())));
-    for (const auto& list : tokens) {
-      if (static_cast<Index>(list.size()) != rows || rows == 0)
-        throw ShapeError(detail::message("a list of tokens has ", static_cast<Index>(list.size()),
-                                         " entries but must have a multiple of n = ", n, ", as all others"));
+    const auto rows = static_cast<Index>(tokens.front().size());
+    for (std::size_t t = 0; t < tokens.size(); ++t) {
+      const auto size = static_cast<Index>(tokens[t].size());
+      if (size != rows || rows % n != 0 || rows == 0)
+        throw ShapeError(detail::message("tokens[", t, "] has ", size, " entries but must have a multiple of n = ", n,
+                                         " above 0, as many as tokens[0], which has ", rows));
     }
     if (positions_.given() && n > options_.length)
       throw ShapeError(detail::message("n = ", n, " must be at most TransformerOptions::length = ", options_.length));

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "heed/core/context.hpp"
@@ -14,7 +15,6 @@
 #include "heed/train/batch.hpp"
 #include "heed/train/choose_attention.hpp"
 #include "heed/train/grow_trees.hpp"
-#include "heed/trees/decision_tree.hpp"
 
 namespace heed {
 
@@ -35,18 +35,20 @@ using BootstrapStage = std::vector<AttentionChoice>;
 /// stage, is what did best in our runs (tests of n = 256 and 2048, one seed).
 ///
 /// Shapes  now: the choice of each layer, see attention_choices.
-/// Errors  OptionError for a choice without trees, heights outside 0 .. 24 or a first one above the last, layers that
-///         are not there or there twice.
+/// Errors  OptionError for a choice without trees or one that no layer can use, heights outside 0 .. 24 or a first one
+///         above the last, layers that are not there or there twice. What layers of one model cannot use, such as
+///         medians where it is causal, enter_stage says.
 /// Source  Madaan et al. 2023, the two-level bootstrap; the order of its stages is a choice here, not taken from there.
 inline std::vector<BootstrapStage> bootstrap_stages(const std::vector<AttentionChoice>& now,
                                                     const BootstrapOptions& options = {}) {
   const AttentionChoice& last = options.choice;
-  if (last.kind != AttentionKind::tf && last.kind != AttentionKind::tc)
-    throw OptionError("heed: BootstrapOptions::choice.kind must be tf or tc");
+  if (!detail::has_trees(last.kind)) throw OptionError("heed: BootstrapOptions::choice.kind must be tf or tc");
+  detail::check_choice(last, false);
   const Index first_height = options.first_height.value_or(last.height);
-  if (first_height < 0 || first_height > last.height || last.height > DecisionTree<float>::most_height)
-    throw OptionError(detail::message("BootstrapOptions: heights from ", first_height, " to ", last.height,
-                                      " must be within 0 .. ", DecisionTree<float>::most_height, " and not fall"));
+  if (first_height < 0 || first_height > last.height) {
+    throw OptionError(detail::message("BootstrapOptions::first_height = ", first_height,
+                                      " must be 0 .. BootstrapOptions::choice.height = ", last.height));
+  }
   const auto n_layers = static_cast<Index>(now.size());
   std::vector<Index> layers = options.layers;
   for (Index l = 0; options.layers.empty() && l < n_layers; ++l) layers.push_back(l);
@@ -87,28 +89,34 @@ struct StageOptions {
 
 /// Gives the layers of a model the methods of a stage: a tree that is there in the same kind and number grows to its
 /// height, by the keys of `batch`; another method is replaced.
-/// Errors  as choose_attention and grow_trees.
+/// Errors  as choose_attention, grow_trees and raise_levels. Model and store are untouched then.
+/// Memory  a second model and store while it runs.
 template <class T>
 void enter_stage(Transformer<T>& model, ParameterStore<T>& store, const BootstrapStage& stage, const Batch& batch,
                  const StageOptions& options = {}, const Context& context = {}) {
   BootstrapStage first = stage;
   const std::vector<AttentionChoice> now = attention_choices(model);
   for (std::size_t l = 0; l < std::min(now.size(), stage.size()); ++l) {
-    const bool trees = stage[l].kind == AttentionKind::tf || stage[l].kind == AttentionKind::tc;
-    const bool grows = trees && stage[l].kind == now[l].kind && stage[l].n_trees == now[l].n_trees;
+    detail::check_choice(stage[l], model.options().attention.causal);
+    const bool grows =
+        detail::has_trees(stage[l].kind) && stage[l].kind == now[l].kind && stage[l].n_trees == now[l].n_trees;
     if (grows) first[l].height = std::min(now[l].height, stage[l].height);
   }
-  choose_attention(model, store, first, options.growth.conversion);
+  Transformer<T> entered = model;
+  ParameterStore<T> next = store;
+  choose_attention(entered, next, first, options.growth.conversion);
   for (;;) {
     std::vector<Index> lower;
     for (std::size_t l = 0; l < stage.size(); ++l) {
-      if (model.attention(static_cast<Index>(l)).method().choice().height < stage[l].height)
+      if (entered.attention(static_cast<Index>(l)).method().choice().height < stage[l].height)
         lower.push_back(static_cast<Index>(l));
     }
     if (lower.empty()) break;
-    grow_trees(model, store, batch, lower, options.growth, context);
+    grow_trees(entered, next, batch, lower, options.growth, context);
   }
-  if (options.below) raise_levels(model, store, *options.below);
+  if (options.below) raise_levels(entered, next, *options.below);
+  store = std::move(next);
+  model = std::move(entered);
 }
 
 }  // namespace heed

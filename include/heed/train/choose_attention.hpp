@@ -33,6 +33,7 @@ std::vector<AttentionChoice> attention_choices(const Transformer<T>& model) {
 
 /// Medians of each sequence, or stored biases (for inference: the running medians that train leaves), in all layers
 /// with trees.
+/// Errors  OptionError for medians in a causal model with trees; nothing is changed then.
 template <class T>
 void use_biases(Transformer<T>& model, TreeBiases biases) {
   for (Index l = 0; l < model.n_layers(); ++l) {
@@ -45,11 +46,11 @@ void use_biases(Transformer<T>& model, TreeBiases biases) {
 /// of the model, layer after layer, so that a model built anew and given the same choices has the same store, and loads
 /// its checkpoints, whichever way it came to them.
 ///
-/// A tree of height 0 is exact attention, bit for bit; other trees are no approximation of softmax attention: train
-/// them.
+/// TF with a tree of height 0 is exact attention, bit for bit; TC with one gives each query the mean of the values it
+/// sees. Other trees are no approximation of softmax attention: train them.
 ///
-/// Errors  ShapeError for another number of choices; what methods and layers say of options out of range. Model and
-///         store are untouched then.
+/// Errors  ShapeError for another number of choices; OptionError for one that its layer cannot use, as the constructor
+///         of Transformer would say. Model and store are untouched then.
 /// Source  Madaan et al. 2023, the bootstrap's first level: attention of a trained model replaced by trees.
 template <class T>
 void choose_attention(Transformer<T>& model, ParameterStore<T>& store, const std::vector<AttentionChoice>& choices,

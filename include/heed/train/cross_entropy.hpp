@@ -2,6 +2,7 @@
 #include "heed/core/macros_away.inl"
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -35,10 +36,13 @@ LossReport cross_entropy(const ConstView<T>& logits, std::span<const std::int32_
     throw ShapeError(detail::message("targets has ", static_cast<Index>(targets.size()),
                                      " entries but must have one per row of logits: ", logits.rows));
   LossReport report;
-  for (const std::int32_t target : targets) {
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    const std::int32_t target = targets[i];
     if (target == no_target) continue;
-    if (target < 0 || target >= logits.cols)
-      throw OptionError(detail::message("targets: ", static_cast<Index>(target), " must be in [0, ", logits.cols, ")"));
+    if (target < 0 || target >= logits.cols) {
+      throw OptionError(detail::message("targets[", i, "] = ", target, " must be in [0, ", logits.cols,
+                                        "), or no_target = ", no_target, " for a row that is not asked"));
+    }
     ++report.n_answers;
   }
   const double share = report.n_answers == 0 ? 0 : 1.0 / static_cast<double>(report.n_answers);

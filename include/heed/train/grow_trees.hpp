@@ -12,9 +12,11 @@
 
 #include <Eigen/Core>
 
+#include "heed/core/check_option.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/errors.hpp"
 #include "heed/core/floating.hpp"
+#include "heed/core/number_range.hpp"
 #include "heed/core/random.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
@@ -169,6 +171,7 @@ class GrownPlaces {
 template <class T>
 void grow_trees(Transformer<T>& model, ParameterStore<T>& store, const Batch& batch, std::vector<Index> layers = {},
                 const GrowthOptions& options = {}, const Context& context = {}) {
+  detail::check_enumerator(options.planes, NewPlanes::random, "GrowthOptions::planes");
   std::vector<AttentionChoice> choices = attention_choices(model);
   const bool all = layers.empty();
   for (Index l = 0; all && l < model.n_layers(); ++l) {
@@ -215,10 +218,11 @@ void grow_trees(Transformer<T>& model, ParameterStore<T>& store, const Batch& ba
 
 /// Switches on levels of TC that are off: a logit of -inf becomes the largest of its head less `below`. At 4 the new
 /// level weighs at most .018 of the largest, which changes little and lets it learn.
-/// Errors  OptionError for a `below` that is not finite.
+/// Errors  OptionError for a `below` that is not finite in the scalar sums are kept in; the store is untouched then.
 template <class T>
 void raise_levels(const Transformer<T>& model, ParameterStore<T>& store, double below = 4) {
   if (!detail::is_finite(below)) throw OptionError(detail::message("raise_levels: below = ", below, " must be finite"));
+  detail::check_number(below, detail::number_range<T>(), "raise_levels: below");
   for (Index l = 0; l < model.n_layers(); ++l) {
     const Slice slice = store.find(model.attention_name(l) + ".levels");
     for (Index h = 0; slice.given() && h < slice.rows; ++h) {

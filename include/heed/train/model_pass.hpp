@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "heed/core/context.hpp"
-#include "heed/core/errors.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
@@ -41,9 +40,6 @@ class ModelPass {
   template <class Use>
   LossReport run(const Transformer<T>& model, const ParameterStore<T>& store, const Batch& batch,
                  const Context& context, bool wants_gradient, const Use& use) {
-    if (batch.n < 1 || batch.tokens.empty())
-      throw ShapeError(detail::message("Batch has n = ", batch.n, " and ", static_cast<Index>(batch.tokens.size()),
-                                       " lists of tokens but both must be >= 1"));
     tokens_.assign(batch.tokens.begin(), batch.tokens.end());
     Workspace::Frame frame(kept_in_);
     const View<T> logits = model.forward(store, tokens_, batch.n, kept_, frame, with_scratch(context));

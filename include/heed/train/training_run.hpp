@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 
+#include "heed/core/check_option.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/errors.hpp"
 #include "heed/core/floating.hpp"
@@ -80,19 +81,24 @@ struct TrainingResult {
 
 namespace detail {
 
-inline void check_training(const TrainingHooks& hooks, const TrainingOptions& options, Index steps_done) {
+/// Throws OptionError before anything is done where a run cannot be made.
+template <class T>
+void check_training(const ParameterStore<T>& store, const TrainingHooks& hooks, const TrainingOptions& options,
+                    Index steps_done) {
   if (!hooks.make_batch) throw OptionError("heed: TrainingHooks::make_batch is empty but must be given");
-  const auto at_least = [](Index value, Index least, const char* name) {
-    if (value < least) throw OptionError(message(name, " = ", value, " must be >= ", least));
-  };
-  at_least(options.n_steps.value_or(options.schedule.n_steps), 0, "TrainingOptions::n_steps");
-  at_least(options.micro_batches, 1, "TrainingOptions::micro_batches");
-  at_least(options.save_every, 0, "TrainingOptions::save_every");
-  at_least(options.earlier_steps, 0, "TrainingOptions::earlier_steps");
-  at_least(options.schedule.warm_up, 0, "Schedule::warm_up");
-  at_least(steps_done, 0, "steps_done");
+  check_at_least(options.n_steps.value_or(0), 0, "TrainingOptions::n_steps");
+  check_at_least(options.micro_batches, 1, "TrainingOptions::micro_batches");
+  check_at_least(options.save_every, 0, "TrainingOptions::save_every");
+  check_at_least(options.earlier_steps, 0, "TrainingOptions::earlier_steps");
+  check_at_least(steps_done, 0, "steps_done");
+  check_within(options.median_share, 0, 1, "TrainingOptions::median_share");
+  check_within(options.balance, 0, 1e30, "TrainingOptions::balance");
+  check_within(options.distillation, 0, 1e30, "TrainingOptions::distillation");
+  check_schedule(options.schedule);
+  // No later rate is higher, and no later bias correction larger.
+  check_adamw(store, options.earlier_steps + steps_done + 1, options.schedule.rate, options.adamw);
   const TrainingRanks& ranks = hooks.ranks;
-  at_least(ranks.n_ranks, 1, "TrainingRanks::n_ranks");
+  check_at_least(ranks.n_ranks, 1, "TrainingRanks::n_ranks");
   if (ranks.rank < 0 || ranks.rank >= ranks.n_ranks)
     throw OptionError(message("TrainingRanks::rank = ", ranks.rank, " must be 0 .. n_ranks - 1 = ", ranks.n_ranks - 1));
   if (options.micro_batches % ranks.n_ranks != 0) {
@@ -103,18 +109,6 @@ inline void check_training(const TrainingHooks& hooks, const TrainingOptions& op
     throw OptionError("heed: TrainingRanks::receive, send and share must be given where n_ranks > 1");
   if (ranks.n_ranks > 1 && hooks.stop != nullptr)
     throw OptionError("heed: TrainingHooks::stop is given but must not be over ranks: they would stop apart");
-  const auto within = [](double value, double low, double high, const char* name) {
-    if (!(value >= low && value <= high))
-      throw OptionError(message(name, " = ", value, " must be from ", low, " to ", high));
-  };
-  within(options.median_share, 0, 1, "TrainingOptions::median_share");
-  within(options.balance, 0, 1e30, "TrainingOptions::balance");
-  within(options.distillation, 0, 1e30, "TrainingOptions::distillation");
-  within(options.adamw.beta_1, 0, 1 - 1e-12, "AdamWOptions::beta_1");
-  within(options.adamw.beta_2, 0, 1 - 1e-12, "AdamWOptions::beta_2");
-  within(options.adamw.eps, 1e-30, 1, "AdamWOptions::eps");
-  within(options.adamw.clip, 0, 1e30, "AdamWOptions::clip");
-  within(options.schedule.rate, 0, 1e30, "Schedule::rate");
 }
 
 /// The steps of one run.
@@ -257,7 +251,7 @@ class TrainingSteps {
 template <class T>
 TrainingResult train(const Transformer<T>& model, ParameterStore<T>& store, const TrainingHooks& hooks,
                      const TrainingOptions& options = {}, Index steps_done = 0, const Context& context = {}) {
-  detail::check_training(hooks, options, steps_done);
+  detail::check_training(store, hooks, options, steps_done);
   detail::TrainingSteps<T> steps(model, store, hooks, options, context);
   const Index last = options.n_steps.value_or(options.schedule.n_steps);
   detail::check_same_run(hooks.ranks,
