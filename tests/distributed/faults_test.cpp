@@ -132,26 +132,32 @@ TEST(Faults, ARankThatFailsWhileItComputesKeepsNobodyWaiting) {
   EXPECT_EQ(ring_attend(MPI_COMM_WORLD, in.q, in.q, in.q).out.rows(), 2);
 }
 
-/// Runs call() while the first, the second, ... allocation of the last rank fails, until it makes no more: every rank
-/// must throw each time, and none must wait.
+/// Runs call(communicator), each time with a new one, while the first, the second, ... allocation of the last rank
+/// fails, until it makes no more: every rank must throw each time, and none must wait. `throws`: it does so by itself.
 template <class Call>
-void expect_all_throw_without_memory(const Call& call) {
-  call();  // what lives longer than a call is made
+void expect_all_throw_without_memory(const Call& call, bool throws = false) {
   for (std::int64_t n = 0, failed = 1; failed != 0; ++n) {
+    MPI_Comm fresh = MPI_COMM_NULL;
+    MPI_Comm_dup(MPI_COMM_WORLD, &fresh);
     std::int64_t threw = 0, all_threw = 0;
     mpi_spy().news_left = is_last() ? n : -1;
     try {
-      call();
+      call(fresh);
     } catch (const std::bad_alloc&) {
       threw = 1;
     } catch (const DistributedError&) {
       threw = 1;
+    } catch (const ShapeError&) {
+      threw = throws;
     }
     failed = is_last() && mpi_spy().news_left < 0 ? 1 : 0;
     mpi_spy().news_left = -1;
+    const Matrix<float> one = Matrix<float>::Zero(1, 4);
+    ring_attend(fresh, one, one, one);  // the next call finds nothing left of it
+    MPI_Comm_free(&fresh);
     MPI_Bcast(&failed, 1, MPI_INT64_T, static_cast<int>(ranks_of_world()) - 1, MPI_COMM_WORLD);
     MPI_Allreduce(&threw, &all_threw, 1, MPI_INT64_T, MPI_SUM, MPI_COMM_WORLD);
-    EXPECT_EQ(all_threw, failed == 0 ? 0 : ranks_of_world()) << "allocation " << n;
+    EXPECT_EQ(all_threw, failed == 0 && !throws ? 0 : ranks_of_world()) << "allocation " << n;
     ASSERT_LT(n, 100);
   }
 }
@@ -162,12 +168,17 @@ TEST(Faults, ARankWithoutMemoryKeepsNobodyWaiting) {
   const HeadOptions heads{.n_heads = 2, .n_kv_heads = 1};
   const std::vector<double> sinks{1.0, 2.0};
   const AttentionOptions options{.sinks = sinks};
-  const auto ring = [&] { return multi_head_ring_attend(MPI_COMM_WORLD, q, k, k, heads, options); };
-  const auto forward = ring();
-  expect_all_throw_without_memory([&] { in(); });
-  expect_all_throw_without_memory([&] { ring(); });
+  const auto ring = [&](MPI_Comm comm) { return multi_head_ring_attend(comm, q, k, k, heads, options); };
+  const auto forward = ring(MPI_COMM_WORLD);
+  expect_all_throw_without_memory([&](MPI_Comm comm) { attend_sharded(comm, in.q, in.cache); });
+  expect_all_throw_without_memory(ring);
   expect_all_throw_without_memory(
-      [&] { multi_head_ring_attend_backward(MPI_COMM_WORLD, q, q, k, k, forward, heads, options); });
+      [&](MPI_Comm comm) { multi_head_ring_attend_backward(comm, q, q, k, k, forward, heads, options); });
+  if (!several()) return;
+  // Memory may run out while another rank's error is told, too.
+  const Matrix<float> wrong = rank_of_world() == 0 ? random_matrix<float>(6, 7, 1) : q;
+  expect_all_throw_without_memory([&](MPI_Comm comm) { multi_head_ring_attend(comm, wrong, k, k, heads, options); },
+                                  true);
 }
 
 TEST(Faults, ErrorsOfMpiNameTheCall) {

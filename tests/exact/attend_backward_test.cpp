@@ -643,6 +643,25 @@ TEST(AttendBackwardOfSinks, ANanOfAQueryWithoutKeysReachesNoSink) {
   EXPECT_MATRIX_NEAR(got.d_v, want.d_v, 1e-6);  // pairs are added one by one beside a NaN
 }
 
+TEST(AttendBackwardOfNan, AQueryWithoutAnLseLeavesMaskedKeysAlone) {
+  for (const Index n : {4, 70, 300}) {
+    SCOPED_TRACE(n);
+    auto in = random_inputs<float>({.n_q = n, .n_k = n, .d = 4});
+    in.k(0, 0) = nan_of<float>();
+    // Only query 0 sees key 0, and no odd key.
+    Eigen::Matrix<bool, Eigen::Dynamic, Eigen::Dynamic> allowed(n, n);
+    for (Index i = 0; i < n; ++i) {
+      for (Index j = 0; j < n; ++j) allowed(i, j) = i == 0 ? j % 2 == 0 : j != 0;
+    }
+    const Matrix<float> d_out = random_matrix<float>(n, 4, 7);
+    const AttentionOptions options{.mask = {.allowed = allowed}};
+    const auto got = attend_backward(d_out, in.q, in.k, in.v, attend(in.q, in.k, in.v, options), options);
+    for (Index j = 1; j < n; j += 2) EXPECT_TRUE(got.d_k.row(j).allFinite() && got.d_v.row(j).allFinite()) << j;
+    EXPECT_TRUE(got.d_q.bottomRows(n - 1).allFinite());
+    EXPECT_TRUE(std::isnan(got.d_v(2, 0)) && std::isnan(got.d_q(0, 0)));
+  }
+}
+
 TEST(AttendBackwardErrors, NameTheArgumentAndTouchNothing) {
   const auto in = random_inputs<float>({.n_q = 6, .n_k = 7, .d = 4});
   const auto r = attend(in.q, in.k, in.v);

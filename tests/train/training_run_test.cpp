@@ -266,14 +266,18 @@ TEST(TrainingRun, WhereOneRankThrowsAllDo) {
 }
 
 TEST(TrainingRun, RanksThatWouldTrainApartAreRefused) {
-  for (const char* what : {"micro_batches", "seed", "steps_done", "n_steps"}) {
+  for (const char* what : {"micro_batches", "seed", "steps_done", "n_steps", "what the parameters are",
+                           "what the model computes", "TrainingOptions"}) {
     for (const std::size_t other : {0U, 2U}) {
       SCOPED_TRACE(what);
       std::vector<std::string> said(3);
       over_ranks(3, [&](std::size_t r, const TrainingHooks& hooks) {
-        SmallRun run;
-        TrainingOptions options = SmallRun::options(5);
         const bool differs = r == other;
+        const bool other_model = differs && what == std::string("what the model computes");
+        SmallRun run(AttentionChoice{.kind = AttentionKind::window, .window = other_model ? 2 : 3});
+        TrainingOptions options = SmallRun::options(5);
+        if (differs && what == std::string("what the parameters are")) run.store.all_values()[3] += 1;
+        if (differs && what == std::string("TrainingOptions")) options.adamw.beta_1 = 0.8;
         options.micro_batches = differs && what == std::string("micro_batches") ? 9 : 6;
         options.seed = differs && what == std::string("seed") ? 8 : 7;
         if (differs && what == std::string("n_steps")) options.n_steps = 4;
@@ -286,6 +290,44 @@ TEST(TrainingRun, RanksThatWouldTrainApartAreRefused) {
       });
       for (const std::string& text : said) {
         EXPECT_NE(text.find(std::string(what) + " differs between ranks"), std::string::npos) << text;
+      }
+    }
+  }
+}
+
+TEST(TrainingRun, OptionsThatOneRankRefusesStopAllRanks) {
+  using Spoil = void (*)(TrainingOptions & options, TrainingHooks & hooks);
+  static const std::atomic<bool> stop{false};
+  const std::pair<const char*, Spoil> spoils[] = {
+      {"micro_batches", [](TrainingOptions& options, TrainingHooks&) { options.micro_batches = 7; }},
+      {"make_batch", [](TrainingOptions&, TrainingHooks& hooks) { hooks.make_batch = {}; }},
+      {"rate", [](TrainingOptions& options, TrainingHooks&) { options.schedule.rate = -1; }},
+      {"save_every", [](TrainingOptions& options, TrainingHooks&) { options.save_every = -1; }},
+      {"stop", [](TrainingOptions&, TrainingHooks& hooks) { hooks.stop = &stop; }},
+  };
+  for (const auto& [what, spoil] : spoils) {
+    for (const std::size_t spoilt : {0U, 1U, 2U}) {
+      SCOPED_TRACE(std::string(what) + " of rank " + std::to_string(spoilt));
+      std::vector<std::string> said(3);
+      over_ranks(3, [&, spoil = spoil](std::size_t r, TrainingHooks hooks) {
+        SmallRun run;
+        TrainingOptions options = SmallRun::options(5);
+        options.micro_batches = 6;
+        if (r == spoilt) spoil(options, hooks);
+        try {
+          train(run.model, run.store, hooks, options, 0, {.threads = 1});
+        } catch (const OptionError& error) {
+          said[r] = error.what();
+        } catch (const TrainingError&) {
+          said[r] = "another";
+        }
+      });
+      for (std::size_t r = 0; r < 3; ++r) {
+        if (r == spoilt) {
+          EXPECT_NE(said[r].find(what), std::string::npos) << said[r];
+        } else {
+          EXPECT_EQ(said[r], "another");
+        }
       }
     }
   }

@@ -11,6 +11,7 @@
 
 #include <mpi.h>
 
+#include "heed/core/digest.hpp"
 #include "heed/core/errors.hpp"
 #include "heed/core/mask.hpp"
 #include "heed/core/options.hpp"
@@ -19,6 +20,7 @@
 #include "heed/core/types.hpp"
 #include "heed/distributed/failure.hpp"
 #include "heed/distributed/ranks.hpp"
+#include "heed/kernels/isa.hpp"
 
 namespace heed::detail {
 
@@ -38,6 +40,13 @@ class Agreement {
 
   void same_size(const char* name, Index size) { add(name, Kind::size, size); }
   void same_option(const char* name, Index value) { add(name, Kind::option, value); }
+  /// Entries of a list, or PerHead::every_head.
+  void same_count(const char* name, Index entries) { add(name, Kind::count, entries); }
+  /// One of some names; `text` has them.
+  void same_word(const char* name, Index number, std::string (*text)(Index)) {
+    add(name, Kind::word, number);
+    entries_[n_ - 1].text = text;
+  }
   template <class S>
   void same_scalar(const char* name) {
     if constexpr (RealScalar<S>) {
@@ -45,6 +54,9 @@ class Agreement {
     } else {
       add(name, Kind::scalar, -1 - static_cast<std::int64_t>(sizeof(S)));
     }
+  }
+  void same_isa(Index isa) {
+    same_word("HEED_ISA", isa, [](Index number) { return std::string(isa_name(static_cast<Isa>(number))); });
   }
   void same_flag(const char* name, bool given) { add(name, Kind::flag, given ? 1 : 0); }
   void same_number(const char* name, const std::optional<double>& number) {
@@ -85,10 +97,11 @@ class Agreement {
 
  private:
   static constexpr std::size_t most = 64;
-  enum class Kind { own, size, option, scalar, flag, number, digest };
+  enum class Kind { own, size, option, count, word, scalar, flag, number, digest };
   struct Entry {
     const char* name = "";
     Kind kind = Kind::own;
+    std::string (*text)(Index) = nullptr;  // of a word
   };
   using Values = std::array<std::int64_t, most>;
 
@@ -111,7 +124,7 @@ class Agreement {
   }
   void add(const char* name, Kind kind, std::int64_t value) {
     assert(n_ < most);
-    entries_[n_] = {name, kind};
+    entries_[n_] = {name, kind, nullptr};
     values_[n_++] = value;
   }
 
@@ -130,6 +143,9 @@ class Agreement {
     const auto told = [&](std::int64_t value) {
       if (entry.kind == Kind::scalar) return scalar_name(value);
       if (entry.kind == Kind::number) return joined({std::bit_cast<double>(value)});
+      if (entry.kind == Kind::word) return entry.text(static_cast<Index>(value));
+      if (entry.kind == Kind::count && value == PerHead::every_head) return std::string("one entry for all heads");
+      if (entry.kind == Kind::count) return joined({value, value == 1 ? " entry" : " entries"});
       return value == Mask::unlimited ? std::string("unlimited") : joined({value});
     };
     const std::string alike = " on rank 0: every rank must give the same";
@@ -139,7 +155,8 @@ class Agreement {
     }
     if (entry.kind == Kind::digest)
       throw OptionError(message(entry.name, " on rank ", rank, " is not what it is", alike));
-    const std::string text = message(entry.name, " = ", told(other), " on rank ", rank, " but ", told(first), alike);
+    const char* is = entry.kind == Kind::count ? " has " : " = ";
+    const std::string text = message(entry.name, is, told(other), " on rank ", rank, " but ", told(first), alike);
     if (entry.kind == Kind::size) throw ShapeError(text);
     throw OptionError(text);
   }
@@ -152,23 +169,9 @@ class Agreement {
   std::vector<Values> all_;
 };
 
-/// A digest of numbers, in their order.
-class Digest {
- public:
-  void add(std::uint64_t bits) {
-    sum_ = (sum_ ^ bits) * 0x9e3779b97f4a7c15u;
-    sum_ ^= sum_ >> 29;
-  }
-  void add(double number) { add(std::bit_cast<std::uint64_t>(number)); }
-  std::uint64_t sum() const { return sum_; }
-
- private:
-  std::uint64_t sum_ = 0x243f6a8885a308d3u;
-};
-
 /// Every rank must give the same numbers per head.
 inline void agree_on(Agreement& agreement, const char* name, const PerHead& numbers) {
-  agreement.same_option(name, numbers.size());
+  agreement.same_count(name, numbers.size());
   Digest digest;
   const Index n = numbers.size() == PerHead::every_head ? 1 : numbers.size();
   for (Index h = 0; h < n; ++h) digest.add(numbers.of(h));
@@ -183,15 +186,14 @@ inline void agree_on(Agreement& agreement, const char* name, const char* rows, c
   agreement.same_size(rows, pairs.rows());
   agreement.same_size(cols, pairs.cols());
   Digest digest;
-  for (const Index size : {pairs.n_heads(), pairs.n_entries(), Index(pairs.is_tensor()), Index(pairs.dtype())})
-    digest.add(static_cast<std::uint64_t>(size));
+  digest.add_all(pairs.n_heads(), pairs.n_entries(), pairs.is_tensor(), pairs.dtype());
   agreement.same_digest(name, digest.sum());
 }
 
 inline void agree_on(Agreement& agreement, const char* name, const SequenceOffsets& offsets) {
-  agreement.same_option(name, static_cast<Index>(offsets.size()));
+  agreement.same_count(name, static_cast<Index>(offsets.size()));
   Digest digest;
-  for (const Index offset : offsets) digest.add(static_cast<std::uint64_t>(offset));
+  for (const Index offset : offsets) digest.add(offset);
   agreement.same_digest(name, digest.sum());
 }
 
@@ -200,7 +202,10 @@ inline void agree_on(Agreement& agreement, const AttentionOptions& options) {
   agreement.same_number("AttentionOptions::scale", options.scale);
   agreement.same_number("AttentionOptions::softcap", options.softcap);
   agree_on(agreement, "AttentionOptions::sinks", options.sinks);
-  agreement.same_option("Mask::causal", static_cast<Index>(mask.causal));
+  agreement.same_word("Mask::causal", static_cast<Index>(mask.causal), [](Index causal) {
+    constexpr std::array<const char*, 4> names{"none", "square", "top_left", "bottom_right"};
+    return std::string(names[static_cast<std::size_t>(causal)]);
+  });
   agreement.same_flag("Mask::shift", mask.shift.has_value());
   agreement.same_option("Mask::shift", mask.shift.value_or(0));
   agreement.same_option("Mask::window_left", mask.window_left);

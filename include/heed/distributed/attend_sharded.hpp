@@ -89,7 +89,7 @@ Result attend_any_shard(MPI_Comm comm, const Q& q, const Shard& shard, Index n_o
     result.lse.resize(q.rows(), packed.n_heads);
     message.reserve(packed.n_heads, q.rows(), packed.d_v);
   });
-  agreement.same_option("HEED_ISA", isa);
+  agreement.same_isa(isa);
   agreement.same_flag("a score functor", !std::is_same_v<Method, ExactAttention<>>);
   const ShardedKeys keys = agree_on_shards<S, typename Shard::Scalar>(agreement, ranks, view_of(q), n_own, packed,
                                                                       options, !Shard::has_rows);

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <exception>
 #include <string>
 
@@ -28,21 +29,16 @@ class Failure {
   /// Throws on every rank what `rank` has kept; all ranks call it with the same number. The rank itself rethrows what
   /// it caught, unless words about where it happened can be added: those of errors about arguments.
   [[noreturn]] void throw_that_of(const Ranks& ranks, Index rank) const {
-    std::int64_t head[2] = {other, 0};
-    std::string text;
-    if (ranks.rank() == rank) {
-      describe(head[0], text);
-      head[1] = static_cast<std::int64_t>(text.size());
-    }
-    broadcast(ranks, head, sizeof head, rank);
-    text.resize(static_cast<std::size_t>(head[1]));
-    broadcast(ranks, text.data(), text.size(), rank);
-    if (head[0] == other) {
+    Told told;
+    if (ranks.rank() == rank) told = describe();
+    broadcast(ranks, &told, sizeof told, rank);
+    if (told.kind == other) {
       if (ranks.rank() == rank) std::rethrow_exception(failure_);
-      throw DistributedError(message("rank ", rank, " of ", ranks.size(), " could not go on: ", text));
+      throw DistributedError(message("rank ", rank, " of ", ranks.size(), " could not go on: ", told.text));
     }
+    std::string text = told.text;
     if (ranks.size() > 1) text += joined({" (on rank ", rank, " of ", ranks.size(), ")"});
-    if (head[0] == shape) throw ShapeError(text);
+    if (told.kind == shape) throw ShapeError(text);
     throw OptionError(text);
   }
 
@@ -56,21 +52,29 @@ class Failure {
  private:
   enum Kind : std::int64_t { shape, option, other };
 
-  void describe(std::int64_t& kind, std::string& text) const {
-    kind = other;
+  // One message of a fixed size: between two, memory could run out on a rank that listens.
+  struct Told {
+    Kind kind = other;
+    char text[1024] = {};
+    void say(const char* words) { std::strncpy(text, words, sizeof text - 1); }
+  };
+
+  Told describe() const {
+    Told told;
     try {
       std::rethrow_exception(failure_);
     } catch (const ShapeError& error) {
-      kind = shape;
-      text = error.what();
+      told.kind = shape;
+      told.say(error.what());
     } catch (const OptionError& error) {
-      kind = option;
-      text = error.what();
+      told.kind = option;
+      told.say(error.what());
     } catch (const std::exception& error) {
-      text = error.what();
+      told.say(error.what());
     } catch (...) {
-      text = "an exception of an unknown type";
+      told.say("an exception of an unknown type");
     }
+    return told;
   }
 
   std::exception_ptr failure_;

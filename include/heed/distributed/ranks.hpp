@@ -1,6 +1,7 @@
 #pragma once
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <stdexcept>
 
 #include <mpi.h>
@@ -74,11 +75,16 @@ class Ranks {
     MPI_Errhandler before_ = MPI_ERRHANDLER_NULL;
   };
 
+  // The attribute is the handle itself: where one rank had no memory to keep it in, others would wait.
+  static MPI_Comm handle_of(void* value) {
+    static_assert(sizeof(MPI_Comm) <= sizeof(void*));
+    MPI_Comm handle;
+    std::memcpy(&handle, &value, sizeof handle);
+    return handle;
+  }
   static int free_own(MPI_Comm, int, void* value, void*) {
-    auto* own = static_cast<MPI_Comm*>(value);
-    const int code = MPI_Comm_free(own);
-    delete own;
-    return code;
+    MPI_Comm own = handle_of(value);
+    return MPI_Comm_free(&own);
   }
   static int key() {
     static const int key = [] {
@@ -94,14 +100,15 @@ class Ranks {
     void* value = nullptr;
     int found = 0;
     check_mpi(MPI_Comm_get_attr(given, key(), static_cast<void*>(&value), &found), "MPI_Comm_get_attr");
-    if (found != 0) return *static_cast<MPI_Comm*>(value);
+    if (found != 0) return handle_of(value);
     int between = 0;
     check_mpi(MPI_Comm_test_inter(given, &between), "MPI_Comm_test_inter");
     if (between != 0) throw OptionError("heed: comm is an intercommunicator but must be one group of ranks");
     MPI_Comm made = MPI_COMM_NULL;
     check_mpi(MPI_Comm_dup(given, &made), "MPI_Comm_dup");
     check_mpi(MPI_Comm_set_errhandler(made, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
-    check_mpi(MPI_Comm_set_attr(given, key(), new MPI_Comm(made)), "MPI_Comm_set_attr");
+    std::memcpy(&value, &made, sizeof made);
+    check_mpi(MPI_Comm_set_attr(given, key(), value), "MPI_Comm_set_attr");
     return made;
   }
 

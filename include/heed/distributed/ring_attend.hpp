@@ -67,7 +67,7 @@ RingCall<S> agree_on_ring(const Ranks& ranks, const char* name, bool has_functor
     check_message(k.rows() * (k.cols() + v.cols()));
     check(packed);
   });
-  agreement.same_option("HEED_ISA", isa);
+  agreement.same_isa(isa);
   agreement.same_flag("a score functor", has_functor);
   agreement.same_scalar<S>("the scalar of q");
   agreement.same_size("rows(q)", q.rows());

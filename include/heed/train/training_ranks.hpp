@@ -42,20 +42,6 @@ inline std::int64_t largest_of(const TrainingRanks& ranks, std::int64_t value) {
   return value;
 }
 
-/// Throws on every rank where ranks would train apart: their numbers, in the order of `names`, must be the same.
-template <std::size_t n>
-void check_same_run(const TrainingRanks& ranks, const char* const (&names)[n], const std::int64_t (&own)[n]) {
-  if (ranks.n_ranks == 1) return;
-  std::int64_t other[n] = {}, first_apart = 0;  // 1 + the place of a number
-  if (ranks.rank + 1 < ranks.n_ranks) {
-    ranks.receive(other, sizeof other);
-    for (std::size_t i = n; i-- > 0;) first_apart = other[i] != own[i] ? static_cast<std::int64_t>(i) + 1 : first_apart;
-  }
-  if (ranks.rank > 0) ranks.send(own, sizeof own);
-  if (const std::int64_t apart = largest_of(ranks, first_apart); apart > 0)
-    throw OptionError(message(names[apart - 1], " differs between ranks but must be the same on all"));
-}
-
 /// Keeps ranks together where one of them throws: nobody waits for what it would have sent. Work that all ranks do, in
 /// which each comes to as many meetings in one order; a rank that throws comes to the next one to say so, and then all
 /// throw.

@@ -1,14 +1,11 @@
 #pragma once
 #include "heed/core/macros_away.inl"
 
-#include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <span>
 
-#include "heed/core/check_option.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/errors.hpp"
 #include "heed/core/floating.hpp"
@@ -16,6 +13,7 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
+#include "heed/kernels/select.hpp"
 #include "heed/layers/parameter_store.hpp"
 #include "heed/layers/rows.hpp"
 #include "heed/layers/transformer.hpp"
@@ -25,91 +23,13 @@
 #include "heed/train/cross_entropy.hpp"
 #include "heed/train/distillation.hpp"
 #include "heed/train/model_pass.hpp"
+#include "heed/train/same_run.hpp"
+#include "heed/train/training_options.hpp"
 #include "heed/train/training_ranks.hpp"
 
 namespace heed {
 
-/// How a run of training goes.
-struct TrainingOptions {
-  std::optional<Index> n_steps{};  ///< the last step; not given: Schedule::n_steps, where the rate is lowest
-  Schedule schedule{};             ///< rate of each step
-  AdamWOptions adamw{};            ///< clips at 1: single batches of retrieval have gradients far above the usual
-  Index micro_batches = 1;         ///< batches a step, one at a time, their gradients added in order; >= 1
-  std::uint64_t seed = 1;          ///< handed to make_batch
-  Index save_every = 200;          ///< steps between checkpoints, >= 0; 0: at the end only
-  /// Trees with TreeBiases::key_medians: how far stored biases go towards the medians of a step's keys, 0 .. 1; 0: they
-  /// stay. A twentieth forgets within a few dozen steps how the planes lay before, and averages as many batches.
-  double median_share = 0.05;
-  /// Steps that moments kept from a phase before have seen, >= 0: AdamW corrects the bias of young moments only.
-  Index earlier_steps = 0;
-  double balance = 0;       ///< weight of add_balance_loss over each layer with trees of stored biases; 0: off; >= 0
-  double distillation = 0;  ///< weight of distil_attention; 0: off; >= 0
-};
-
-/// What a step did.
-struct StepReport {
-  Index step = 0;            ///< 1, 2, ...
-  LossReport answers{};      ///< loss and accuracy over the answers of all its batches, before the step
-  double rate = 0;           ///< of learning
-  double gradient_norm = 0;  ///< before clipping
-  Index n_tokens = 0;        ///< of all its batches
-  /// Products of attention forward, routing among them, counted (Phase), a token: 4 n d_model a layer where exact.
-  double attention_flops_per_token = 0;
-  double seconds = 0;       ///< of the clock, batches among them
-  double balance = 0;       ///< where TrainingOptions::balance is on: B of the last batch, summed over layers
-  double distillation = 0;  ///< where TrainingOptions::distillation is on: D summed over layers, the mean of batches
-};
-
-/// What a run asks its caller for. Only make_batch must be given.
-struct TrainingHooks {
-  /// Fills batch `number` = 0, 1, ...: step s has those from (s - 1) micro_batches on. It must depend on seed and
-  /// number alone: a resumed run asks again from where it stopped. The Batch comes as it was left, so that its memory
-  /// serves.
-  std::function<void(Batch& batch, std::uint64_t seed, Index number)> make_batch{};
-  std::function<void(const StepReport& report)> report{};  ///< after each step
-  std::function<void(Index step)> save{};   ///< write a checkpoint of the store: it has done `step` steps
-  const std::atomic<bool>* stop = nullptr;  ///< true: save after the step under way, and return; not over ranks
-  TrainingRanks ranks{};                    ///< processes that share the batches of a step; default: this one alone
-};
-
-/// How far a run came.
-struct TrainingResult {
-  Index steps_done = 0;
-  bool stopped = false;  ///< before the last step, because it was asked to
-  StepReport last{};
-};
-
 namespace detail {
-
-/// Throws OptionError before anything is done where a run cannot be made.
-template <class T>
-void check_training(const ParameterStore<T>& store, const TrainingHooks& hooks, const TrainingOptions& options,
-                    Index steps_done) {
-  if (!hooks.make_batch) throw OptionError("heed: TrainingHooks::make_batch is empty but must be given");
-  check_at_least(options.n_steps.value_or(0), 0, "TrainingOptions::n_steps");
-  check_at_least(options.micro_batches, 1, "TrainingOptions::micro_batches");
-  check_at_least(options.save_every, 0, "TrainingOptions::save_every");
-  check_at_least(options.earlier_steps, 0, "TrainingOptions::earlier_steps");
-  check_at_least(steps_done, 0, "steps_done");
-  check_within(options.median_share, 0, 1, "TrainingOptions::median_share");
-  check_within(options.balance, 0, 1e30, "TrainingOptions::balance");
-  check_within(options.distillation, 0, 1e30, "TrainingOptions::distillation");
-  check_schedule(options.schedule);
-  // No later rate is higher, and no later bias correction larger.
-  check_adamw(store, options.earlier_steps + steps_done + 1, options.schedule.rate, options.adamw);
-  const TrainingRanks& ranks = hooks.ranks;
-  check_at_least(ranks.n_ranks, 1, "TrainingRanks::n_ranks");
-  if (ranks.rank < 0 || ranks.rank >= ranks.n_ranks)
-    throw OptionError(message("TrainingRanks::rank = ", ranks.rank, " must be 0 .. n_ranks - 1 = ", ranks.n_ranks - 1));
-  if (options.micro_batches % ranks.n_ranks != 0) {
-    throw OptionError(message("TrainingOptions::micro_batches = ", options.micro_batches,
-                              " must be a multiple of TrainingRanks::n_ranks = ", ranks.n_ranks));
-  }
-  if (ranks.n_ranks > 1 && (!ranks.receive || !ranks.send || !ranks.share))
-    throw OptionError("heed: TrainingRanks::receive, send and share must be given where n_ranks > 1");
-  if (ranks.n_ranks > 1 && hooks.stop != nullptr)
-    throw OptionError("heed: TrainingHooks::stop is given but must not be over ranks: they would stop apart");
-}
 
 /// The steps of one run.
 template <class T>
@@ -251,19 +171,33 @@ class TrainingSteps {
 template <class T>
 TrainingResult train(const Transformer<T>& model, ParameterStore<T>& store, const TrainingHooks& hooks,
                      const TrainingOptions& options = {}, Index steps_done = 0, const Context& context = {}) {
-  detail::check_training(store, hooks, options, steps_done);
-  detail::TrainingSteps<T> steps(model, store, hooks, options, context);
-  const Index last = options.n_steps.value_or(options.schedule.n_steps);
-  detail::check_same_run(hooks.ranks,
-                         {"the number of parameters", "TrainingOptions::micro_batches", "TrainingOptions::n_steps",
-                          "TrainingOptions::seed", "TrainingOptions::earlier_steps", "steps_done"},
-                         {store.size(), options.micro_batches, last, static_cast<std::int64_t>(options.seed),
-                          options.earlier_steps, steps_done});
+  detail::check_ranks(hooks.ranks);
   detail::RankMeetings meetings(hooks.ranks);
+  auto isa = Isa::baseline;
+  meetings.run([&] {
+    detail::check_training(store, hooks, options, steps_done);
+    isa = active_isa();
+  });
+  const Index last = options.n_steps.value_or(options.schedule.n_steps);
+  const auto number = [](const char* name, auto value) {
+    return detail::RunNumber{name, static_cast<std::int64_t>(value)};
+  };
+  if (hooks.ranks.n_ranks > 1) {
+    detail::check_same_run(
+        hooks.ranks,
+        {number("the scalar of the parameters", sizeof(T)), number("HEED_ISA", isa),
+         number("the number of parameters", store.size()), number("what the model computes", detail::digest_of(model)),
+         number("what the parameters are", detail::digest_of(store)),
+         number("TrainingOptions::micro_batches", options.micro_batches), number("TrainingOptions::n_steps", last),
+         number("TrainingOptions::seed", options.seed), number("TrainingOptions::earlier_steps", options.earlier_steps),
+         number("steps_done", steps_done), number("TrainingOptions", detail::digest_of(options))});
+  }
+  std::optional<detail::TrainingSteps<T>> steps;
+  meetings.run([&] { steps.emplace(model, store, hooks, options, context); });
   TrainingResult result{.steps_done = steps_done};
   while (result.steps_done < last && !result.stopped) {
     meetings.run([&] {
-      result.last = steps.step(result.steps_done + 1, meetings);
+      result.last = steps->step(result.steps_done + 1, meetings);
       const Index done = ++result.steps_done;
       if (hooks.report) hooks.report(result.last);
       result.stopped = done < last && hooks.stop != nullptr && hooks.stop->load();

@@ -1,6 +1,6 @@
 // Kernels of the backward pass; included inside each instance's target region. Panels lie as those of tile.inl.
 
-// Scores of a strip to weights and to the gradients of scores, both 0 where the score is -inf, whatever d holds:
+// Scores of a strip to weights and to the gradients of scores, both 0 where the score is -inf, whatever else holds NaN:
 //   s[j][i] = w = 2^min(most, c * (s[j][i] - base[i]) + shift[i]),  d[j][i] = w * (d[j][i] - mean[i]).
 // With most = 0 no weight passes 1, however much of a huge base its rounding took.
 template <class X>
@@ -15,8 +15,9 @@ void gradients(Size n_keys, Size panel, Size first, Size count, typename X::Scal
     for (Size j = 0; j < n_keys; ++j) {
       typename X::Scalar *at = s + j * panel + lane, *to = d + j * panel + lane;
       const V score = X::load(at), weight = exp2(X::min(limit, X::fma(X::sub(score, from), factor, more)));
-      X::store(at, weight);
-      X::store(to, X::select(X::is_minus_infinity(score), X::zero(), X::mul(weight, X::sub(X::load(to), less))));
+      const auto masked = X::is_minus_infinity(score);
+      X::store(at, X::select(masked, X::zero(), weight));
+      X::store(to, X::select(masked, X::zero(), X::mul(weight, X::sub(X::load(to), less))));
     }
   }
 }
