@@ -212,18 +212,20 @@ const std::pair<const char*, AttentionChoice> unusable_choices[] = {
 };
 
 TEST(AttentionLayerOf, RefusesAChoiceThatItCannotUseByNameAndChangesNothing) {
-  for (const auto& [name, choice] : unusable_choices) {
+  for (const auto& unusable : unusable_choices) {
+    const auto& name = unusable.first;
+    const AttentionChoice& choice = unusable.second;
     SCOPED_TRACE(name);
     ParameterStore<double> store;
-    const auto says = [&, name = name](const std::function<void()>& action) {
+    const auto says = [&](const std::function<void()>& action) {
       const std::string said = heed_test::error_of<OptionError>(action);
       EXPECT_NE(said.find(name), std::string::npos) << said;
     };
-    says([&, choice = choice] { AttentionLayer<double>(store, "attention", 12, 16, {.choice = choice}, 3); });
+    says([&] { AttentionLayer<double>(store, "attention", 12, 16, {.choice = choice}, 3); });
     EXPECT_EQ(store.n_slices(), 0);
     AttentionLayer<double> layer(store, "attention", 12, 16, {}, 3);
     const Index n_slices = store.n_slices();
-    says([&, choice = choice] { layer.choose(store, "other", choice, 16, 3); });
+    says([&] { layer.choose(store, "other", choice, 16, 3); });
     EXPECT_EQ(store.n_slices(), n_slices);
     EXPECT_EQ(layer.options().choice.kind, AttentionKind::exact);
     EXPECT_EQ(layer.method().choice().kind, AttentionKind::exact);

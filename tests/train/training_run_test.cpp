@@ -247,9 +247,9 @@ TEST(TrainingRun, WhereOneRankThrowsAllDo) {
     for (const std::size_t spoilt : {0U, 1U, 2U}) {
       SCOPED_TRACE(std::string(what) + " of rank " + std::to_string(spoilt));
       std::vector<std::string> said(3);
-      over_ranks(3, [&, spoil = spoil](std::size_t r, TrainingHooks hooks) {
+      over_ranks(3, [&, spoil_run = spoil](std::size_t r, TrainingHooks hooks) {
         SmallRun run;
-        if (r == spoilt) spoil(run, hooks);
+        if (r == spoilt) spoil_run(run, hooks);
         try {
           train(run.model, run.store, hooks, options, 0, {.threads = 1});
         } catch (const Spoilt&) {
@@ -309,11 +309,11 @@ TEST(TrainingRun, OptionsThatOneRankRefusesStopAllRanks) {
     for (const std::size_t spoilt : {0U, 1U, 2U}) {
       SCOPED_TRACE(std::string(what) + " of rank " + std::to_string(spoilt));
       std::vector<std::string> said(3);
-      over_ranks(3, [&, spoil = spoil](std::size_t r, TrainingHooks hooks) {
+      over_ranks(3, [&, spoil_run = spoil](std::size_t r, TrainingHooks hooks) {
         SmallRun run;
         TrainingOptions options = SmallRun::options(5);
         options.micro_batches = 6;
-        if (r == spoilt) spoil(options, hooks);
+        if (r == spoilt) spoil_run(options, hooks);
         try {
           train(run.model, run.store, hooks, options, 0, {.threads = 1});
         } catch (const OptionError& error) {
