@@ -6,7 +6,7 @@
 
 namespace heed::detail {
 
-/// A digest of numbers, in their order: two that differ in some are told apart.
+/// A digest of numbers, in their order: lists that differ have another one, but for a chance of about 2^-64.
 class Digest {
  public:
   void add(std::uint64_t bits) {
