@@ -112,7 +112,14 @@ Expected<S> expected_of(const MethodCase& method, const Inputs<S>& in, Attention
     const AttentionResult<double> given = method.expected(in, options);
     want = {given.out.template cast<Exact<S>>(), given.lse.template cast<Exact<S>>()};
   }
-  const RoundingError rounding = rounding_against<S>(want, in, options);
+  RoundingError rounding = rounding_against<S>(want, in, options);
+  if (method.coarse.has<S>()) {
+    const Inputs<Exact<S>> coarse = method.coarse(in).template cast<Exact<S>>();
+    const auto rounded = reference_attention(coarse.q, coarse.k, coarse.v, options);
+    const double step = largest_difference(coarse.v, in.v);  // as large as that of weights
+    rounding.out += 3.0 * std::max(largest_difference(rounded.out, want.out), step);
+    rounding.lse += 3.0 * std::max(largest_difference(rounded.lse, want.lse), step);
+  }
   return {std::move(want), rounding};
 }
 

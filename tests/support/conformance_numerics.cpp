@@ -30,6 +30,8 @@ TEST_P(MethodConformance, HugeScoresGiveTheValueOfTheirLargestKey) {
     constexpr double epsilon = std::numeric_limits<A>::epsilon();
     const Inputs<S> in = random_inputs<S>({.n_q = 70, .n_k = 203, .d = 8, .d_v = 9});
     const AnyMethod<S> method = method_case().make(in);
+    const double coarse =
+        method_case().coarse.has<S>() ? largest_difference(method_case().coarse(in).k, in.k) / largest_finite(in.k) : 0;
     for (const double size : {1e4, 1e6, 1e10, 1e20, 1e30}) {
       for (const double sign : {1.0, -1.0}) {
         AttentionOptions options;
@@ -53,7 +55,7 @@ TEST_P(MethodConformance, HugeScoresGiveTheValueOfTheirLargestKey) {
             second = std::max(second, std::min(score, first));
             first = std::max(first, score);
           }
-          const double uncertainty = 64.0 * epsilon * magnitude;
+          const double uncertainty = std::max(64.0 * epsilon, 2.0 * coarse) * magnitude;  // of q and of k
           if (first - second < uncertainty + 40.0) continue;
           ++judged;
           const double lse = static_cast<double>(got.lse(i));
@@ -78,8 +80,8 @@ TEST_P(MethodConformance, HugeScoresGiveTheValueOfTheirLargestKey) {
   });
 }
 
-// One key at a time is made NaN or infinite. Rows that do not see it must not change by a bit; rows that see a NaN
-// must show it.
+// One key at a time is made NaN or infinite. Rows that do not see it must not change by a bit, or by more than rounding
+// where rows share scales; rows that see a NaN must show it.
 TEST_P(MethodConformance, NanAndInfinityReachExactlyTheRowsThatSeeThem) {
   with_scalar([&]<class S>(S) {
     using A = Accumulator<S>;
@@ -94,6 +96,10 @@ TEST_P(MethodConformance, NanAndInfinityReachExactlyTheRowsThatSeeThem) {
       const PairMatrix kept = kept_pairs(method_case(), in, options);
       const PairMatrix in_call = kept_pairs(mask_alone(method_case()), in, options);
       const AttentionResult<S> clean = call(method, in, options);
+      const double shift = method_case().shares_scales ? 2 * expected_of(method_case(), in, options).rounding.out : 0;
+      const auto stays = [shift](S got, S before) {
+        return same_bits(got, before) || std::abs(static_cast<double>(got) - static_cast<double>(before)) < shift;
+      };
       for (const Index j : {0, 2, 5, 31, 32, 63, 64, 88, 89, 127, 132}) {
         SCOPED_TRACE(std::string(kind.name) + ", key " + std::to_string(j));
         Inputs<S> nan_key = in, nan_value = in, infinite = in;
@@ -116,9 +122,9 @@ TEST_P(MethodConformance, NanAndInfinityReachExactlyTheRowsThatSeeThem) {
             wrong += is_nan(of_nan_value.out(i, c)) != (sees && in_column);
             if (!in_column) wrong += !same_bits(of_nan_value.out(i, c), clean.out(i, c));
             if (!sees && !may_move) {
-              wrong += !same_bits(of_nan_key.out(i, c), clean.out(i, c));
-              wrong += !same_bits(of_nan_value.out(i, c), clean.out(i, c));
-              wrong += !same_bits(of_infinite.out(i, c), clean.out(i, c));
+              wrong += !stays(of_nan_key.out(i, c), clean.out(i, c));
+              wrong += !stays(of_nan_value.out(i, c), clean.out(i, c));
+              wrong += !stays(of_infinite.out(i, c), clean.out(i, c));
             }
           }
         }

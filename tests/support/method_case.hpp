@@ -159,6 +159,8 @@ template <class S>
 using PairMatrixOf = PairMatrix;
 template <class S>
 using ResultInDouble = AttentionResult<double>;
+template <class S>
+using InputsInDouble = Inputs<double>;
 
 /// One call as a FLOP formula sees it, summed over nothing: one head.
 struct FlopCase {
@@ -201,6 +203,7 @@ struct MethodCase {
   PerScalar<PairMatrixOf, AttentionOptions> keeps{};  ///< (in, options) -> pairs the method itself sees; default: all
   PerScalar<ResultInDouble, AttentionOptions>
       expected{};  ///< (in, options) -> the answer, where no set of pairs gives it
+  PerScalar<InputsInDouble> coarse{};  ///< (in) -> `in` rounded as the method rounds, where its scalar is finer
   std::function<FlopCounter(const FlopCase&)> flops = exact_flops;  ///< arithmetic of one head
   std::function<FlopCounter(const FlopCase&)> backward_flops =
       exact_backward_flops;  ///< of its gradients without routing, in the phases of backward passes
@@ -210,6 +213,7 @@ struct MethodCase {
   bool reads_keys_to_choose = false;  ///< which pairs it sees depends on what the keys hold (routing)
   bool falls_back = false;            ///< a query none of whose own keys is there sees others: parts do not merge
   bool shows_nan_of_queries = true;   ///< a query with a NaN gets a row of them
+  bool shares_scales = false;         ///< what a row is rounded to depends on rows beside it that it does not see
   bool linear_in_v = true;
   bool mixes_columns = false;         ///< a NaN in one column of v reaches every column of the rows that see it
   bool same_work_by_head = true;      ///< packed heads count what as many calls of one head count

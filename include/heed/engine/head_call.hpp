@@ -11,13 +11,17 @@ namespace heed::detail {
 template <class T>
 struct SoftmaxSums;  // engine/softmax_sums.hpp
 
+/// What products of panels of queries and tiles are made of: the operands, or whole numbers of 8 bits next to them.
+enum class Products { of_operands, of_int8 };
+
 /// The operands of one query head. SQ, SK, SO: storage of the queries, of keys and values, of the output.
-template <class SQ, class SK, class SO>
+template <class SQ, class SK, class SO, Products made = Products::of_operands>
 struct HeadCall {
   using Query = SQ;
   using Key = SK;
   using Out = SO;
   using Sum = Accumulator<SQ>;
+  static constexpr Products products = made;
 
   ConstView<SQ> q;
   ConstView<SK> k;
@@ -30,6 +34,12 @@ struct HeadCall {
   Index n_padding = 0;            // queries of the operand behind those of q, which are padding
   SoftmaxSums<Sum>* sums =
       nullptr;  // where the softmax is left unfinished, in the place of out and lse; null: it is not
+
+  /// The same call with its products made of something else.
+  template <Products other>
+  HeadCall<SQ, SK, SO, other> with() const {
+    return {q, k, v, out, lse, lse_stride, head, split_lse, n_padding, sums};
+  }
 };
 
 /// Calls whose sums are kept in T.

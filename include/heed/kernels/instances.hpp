@@ -15,9 +15,10 @@ namespace heed::detail {
 template <class Table>
 const Table* find_kernels(Isa isa) {
 #if HEED_HAS_X86_KERNELS
-  if constexpr (std::is_same_v<Table, Int8Kernels>) {  // the same bits, sooner
-    if ((isa == Isa::avx512 || isa == Isa::avx512_bf16) && has_vnni())
+  if ((isa == Isa::avx512 || isa == Isa::avx512_bf16) && has_vnni()) {
+    if constexpr (std::is_same_v<Table, Int8Kernels>)  // the same bits, sooner
       return &avx512_vnni::int8_table<avx512::Vf, avx512_vnni::Vi>;
+    if constexpr (std::is_same_v<Table, Int8PanelKernels>) return &avx512_vnni::panel_table;
   }
 #endif
   switch (isa) {

@@ -3,6 +3,7 @@
 #include "heed/kernels/bf16_kernels.hpp"
 #include "heed/kernels/gradient_kernels.hpp"
 #include "heed/kernels/int8_kernels.hpp"
+#include "heed/kernels/int8_panel_kernels.hpp"
 #include "heed/kernels/isa.hpp"
 #include "heed/kernels/project_kernels.hpp"
 #include "heed/kernels/tile_kernels.hpp"
@@ -70,5 +71,8 @@ inline const Bf16Kernels* bf16_kernels(Isa isa) { return find_kernels<Bf16Kernel
 
 /// The kernels on pages of 8-bit keys and values.
 inline const Int8Kernels& int8_kernels(Isa isa) { return *find_kernels<Int8Kernels>(isa); }
+
+/// The kernels on panels and tiles of 8 bits, null where the instruction set has none.
+inline const Int8PanelKernels* int8_panel_kernels(Isa isa) { return find_kernels<Int8PanelKernels>(isa); }
 
 }  // namespace heed::detail

@@ -24,7 +24,7 @@ template <class Call>
 class MergedParts {
  public:
   using T = typename Call::Sum;
-  using Part = HeadCall<typename Call::Query, typename Call::Key, T>;
+  using Part = HeadCall<typename Call::Query, typename Call::Key, T, Call::products>;
 
   /// `factor` brings scores to base-2 exponents.
   MergedParts(const Call& call, T factor, Workspace::Frame& frame, int threads)

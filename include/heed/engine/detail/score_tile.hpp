@@ -51,7 +51,7 @@ struct ScoreRoom {
 /// The keys of a tile go in *parts*. Keys every query of the panel sees form one wide part; keys at the edge of a
 /// causal or windowed range form parts one vector of keys long that only touch the query vectors which see some of
 /// them, so that a diagonal costs little more than its kept half.
-/// `Operands` are how products read queries and keys (WidenedOperands, Bf16Operands); all else is in their Sum.
+/// `Operands` are how products read queries and keys (WidenedOperands, Bf16Operands, Int8PanelOperands); all else is in their Sum.
 template <class Operands, class Call, class ScoreMod>
 class ScoreTile {
  public:
@@ -130,7 +130,7 @@ class ScoreTile {
     // Parts begin at whole granules: a granule with a key that some query does not see belongs to an edge.
     constexpr Index granule = Operands::granule;
     low_least -= low_least % granule;
-    low_most += low_most % granule;
+    low_most += (granule - low_most % granule) % granule;
     if (high_least < keys_.size) high_least -= high_least % granule;
     if (high_least - low_most >= tiles_.rows) {  // fewer keys are no register tile of their own
       add_part(low_most, high_least - low_most, 0, vectors_, false);

@@ -13,6 +13,7 @@
 #include "heed/engine/count.hpp"
 #include "heed/engine/detail/bf16_operands.hpp"
 #include "heed/engine/detail/decode_rows.hpp"
+#include "heed/engine/detail/int8_panel_operands.hpp"
 #include "heed/engine/detail/int8_tile.hpp"
 #include "heed/engine/detail/softmax_panel.hpp"
 #include "heed/engine/detail/softmax_state.hpp"
@@ -60,6 +61,12 @@ class SoftmaxEngine {
         tiles_.keys(0, 0).list == nullptr && tiles_.keys(0, 0).size == n_k) {
       run_rows(n_k);
       return;
+    }
+    if constexpr (Int8PanelOperands<Call>::serves) {
+      if (int8_panel_kernels(isa_) != nullptr && d_ <= Int8PanelOperands<Call>::most_columns) {
+        run_panels<Int8PanelOperands<Call>>();
+        return;
+      }
     }
     if constexpr (Bf16Operands<Call>::serves) {
       if (bf16_kernels(isa_) != nullptr) {

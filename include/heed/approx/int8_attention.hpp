@@ -1,0 +1,88 @@
+#pragma once
+#include <cstddef>
+#include <new>
+#include <span>
+#include <type_traits>
+#include <utility>
+
+#include "heed/core/check.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/errors.hpp"
+#include "heed/core/method.hpp"
+#include "heed/core/options.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/engine/head_call.hpp"
+#include "heed/engine/run_pairs.hpp"
+#include "heed/exact/exact_attention.hpp"
+#include "heed/exact/run_method.hpp"
+
+namespace heed {
+
+/// Softmax attention over the pairs of another method, by default all, with products of 8-bit whole numbers: for many
+/// queries on CPUs that multiply bytes (AVX-512 VNNI), faster than bfloat16.
+///
+///     attend(q, k, v, {.mask = {.causal = true}}, Int8Attention{});
+///     attend(q, k, v, {}, Int8Attention{WindowAttention(512)});
+///
+///     q_i = a_i Q_i,   k_j = m + b_j K_j,   v_jc = g_c V_jc,   w_ij = h_i W_ij
+///     out_ic = sum over blocks of h_i g_c sum_j W_ij V_jc / sum_j w_ij
+///
+/// Q, K, V and W are whole numbers of 8 bits. A query and a key have a scale each; m is the mean of up to 128 keys,
+/// without those that stand out; a column of values has a scale for 64 keys, as have the weights of a query, relative
+/// to the largest of them. Scores, masks, biases, functors, sums of weights and of blocks are float. The error is that
+/// of rounding: on trained heads .009 of the norm of out (bfloat16 .003), more where one number of a query, of a key or
+/// of a column of 64 values is far larger than the rest. Queries, keys and values that are not finite, and one query
+/// alone, give what the other method gives.
+///
+/// Shapes  as attend; float, half and bfloat16. In double, and on other CPUs, the other method runs as it is.
+/// Errors  as the other method; OptionError where its softmax is over more than pairs (TfOptions::leaf_cap).
+/// Cost    the FLOPs of the other method, counted as such; two bytes a number and tile of memory.
+/// Threads const and re-entrant; the same bits for any context.threads.
+/// Source  Zhang et al. 2024 (SageAttention: keys less their mean, a scale a block).
+template <class Method = ExactAttention<>>
+class Int8Attention {
+ public:
+  static constexpr bool has_softmax = true;
+  static constexpr bool reads_no_keys = detail::reads_no_keys<Method>;
+  static_assert(Method::has_softmax, "heed: Int8Attention needs a method with a softmax over pairs of keys");
+
+  Int8Attention() = default;
+  explicit Int8Attention(Method method) : method_(std::move(method)) {}
+
+  const Method& method() const { return method_; }
+
+  /// See core/method.hpp.
+  void check_heads(const CallShape& heads, const AttentionOptions& options) const {
+    if constexpr (requires { method_.names_pairs(); }) {
+      if (!method_.names_pairs())
+        throw OptionError("Int8Attention: the softmax of its method must be over pairs of keys alone (no leaf_cap)");
+    }
+    if constexpr (requires { method_.check_heads(heads, options); }) method_.check_heads(heads, options);
+  }
+
+  /// See core/method.hpp.
+  template <class Call>
+    requires detail::NamesPairs<Method, Call>
+  void attend_heads(std::span<const Call> calls, Index heads_per_kv, const AttentionOptions& options,
+                    const Context& context) const {
+    using InBytes =
+        detail::HeadCall<typename Call::Query, typename Call::Key, typename Call::Out, detail::Products::of_int8>;
+    Workspace::Frame frame(*context.workspace);
+    InBytes* in_bytes = frame.template take<InBytes>(static_cast<Index>(calls.size()));
+    for (std::size_t c = 0; c < calls.size(); ++c)
+      new (in_bytes + c) InBytes(calls[c].template with<detail::Products::of_int8>());
+    detail::MethodRun<Method> run(method_, frame);
+    run.prepare(calls, heads_per_kv, options, context);
+    run.visit_pairs(calls, heads_per_kv, [&](const detail::Pairs& pairs, auto, Index share, const auto& score_mod) {
+      detail::run_pairs(pairs, std::span<const InBytes>(in_bytes, calls.size()), share, options, score_mod, context);
+    });
+  }
+
+ private:
+  Method method_{};
+};
+
+Int8Attention()->Int8Attention<ExactAttention<>>;
+
+}  // namespace heed

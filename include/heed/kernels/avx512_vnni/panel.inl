@@ -1,0 +1,371 @@
+// Kernels on one panel of queries with operands of 8 bits (int8_panel_kernels.hpp); see bodies/tile.inl for the layout
+// of a panel. Products are of whole numbers and exact: what is rounded is the operands.
+
+using F = Vf::V;
+using I = Vi::V;
+constexpr Size lanes = Vf::lanes;
+
+HEED_INLINE inline __mmask16 first_lanes(Size n) {
+  return static_cast<__mmask16>(n >= lanes ? 0xffffu : (1u << n) - 1u);
+}
+
+// Vi::dot_bytes, written out: g++ 12 moves the accumulators of its intrinsic from register to register, which costs a
+// register tile half its speed.
+HEED_INLINE inline I dot(I sum, I a, I b) {
+  __asm__("vpdpbusd {%2, %1, %0|%0, %1, %2}" : "+v"(sum) : "v"(a), "v"(b));
+  return sum;
+}
+
+// The lowest bytes of four lanes in one, a first.
+HEED_INLINE inline I join_bytes(I a, I b, I c, I d) {
+  const I low = _mm512_set1_epi32(255);
+  const I front = _mm512_or_si512(_mm512_and_si512(a, low), _mm512_slli_epi32(_mm512_and_si512(b, low), 8));
+  return _mm512_or_si512(front,
+                         _mm512_or_si512(_mm512_slli_epi32(_mm512_and_si512(c, low), 16), _mm512_slli_epi32(d, 24)));
+}
+
+// The scale of numbers up to `top`, and its inverse: 127 steps to either side. Below 1e-30 all numbers are next to 0.
+HEED_INLINE inline F scale_of(F top) { return Vf::mul(Vf::max(top, Vf::set(1e-30f)), Vf::set(1.0f / 127)); }
+HEED_INLINE inline F steps_of(F top) { return Vf::div(Vf::set(127.0f), Vf::max(top, Vf::set(1e-30f))); }
+
+// q: d x panel, transposed.
+inline void pack_queries(const float* q, Size d, Size panel, Int8Panel to) {
+  const I half = Vi::set(128);
+  for (Size i = 0; i < panel; i += lanes) {
+    F top = Vf::zero(), spoiled = Vf::zero();
+    for (Size c = 0; c < d; ++c) {
+      const F x = Vf::load(q + c * panel + i);
+      top = Vf::max(Vf::abs(x), top);
+      spoiled = Vf::fma(x, Vf::zero(), spoiled);
+    }
+    const F steps = steps_of(top);
+    Vf::store(to.scale + i, Vf::add(scale_of(top), spoiled));
+    for (Size c = 0; c < d; c += 4) {
+      I bytes[4];
+#pragma GCC unroll 4
+      for (Size b = 0; b < 4; ++b) {
+        bytes[b] = half;
+        if (c + b < d)
+          bytes[b] = Vi::add(half, Vi::from_float(Vf::mul(Vf::load(q + (c + b) * panel + i), steps)));
+      }
+      _mm512_storeu_si512(to.bytes + c * panel + 4 * i, join_bytes(bytes[0], bytes[1], bytes[2], bytes[3]));
+    }
+  }
+}
+
+// to[j] = the largest |number| of key j; Inf where one is not finite.
+inline void largest(const float* k, Size stride, Size n, Size d, float* to) {
+  for (Size j = 0; j < n; ++j, k += stride) {
+    F top = Vf::zero(), spoiled = Vf::zero();
+    for (Size c = 0; c < d; c += lanes) {
+      const F x = _mm512_maskz_loadu_ps(first_lanes(d - c), k + c);
+      top = Vf::max(Vf::abs(x), top);
+      spoiled = Vf::fma(x, Vf::zero(), spoiled);
+    }
+    const float most = Vf::largest(top);
+    to[j] = Vf::sum(spoiled) == 0 ? most : __builtin_inff();
+  }
+}
+
+// One row of keys: the whole numbers next to `steps` times it. Its columns beyond d are masked off.
+HEED_INLINE inline void store_key(const Int8KeyRows& to, Size row, Size c, I whole, I& sum) {
+  sum = Vi::add(sum, whole);
+  const __mmask16 mask = first_lanes(to.stride - c);
+  _mm512_mask_cvtepi32_storeu_epi8(to.bytes + row * to.stride + c, mask, whole);
+}
+
+// Keys less their mean, which is that of keys weighted by share[j]; a share of 0 leaves a key out. mean: d numbers to
+// work in, padded to whole vectors.
+inline void pack_keys(const float* k, Size stride, Size n, Size d, const float* share, float* mean, Int8KeyRows to) {
+  for (Size c = 0; c < d; c += lanes) Vf::store(mean + c, Vf::zero());
+  for (Size j = 0; j < n; ++j) {
+    if (share[j] == 0) continue;
+    for (Size c = 0; c < d; c += lanes) {
+      const F x = _mm512_maskz_loadu_ps(first_lanes(d - c), k + j * stride + c);
+      Vf::store(mean + c, Vf::fma(x, Vf::set(share[j]), Vf::load(mean + c)));
+    }
+  }
+  F top = Vf::zero();
+  for (Size c = 0; c < d; c += lanes) top = Vf::max(Vf::abs(Vf::load(mean + c)), top);
+  top = Vf::set(Vf::largest(top));
+  const F steps = Vf::mul(steps_of(top), Vf::set(254.0f));  // 32258 of them
+  to.scale[0] = Vf::largest(scale_of(top)) / 254;
+  to.scale[1] = to.scale[0];
+  I upper_sum = Vi::zero(), lower_sum = Vi::zero();
+  for (Size c = 0; c < d; c += lanes) {
+    const I whole = Vi::from_float(Vf::mul(Vf::load(mean + c), steps));
+    const I upper = Vi::template shift_right<8>(Vi::add(whole, Vi::set(128)));
+    store_key(to, 0, c, upper, upper_sum);
+    store_key(to, 1, c, _mm512_sub_epi32(whole, _mm512_slli_epi32(upper, 8)), lower_sum);
+  }
+  to.offset[0] = -128 * _mm512_reduce_add_epi32(upper_sum);
+  to.offset[1] = -128 * _mm512_reduce_add_epi32(lower_sum);
+  // What the mean was rounded to is what keys are counted from.
+  for (Size c = 0; c < d; c += lanes) {
+    const I whole = Vi::from_float(Vf::mul(Vf::load(mean + c), steps));
+    Vf::store(mean + c, Vf::mul(Vi::to_float(whole), Vf::set(to.scale[0])));
+  }
+  for (Size j = 0; j < n; ++j, k += stride) {
+    F most = Vf::zero(), spoiled = Vf::zero();
+    for (Size c = 0; c < d; c += lanes) {
+      const __mmask16 mask = first_lanes(d - c);
+      const F x = Vf::sub(_mm512_maskz_loadu_ps(mask, k + c), _mm512_maskz_loadu_ps(mask, mean + c));
+      most = Vf::max(Vf::abs(x), most);
+      spoiled = Vf::fma(x, Vf::zero(), spoiled);
+    }
+    most = Vf::set(Vf::largest(most));
+    const F own_steps = steps_of(most);
+    to.scale[2 + j] = Vf::largest(scale_of(most)) + Vf::sum(spoiled);
+    I sum = Vi::zero();
+    for (Size c = 0; c < d; c += lanes) {
+      const __mmask16 mask = first_lanes(d - c);
+      const F x = Vf::sub(_mm512_maskz_loadu_ps(mask, k + c), _mm512_maskz_loadu_ps(mask, mean + c));
+      store_key(to, 2 + j, c, Vi::from_float(Vf::mul(x, own_steps)), sum);
+    }
+    to.offset[2 + j] = -128 * _mm512_reduce_add_epi32(sum);
+  }
+}
+
+// Rows of values as words; the last quad of keys is filled up with 0. True when all numbers are finite.
+inline bool pack_values(const float* v, Size stride, Size n, Size d_v, Int8ValueWords to) {
+  constexpr Size columns = Int8ValueWords::columns;
+  bool all_finite = true;
+  for (Size from = 0; from < n; from += Int8ValueWords::block_keys) {
+    const Size end = from + Int8ValueWords::block_keys < n ? from + Int8ValueWords::block_keys : n;
+    const Size scales = from / Int8ValueWords::block_keys * to.scale_stride;
+    for (Size c = 0; c < d_v; c += lanes) {
+      const __mmask16 mask = first_lanes(d_v - c);
+      const float* column = v + c;
+      F top = Vf::zero(), spoiled = Vf::zero();
+      for (Size j = from; j < end; ++j) {
+        const F x = _mm512_maskz_loadu_ps(mask, column + j * stride), lost = Vf::mul(x, Vf::zero());  // 0, or NaN
+        spoiled = Vf::add(spoiled, lost);
+        top = Vf::max(Vf::abs(Vf::add(x, lost)), top);
+      }
+      all_finite &= Vf::all_finite(spoiled);
+      const F steps = steps_of(top);
+      Vf::store(to.scale + scales + c, scale_of(top));
+      std::int32_t* block = to.words + c / columns * to.block_stride;
+      for (Size j = from; j < end; j += 4) {
+        I bytes[4];
+#pragma GCC unroll 4
+        for (Size b = 0; b < 4; ++b) {
+          bytes[b] = Vi::zero();
+          if (j + b >= end) continue;
+          const F x = _mm512_maskz_loadu_ps(mask, column + (j + b) * stride);
+          bytes[b] = _mm512_maskz_cvtps_epi32(Vf::is_zero(Vf::mul(x, Vf::zero())), Vf::mul(x, steps));
+        }
+        const I words = join_bytes(bytes[0], bytes[1], bytes[2], bytes[3]);
+        std::int32_t* at = block + j / 4 * columns;
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), _mm512_castsi512_si256(words));
+        if (d_v - c > columns)
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(at + to.block_stride), _mm512_extracti64x4_epi64(words, 1));
+      }
+    }
+  }
+  return all_finite;
+}
+
+// Sums of R rows of keys: sum[r][u] = the products of row r and the queries of vector u, whole.
+template <int U, int R>
+HEED_INLINE inline void key_sums(const std::int8_t* k, Size stride, const std::int32_t* offset, const unsigned char* q,
+                                 Size d, Size panel, I (&sum)[R][U]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) sum[r][u] = Vi::set(offset[r]);
+  }
+  for (Size c = 0; c < d; c += 4, q += 4 * panel) {
+    I row[U];
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) row[u] = Vi::load(q + 4 * u * lanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const I key = Vi::set(four_bytes(k + r * stride + c));
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) sum[r][u] = dot(sum[r][u], row[u], key);
+    }
+  }
+}
+
+template <int U, int R>
+HEED_INLINE inline void score_rows(const Int8KeyRows& keys, Size j, const unsigned char* q, Size d, Size panel,
+                                   const F (&scale)[U], const F (&mean)[U], float* s, float* top) {
+  I sum[R][U];
+  const Size row = 2 + j;
+  key_sums<U, R>(keys.bytes + row * keys.stride, keys.stride, keys.offset + row, q, d, panel, sum);
+#pragma GCC unroll 4
+  for (int u = 0; u < U; ++u) {
+    F best = Vf::load(top + u * lanes);
+    float* to = s + u * lanes;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r, to += panel) {
+      const F score = Vf::fma(Vi::to_float(sum[r][u]), Vf::mul(scale[u], Vf::set(keys.scale[row + r])), mean[u]);
+      Vf::store(to, score);
+      best = Vf::max(score, best);
+    }
+    Vf::store(top + u * lanes, best);
+  }
+}
+
+template <int U>
+HEED_INLINE inline void score_strip(const Int8KeyRows& keys, Size from, Size n_keys, const unsigned char* q,
+                                    const float* q_scale, Size d, Size panel, float* s, float* top) {
+  constexpr int R = Vf::rows;
+  F scale[U], mean[U];
+  I sum[2][U];
+  key_sums<U, 2>(keys.bytes, keys.stride, keys.offset, q, d, panel, sum);
+#pragma GCC unroll 4
+  for (int u = 0; u < U; ++u) {
+    scale[u] = Vf::load(q_scale + u * lanes);
+    const F whole = Vf::fma(Vi::to_float(sum[0][u]), Vf::set(256.0f), Vi::to_float(sum[1][u]));
+    mean[u] = Vf::mul(whole, Vf::mul(scale[u], Vf::set(keys.scale[0])));
+  }
+  if (n_keys < R) {
+    for (Size j = 0; j < n_keys; ++j)
+      score_rows<U, 1>(keys, from + j, q, d, panel, scale, mean, s + j * panel, top);
+    return;
+  }
+  for (Size j = 0; j < n_keys; j += R) {
+    const Size at = j + R <= n_keys ? j : n_keys - R;  // the last tile overlaps: the same scores, written again
+    score_rows<U, R>(keys, from + at, q, d, panel, scale, mean, s + at * panel, top);
+  }
+}
+
+// s[j][i] = k_(from + j) . q_i; top[i] = max(top[i], s[.][i]).
+inline void panel_scores(Int8KeyRows keys, Size from, Size n_keys, Int8Panel q, Size d, Size panel, Size first,
+                         Size count, float* s, float* top) {
+  const Size shift = first * lanes;
+  const unsigned char* bytes = q.bytes + 4 * shift;
+  if (count == 1) {
+    score_strip<1>(keys, from, n_keys, bytes, q.scale + shift, d, panel, s + shift, top + shift);
+  } else if (count == 2) {
+    score_strip<2>(keys, from, n_keys, bytes, q.scale + shift, d, panel, s + shift, top + shift);
+  } else {
+    score_strip<3>(keys, from, n_keys, bytes, q.scale + shift, d, panel, s + shift, top + shift);
+  }
+}
+
+// 2^x for x <= 0; 0 for -inf, NaN for NaN. Relative error at most 1.1e-4, a thirtieth of half a step of 255; 2^0 = 1.
+HEED_INLINE inline F rough_exp2(F x) {
+  const F f = Vf::fraction(x);
+  F p = Vf::fma(Vf::set(7.826797e-2f), f, Vf::set(2.2630768e-1f));
+  p = Vf::fma(p, f, Vf::set(6.9542435e-1f));
+  p = Vf::fma(p, f, Vf::set(1.0f));
+  return Vf::pow2(p, x);
+}
+
+template <int U>
+HEED_INLINE inline void weigh_block(Size n_keys, Size panel, float c, const float* base, const float* s, float* words,
+                                    float* l, float* gain) {
+  F top[U], from[U], sum[U];
+  const F factor = Vf::set(c), steps = Vf::set(255.0f);
+#pragma GCC unroll 4
+  for (int u = 0; u < U; ++u) {
+    top[u] = Vf::set(-__builtin_inff());
+    sum[u] = Vf::zero();
+  }
+  for (Size j = 0; j < n_keys; ++j) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) top[u] = Vf::max(Vf::load(s + j * panel + u * lanes), top[u]);
+  }
+#pragma GCC unroll 4
+  for (int u = 0; u < U; ++u) from[u] = Vf::select(Vf::is_minus_infinity(top[u]), Vf::zero(), top[u]);
+  for (Size j = 0; j < n_keys; j += 4, words += panel) {
+    const Size n = n_keys - j < 4 ? n_keys - j : 4;
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) {
+      I bytes[4];
+#pragma GCC unroll 4
+      for (Size b = 0; b < 4; ++b) {
+        bytes[b] = Vi::zero();
+        if (b >= n) continue;
+        const F weight = rough_exp2(Vf::mul(Vf::sub(Vf::load(s + (j + b) * panel + u * lanes), from[u]), factor));
+        sum[u] = Vf::add(sum[u], weight);
+        bytes[b] = Vi::from_float(Vf::mul(weight, steps));
+      }
+      _mm512_storeu_si512(words + u * lanes, join_bytes(bytes[0], bytes[1], bytes[2], bytes[3]));
+    }
+  }
+#pragma GCC unroll 4
+  for (int u = 0; u < U; ++u) {
+    const F share = exp2(Vf::mul(Vf::sub(top[u], Vf::load(base + u * lanes)), factor));
+    Vf::store(l + u * lanes, Vf::fma(share, sum[u], Vf::load(l + u * lanes)));
+    Vf::store(gain + u * lanes, Vf::mul(share, Vf::set(1.0f / 255)));
+  }
+}
+
+// The weights of keys of one block as bytes, gain[i] * byte being about 2^(c * (s[j][i] - base[i])): 255 is the largest
+// of them. Four keys make a word, row j / 4 of `words`, which may begin where `s` does. l[i] += their sum before they
+// are rounded.
+inline void panel_weigh(Size n_keys, Size panel, Size first, Size count, float c, const float* base, const float* s,
+                        float* words, float* l, float* gain) {
+  const Size shift = first * lanes;
+  if (count == 1) {
+    weigh_block<1>(n_keys, panel, c, base + shift, s + shift, words + shift, l + shift, gain + shift);
+  } else if (count == 2) {
+    weigh_block<2>(n_keys, panel, c, base + shift, s + shift, words + shift, l + shift, gain + shift);
+  } else {
+    weigh_block<3>(n_keys, panel, c, base + shift, s + shift, words + shift, l + shift, gain + shift);
+  }
+}
+
+// R columns of out: see panel_values.
+template <int U, int R>
+HEED_INLINE inline void value_columns(const std::int32_t* v, Size n_quads, const float* w, const float* scale,
+                                      Size panel, const float* gain, const float* correction, float* out) {
+  I sum[R][U];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) sum[r][u] = Vi::zero();
+  }
+  for (Size t = 0; t < n_quads; ++t, w += panel, v += Int8ValueWords::columns) {
+    I weight[U];
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) weight[u] = Vi::load(w + u * lanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const I value = Vi::set(v[r]);
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) sum[r][u] = dot(sum[r][u], weight[u], value);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r, out += panel) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) {
+      float* to = out + u * lanes;
+      const F term = Vf::mul(Vi::to_float(sum[r][u]), Vf::mul(Vf::load(gain + u * lanes), Vf::set(scale[r])));
+      Vf::store(to, correction == nullptr ? term : Vf::fma(Vf::load(correction + u * lanes), Vf::load(to), term));
+    }
+  }
+}
+
+template <int U>
+HEED_INLINE inline void value_strip(const std::int32_t* v, Size block_stride, Size n_quads, const float* w,
+                                    const float* scale, Size d_v, Size panel, const float* gain,
+                                    const float* correction, float* out) {
+  constexpr int R = Int8ValueWords::columns;
+  Size c = 0;
+  for (; c + R <= d_v; c += R, v += block_stride)
+    value_columns<U, R>(v, n_quads, w, scale + c, panel, gain, correction, out + c * panel);
+  for (; c < d_v; ++c, ++v)
+    value_columns<U, 1>(v, n_quads, w, scale + c, panel, gain, correction, out + c * panel);
+}
+
+// out[c][i] = correction[i] * out[c][i] + sum_j w_ji v_jc over quads of keys of one block: weights as panel_weigh
+// leaves them, values as pack_values lays them. Without a correction out is only written.
+inline void panel_values(const std::int32_t* v, Size block_stride, Size n_quads, const float* w, const float* scale,
+                         Size d_v, Size panel, Size first, Size count, const float* gain, const float* correction,
+                         float* out) {
+  const Size shift = first * lanes;
+  if (correction != nullptr) correction += shift;
+  if (count == 1) {
+    value_strip<1>(v, block_stride, n_quads, w + shift, scale, d_v, panel, gain + shift, correction, out + shift);
+  } else if (count == 2) {
+    value_strip<2>(v, block_stride, n_quads, w + shift, scale, d_v, panel, gain + shift, correction, out + shift);
+  } else {
+    value_strip<3>(v, block_stride, n_quads, w + shift, scale, d_v, panel, gain + shift, correction, out + shift);
+  }
+}

@@ -1,0 +1,178 @@
+#include "heed/approx/int8_attention.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include <Eigen/Core>
+#include <gtest/gtest.h>
+
+#include "heed/approx/bigbird_attention.hpp"
+#include "heed/approx/tf_attention.hpp"
+#include "heed/approx/window_attention.hpp"
+#include "heed/exact/attend.hpp"
+#include "heed/exact/batch.hpp"
+#include "heed/exact/int8_cache.hpp"
+#include "heed/exact/key_value_cache.hpp"
+#include "heed/exact/multi_head.hpp"
+#include "heed/exact/reference.hpp"
+#include "heed/kernels/select.hpp"
+#include "support/conformance.hpp"
+#include "support/trees.hpp"
+
+namespace heed::test::int8_attention {
+namespace {
+
+bool multiplies_bytes() { return heed::detail::int8_panel_kernels(active_isa()) != nullptr; }
+
+/// Rows of m in 127 steps to either side of 0, a scale each.
+Matrix<double> in_steps(Matrix<double> m) {
+  for (Index i = 0; i < m.rows(); ++i) {
+    const double step = m.row(i).cwiseAbs().maxCoeff() / 127;
+    if (step > 0) m.row(i) = (m.row(i) / step).array().round() * step;
+  }
+  return m;
+}
+
+/// Whole numbers of 8 bits as one would make them at first: a scale for each query, key and column of values.
+constexpr auto eight_bits = []<class S>(const Inputs<S>& in) requires(!std::is_same_v<S, double>) {
+  const Inputs<double> exact = in.template cast<double>();
+  if (!multiplies_bytes()) return exact;
+  return Inputs<double>{in_steps(exact.q), in_steps(exact.k), in_steps(exact.v.transpose()).transpose(), in.made_from};
+};
+
+constexpr auto int8 = [](const auto&) { return Int8Attention{}; };
+INSTANTIATE_METHOD_SUITE(Int8Attention,
+                         {.make = int8, .exact_when = int8, .coarse = eight_bits, .shares_scales = true});
+
+/// |got - want| over |want|.
+template <class Got, class Want>
+double error_of(const Got& got, const Want& want) {
+  return (got.template cast<double>() - want.template cast<double>()).norm() / want.template cast<double>().norm();
+}
+
+/// Of Int8Attention, against the oracle.
+double error_of(const Inputs<float>& in, const AttentionOptions& options = {}) {
+  const auto exact = in.cast<double>();
+  return error_of(attend(in.q, in.k, in.v, options, Int8Attention{}).out,
+                  reference_attention(exact.q, exact.k, exact.v, options).out);
+}
+
+TEST(Int8Attention, RoundsKeysLessTheirMean) {
+  auto in = random_inputs<float>({.n_q = 200, .n_k = 500, .d = 64, .d_v = 64});
+  const double centred = error_of(in);
+  EXPECT_LT(centred, 0.02);
+  in.k.rowwise() += 30.0f * random_matrix<float>(1, 64, 5).row(0);  // changes no weight
+  EXPECT_LT(error_of(in), 1.5 * centred + 1e-5);
+}
+
+TEST(Int8Attention, OneLargeKeyOrQueryCostsTheOthersNothing) {
+  auto in = random_inputs<float>({.n_q = 200, .n_k = 300, .d = 32, .d_v = 16});
+  const double ordinary = error_of(in);
+  in.k.row(77) *= 1e6f;
+  in.q.row(3) *= 1e6f;
+  AttentionOptions options;
+  PairMatrix allowed = PairMatrix::Constant(200, 300, true);
+  allowed.col(77).setConstant(false);  // it would take all weight
+  options.mask.allowed = allowed;
+  const auto exact = in.cast<double>();
+  const Matrix<double> want = reference_attention(exact.q, exact.k, exact.v, options).out;
+  const Matrix<float> got = attend(in.q, in.k, in.v, options, Int8Attention{}).out;
+  EXPECT_LT(error_of(got.bottomRows(190), want.bottomRows(190)), 1.2 * ordinary + 1e-5);
+}
+
+TEST(Int8Attention, OneLargeValueCostsItsOwnColumnAlone) {
+  auto in = random_inputs<float>({.n_q = 100, .n_k = 64, .d = 16, .d_v = 20});
+  const Matrix<float> before = attend(in.q, in.k, in.v, {}, Int8Attention{}).out;
+  in.v(5, 17) = 1e6f;
+  const Matrix<float> after = attend(in.q, in.k, in.v, {}, Int8Attention{}).out;
+  for (Index c = 0; c < 20; ++c) {
+    if (c == 17) continue;
+    EXPECT_SAME_BITS(after.col(c).eval(), before.col(c).eval());
+  }
+}
+
+TEST(Int8Attention, NumbersOfAnySizeGiveFiniteAnswers) {
+  const auto in = random_inputs<float>({.n_q = 70, .n_k = 150, .d = 8, .d_v = 8});
+  for (const float q : {0.0f, 1e-38f, 1e-20f, 1e10f}) {
+    for (const float k : {0.0f, 1e-38f, 1e-20f, 1e10f}) {
+      for (const float v : {0.0f, 1e-38f, 1e-20f, 1e30f}) {
+        Inputs<float> sized = in;
+        sized.q *= q;
+        sized.k *= k;
+        sized.v *= v;
+        const auto got = attend(sized.q, sized.k, sized.v, {}, Int8Attention{});
+        EXPECT_TRUE(got.out.allFinite() && got.lse.allFinite()) << q << ' ' << k << ' ' << v;
+        if (v > 1e-30f && q * k < 1e-10f) {  // a mean of values
+          const auto exact = sized.cast<double>();
+          EXPECT_LT(error_of(got.out, reference_attention(exact.q, exact.k, exact.v).out), 0.02);
+        }
+      }
+    }
+  }
+}
+
+/// Another method in whole numbers of 8 bits differs from that method by rounding, and does differ where the CPU
+/// multiplies bytes.
+template <class Method>
+void expect_rounded(const Inputs<float>& in, const Method& method, const AttentionOptions& options = {}) {
+  const auto want = attend(in.q, in.k, in.v, options, method);
+  const auto got = attend(in.q, in.k, in.v, options, Int8Attention(method));
+  const double error = error_of(got.out, want.out);
+  EXPECT_LT(error, 0.02);
+  EXPECT_EQ(error > 1e-5, multiplies_bytes());
+  EXPECT_MATRIX_NEAR(got.lse, want.lse, 0.1);
+}
+
+TEST(Int8Attention, RunsThePairsOfOtherMethods) {
+  const auto in = random_inputs<float>({.n_q = 300, .n_k = 300, .d = 32, .d_v = 24});
+  const OptionStore store(300, 300);
+  const DecisionTree<float> tree = random_tree<float>(3, 32);
+  std::vector<AttentionOptions> all(2);
+  all[1].mask.causal = Causal::square;
+  for (const AttentionOptions& options : all) {
+    expect_rounded(in, WindowAttention(40, 20), options);
+    expect_rounded(in, BigBirdAttention({.block = 16, .n_random = 3}), options);
+    expect_rounded(in, TfAttention<float>(tree), options);
+    expect_rounded(in, TfAttention<float>(tree, {.window_left = 20, .n_sinks = 2}), options);
+    expect_rounded(in, TfAttention<float>({tree, random_tree<float>(3, 32, 9)}), options);  // parts that are merged
+    const auto mod = [](float s, Index i, Index j) { return s - 0.01f * static_cast<float>((i + j) % 7); };
+    expect_rounded(in, ExactAttention{mod}, options);
+  }
+}
+
+TEST(Int8Attention, RefusesAMethodOverMoreThanPairs) {
+  const auto in = random_inputs<float>({.n_q = 20, .n_k = 20, .d = 8, .d_v = 4});
+  Matrix<float> out = Matrix<float>::Constant(20, 4, 7.0f);
+  const Int8Attention capped(TfAttention<float>(random_tree<float>(2, 8), {.leaf_cap = 3}));
+  EXPECT_THROW(attend_into(out, nullptr, in.q, in.k, in.v, {}, capped), OptionError);
+  EXPECT_EQ(out, (Matrix<float>::Constant(20, 4, 7.0f)));
+}
+
+TEST(Int8Attention, OneQueryAndDoubleAreThoseOfTheOtherMethod) {
+  const auto one = random_inputs<float>({.n_q = 1, .n_k = 700, .d = 16, .d_v = 8});
+  EXPECT_SAME_BITS(attend(one.q, one.k, one.v, {}, Int8Attention{}).out, attend(one.q, one.k, one.v).out);
+  const auto in = random_inputs<double>({.n_q = 60, .n_k = 70, .d = 16, .d_v = 8});
+  EXPECT_SAME_BITS(attend(in.q, in.k, in.v, {}, Int8Attention{}).out, attend(in.q, in.k, in.v).out);
+}
+
+TEST(Int8Attention, EveryDoorGivesTheSameBits) {
+  const auto in = random_inputs<float>({.n_q = 90, .n_k = 200, .d = 24, .d_v = 16});
+  const Int8Attention method;
+  const Matrix<float> want = attend(in.q, in.k, in.v, {}, method).out;
+  const auto pack = [](const Matrix<float>& m) { return (Matrix<float>(m.rows(), 2 * m.cols()) << m, m).finished(); };
+  const Matrix<float> q = pack(in.q), k = pack(in.k), v = pack(in.v);
+  EXPECT_SAME_BITS(multi_head_attend(q, k, v, {.n_heads = 2}, {}, method).out, pack(want));
+  const auto batch = batch_attend(heads_first(in.q.data(), 1, 1, 90, 24), heads_first(in.k.data(), 1, 1, 200, 24),
+                                  heads_first(in.v.data(), 1, 1, 200, 16), {}, method);
+  EXPECT_SAME_BITS(batch.out, want);
+  KeyValueCache<float> cache(24, 16);
+  cache.append(in.k, in.v);
+  EXPECT_SAME_BITS(attend(in.q, cache, {}, method).out, want);
+  KeyValueCache<Int8> bytes(24, 16);  // which are as they are
+  bytes.append(in.k, in.v);
+  EXPECT_SAME_BITS(attend(in.q, bytes, {}, method).out, attend(in.q, bytes).out);
+}
+
+}  // namespace
+}  // namespace heed::test::int8_attention
