@@ -17,14 +17,14 @@ namespace {
 using heed::Index;
 
 /// One call after another on the same operands and workspace.
-template <class S>
+template <class S, class Method = heed::ExactAttention<>>
 class Call {
  public:
   Call(PackedHeads<S>& heads, const heed::AttentionOptions& options, int threads)
       : heads_(heads), options_(options), threads_(threads) {}
   void operator()() const {
     heed::multi_head_attend_into(heads_.out, heads_.lse, heads_.q, heads_.k, heads_.v, {.n_heads = heads_.n_heads},
-                                 options_, heed::ExactAttention{}, {.workspace = &workspace_, .threads = threads_});
+                                 options_, Method{}, {.workspace = &workspace_, .threads = threads_});
   }
 
  private:
@@ -81,6 +81,19 @@ void against_float(benchmark::State& state, const Case& one) {
   state.counters["times_float"] = timing.baseline_median / timing.median;
 }
 
+/// Products of 8 bits in turn with those of bfloat16 operands: `times_bfloat16` is how many times faster they are.
+void in_bytes(benchmark::State& state, const Case& one) {
+  using Eigen::bfloat16;
+  PackedHeads<float> heads(one.n, one.n, one.d, one.n_heads);
+  PackedHeads<bfloat16> bfloat16_heads(one.n, one.n, one.d, one.n_heads);
+  const MaskCase mask(one.mask, one.n, one.n_heads);
+  const PeakAround around(Arithmetic::f32, one.threads);
+  const Timing timing = time_against(state, Call<float, heed::Int8Attention<>>(heads, mask.options, one.threads),
+                                     Call<bfloat16>(bfloat16_heads, mask.options, one.threads));
+  report(state, one, heads, mask, timing, around);
+  state.counters["times_bfloat16"] = timing.baseline_median / timing.median;
+}
+
 /// Several threads in turn with one: `times_one`, how many times faster they are, must not fall below 1.
 void against_one_thread(benchmark::State& state, const Case& one) {
   PackedHeads<float> heads(one.n, one.n, one.d, one.n_heads), alone(one.n, one.n, one.d, one.n_heads);
@@ -122,6 +135,10 @@ const bool registered = [] {
     add_scalar<double>(threads);
     add_scalar<Eigen::half>(threads);
     add_scalar<Eigen::bfloat16>(threads);
+    for (const MaskKind mask : {MaskKind::none, MaskKind::causal}) {
+      for (const Index n : {512, 2048, 4096}) add("exact/int8", {.n = n, .threads = threads, .mask = mask}, in_bytes);
+      add("exact/int8", {.n = 2048, .d = 128, .threads = threads, .mask = mask}, in_bytes);
+    }
   }
   for (const MaskKind mask : {MaskKind::none, MaskKind::causal}) {
     for (const Index n : {1, 16, 64, 128, 512, 2048})

@@ -73,6 +73,7 @@
 #include "heed/approx/attend_within.hpp"
 #include "heed/approx/bigbird_attention.hpp"
 #include "heed/approx/bigbird_tiles.hpp"
+#include "heed/approx/int8_attention.hpp"
 #include "heed/approx/linear_attention.hpp"
 #include "heed/approx/linformer_attention.hpp"
 #include "heed/approx/monte_carlo_values.hpp"

@@ -202,7 +202,7 @@ struct MethodCase {
   PerScalar<AnyMethod> exact_when{};  ///< (in) -> the method where it must equal exact attention; default: none
   PerScalar<PairMatrixOf, AttentionOptions> keeps{};  ///< (in, options) -> pairs the method itself sees; default: all
   PerScalar<ResultInDouble, AttentionOptions>
-      expected{};  ///< (in, options) -> the answer, where no set of pairs gives it
+      expected{};                      ///< (in, options) -> the answer, where no set of pairs gives it
   PerScalar<InputsInDouble> coarse{};  ///< (in) -> `in` rounded as the method rounds, where its scalar is finer
   std::function<FlopCounter(const FlopCase&)> flops = exact_flops;  ///< arithmetic of one head
   std::function<FlopCounter(const FlopCase&)> backward_flops =

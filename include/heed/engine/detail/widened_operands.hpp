@@ -17,7 +17,7 @@ class WidenedOperands {
  public:
   using Sum = typename Call::Sum;
   using Tile = KeyTile<Sum, typename Call::Key>;
-  static constexpr Index granule = 1;  ///< keys that share a row of weights; strips begin at multiples of it
+  static constexpr Index granule = 1;         ///< keys that share a row of weights; strips begin at multiples of it
   static constexpr bool finite_only = false;  ///< tiles hold no NaN or Inf: a panel adds them apart
 
   WidenedOperands(Scratch& scratch, Index width, Index d, Isa isa)

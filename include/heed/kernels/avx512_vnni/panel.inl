@@ -45,8 +45,7 @@ inline void pack_queries(const float* q, Size d, Size panel, Int8Panel to) {
 #pragma GCC unroll 4
       for (Size b = 0; b < 4; ++b) {
         bytes[b] = half;
-        if (c + b < d)
-          bytes[b] = Vi::add(half, Vi::from_float(Vf::mul(Vf::load(q + (c + b) * panel + i), steps)));
+        if (c + b < d) bytes[b] = Vi::add(half, Vi::from_float(Vf::mul(Vf::load(q + (c + b) * panel + i), steps)));
       }
       _mm512_storeu_si512(to.bytes + c * panel + 4 * i, join_bytes(bytes[0], bytes[1], bytes[2], bytes[3]));
     }
@@ -222,8 +221,7 @@ HEED_INLINE inline void score_strip(const Int8KeyRows& keys, Size from, Size n_k
     mean[u] = Vf::mul(whole, Vf::mul(scale[u], Vf::set(keys.scale[0])));
   }
   if (n_keys < R) {
-    for (Size j = 0; j < n_keys; ++j)
-      score_rows<U, 1>(keys, from + j, q, d, panel, scale, mean, s + j * panel, top);
+    for (Size j = 0; j < n_keys; ++j) score_rows<U, 1>(keys, from + j, q, d, panel, scale, mean, s + j * panel, top);
     return;
   }
   for (Size j = 0; j < n_keys; j += R) {
@@ -350,8 +348,7 @@ HEED_INLINE inline void value_strip(const std::int32_t* v, Size block_stride, Si
   Size c = 0;
   for (; c + R <= d_v; c += R, v += block_stride)
     value_columns<U, R>(v, n_quads, w, scale + c, panel, gain, correction, out + c * panel);
-  for (; c < d_v; ++c, ++v)
-    value_columns<U, 1>(v, n_quads, w, scale + c, panel, gain, correction, out + c * panel);
+  for (; c < d_v; ++c, ++v) value_columns<U, 1>(v, n_quads, w, scale + c, panel, gain, correction, out + c * panel);
 }
 
 // out[c][i] = correction[i] * out[c][i] + sum_j w_ji v_jc over quads of keys of one block: weights as panel_weigh
