@@ -36,7 +36,8 @@ namespace heed {
 /// alone, give what the other method gives.
 ///
 /// Shapes  as attend; float, half and bfloat16. In double, and on other CPUs, the other method runs as it is.
-/// Errors  as the other method; OptionError where its softmax is over more than pairs (TfOptions::leaf_cap).
+/// Errors  as the other method; OptionError where its softmax is over more than pairs (TfOptions::leaf_cap). Gradients
+///         and key importance do not compile: ask the other method for them.
 /// Cost    the FLOPs of the other method, counted as such, in .4 of its time in float and .72 of that in bfloat16
 ///         (n = 2048, d = 64; Zen 5); a tile a thread of memory.
 /// Threads const and re-entrant; the same bits for any context.threads.
