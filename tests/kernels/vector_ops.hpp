@@ -25,6 +25,8 @@ struct VectorOps {
   void (*zero)(T*);
   void (*set)(T, T*);
   void (*load_each)(const T*, const std::int32_t*, T*);
+  void (*load_first)(const T*, Size n, T*);  ///< the bodies, by masks where there are any
+  void (*store_first)(const T*, Size n, T*);
   Of1* abs;
   T (*sum)(const T*);
   unsigned (*less)(const T*, const T*);

@@ -17,6 +17,8 @@ struct Ops {
   static void zero(T* to) { X::store(to, X::zero()); }
   static void set(T x, T* to) { X::store(to, X::set(x)); }
   static void load_each(const T* from, const std::int32_t* at, T* to) { X::store(to, X::load_each(from, at)); }
+  static void first_loaded(const T* from, Size n, T* to) { X::store(to, load_first<X, T>(from, n)); }
+  static void first_stored(const T* from, Size n, T* to) { store_first<X>(to, X::load(from), n); }
   static void abs(const T* a, T* to) { X::store(to, X::abs(X::load(a))); }
   static T sum(const T* a) { return X::sum(X::load(a)); }
 
@@ -81,6 +83,8 @@ struct Ops {
       &zero,
       &set,
       &load_each,
+      &first_loaded,
+      &first_stored,
       &abs,
       &sum,
       &less,

@@ -215,6 +215,20 @@ TEST(Vectors, MoveWhatTheyAreTold) {
       ASSERT_EQ(ops.sum(rows + i * n), sum);
     }
 
+    for (Size first = 1; first <= n; ++first) {
+      T numbered[16], loaded[16], stored[16];
+      for (Size i = 0; i < n; ++i) {
+        numbered[i] = static_cast<T>(i + 1);
+        stored[i] = T(-1);
+      }
+      ops.load_first(numbered, first, loaded);
+      ops.store_first(numbered, first, stored);
+      for (Size i = 0; i < n; ++i) {
+        ASSERT_EQ(loaded[i], i < first ? numbered[i] : T(0));
+        ASSERT_EQ(stored[i], i < first ? numbered[i] : T(-1));
+      }
+    }
+
     NumberStream numbers(2);
     std::uint32_t words[16];
     for (std::uint32_t& word : words) word = static_cast<std::uint32_t>(numbers.bits());

@@ -44,6 +44,9 @@ struct Vf {
     return _mm512_i32gather_ps(_mm512_loadu_si512(at), p, 4);
   }
   HEED_INLINE static void store(float* p, V x) { _mm512_storeu_ps(p, x); }
+  HEED_INLINE static M first(Size n) { return static_cast<M>((1u << n) - 1u); }
+  HEED_INLINE static V load_first(const float* p, Size n) { return _mm512_maskz_loadu_ps(first(n), p); }
+  HEED_INLINE static void store_first(float* p, V x, Size n) { _mm512_mask_storeu_ps(p, first(n), x); }
   HEED_INLINE static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
   HEED_INLINE static V add(V a, V b) { return _mm512_add_ps(a, b); }
   HEED_INLINE static V sub(V a, V b) { return _mm512_sub_ps(a, b); }
@@ -163,6 +166,9 @@ struct Vd {
     return _mm512_i32gather_pd(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)), p, 8);
   }
   HEED_INLINE static void store(double* p, V x) { _mm512_storeu_pd(p, x); }
+  HEED_INLINE static M first(Size n) { return static_cast<M>((1u << n) - 1u); }
+  HEED_INLINE static V load_first(const double* p, Size n) { return _mm512_maskz_loadu_pd(first(n), p); }
+  HEED_INLINE static void store_first(double* p, V x, Size n) { _mm512_mask_storeu_pd(p, first(n), x); }
   HEED_INLINE static V fma(V a, V b, V c) { return _mm512_fmadd_pd(a, b, c); }
   HEED_INLINE static V add(V a, V b) { return _mm512_add_pd(a, b); }
   HEED_INLINE static V sub(V a, V b) { return _mm512_sub_pd(a, b); }

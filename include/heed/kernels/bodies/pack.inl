@@ -24,6 +24,7 @@ constexpr Size rows_ahead = 12;
 template <class X, class S>
 HEED_INLINE inline typename X::V load_first(const S* p, Size n) {
   if (n >= X::lanes) return X::load_as(p);
+  if constexpr (requires { X::load_first(p, n); }) return X::load_first(p, n);
   S padded[X::lanes] = {};
   for (Size i = 0; i < n; ++i) padded[i] = p[i];
   return X::load_as(padded);
@@ -33,23 +34,28 @@ template <class X>
 HEED_INLINE inline void store_first(typename X::Scalar* p, typename X::V x, Size n) {
   if (n >= X::lanes) {
     X::store(p, x);
-    return;
+  } else if constexpr (requires { X::store_first(p, x, n); }) {
+    X::store_first(p, x, n);
+  } else {
+    typename X::Scalar lane[X::lanes];
+    X::store(lane, x);
+    for (Size i = 0; i < n; ++i) p[i] = lane[i];
   }
-  typename X::Scalar lane[X::lanes];
-  X::store(lane, x);
-  for (Size i = 0; i < n; ++i) p[i] = lane[i];
 }
 
-// One block: to[c * to_stride + i] = factor * rows[i][c] for lanes columns, and 0 for i from n_rows up to lanes.
+// One block: to[c * to_stride + i] = factor * rows[i][c] for up to lanes columns, and 0 for i from n_rows up to lanes.
 template <class X, class S>
-HEED_INLINE inline void transpose_block(const S* const* rows, Size n_rows, Size column, typename X::Scalar* to,
-                                        Size to_stride, typename X::V factor) {
+HEED_INLINE inline void transpose_block(const S* const* rows, Size n_rows, Size column, Size n_columns,
+                                        typename X::Scalar* to, Size to_stride, typename X::V factor) {
   typename X::V block[X::lanes];
 #pragma GCC unroll 16
-  for (Size i = 0; i < X::lanes; ++i) block[i] = i < n_rows ? X::mul(X::load_as(rows[i] + column), factor) : X::zero();
+  for (Size i = 0; i < X::lanes; ++i)
+    block[i] = i < n_rows ? X::mul(load_first<X, S>(rows[i] + column, n_columns), factor) : X::zero();
   X::transpose(block);
 #pragma GCC unroll 16
-  for (Size c = 0; c < X::lanes; ++c, to += to_stride) X::store(to, block[c]);
+  for (Size c = 0; c < X::lanes; ++c, to += to_stride) {
+    if (c < n_columns) X::store(to, block[c]);
+  }
 }
 
 // to[c * to_stride + i] = factor * from(row i, column c). Rows beyond `n_rows` up to whole vectors are written as 0
@@ -84,10 +90,10 @@ void transpose(const S* from, Size row_stride, Size column_stride, const Size* r
     for (Size i = 0; i < rows && column_stride == 1; ++i) fetch_row(start[i], n_columns);
     if (column_stride == 1 && column_list == nullptr) {
       if (rows == W) {
-        for (; c + W <= n_columns; c += W) transpose_block<X, S>(start, W, c, to + c * to_stride, to_stride, scale);
-      } else if (pad) {
-        for (; c + W <= n_columns; c += W) transpose_block<X, S>(start, rows, c, to + c * to_stride, to_stride, scale);
+        for (; c + W <= n_columns; c += W) transpose_block<X, S>(start, W, c, W, to + c * to_stride, to_stride, scale);
       }
+      for (; (rows == W || pad) && c < n_columns; c += W)
+        transpose_block<X, S>(start, rows, c, n_columns - c, to + c * to_stride, to_stride, scale);
     }
     for (; c < n_columns; ++c) {
       const Size column = column_list == nullptr ? c : column_list[c];

@@ -4,11 +4,13 @@ template <class X, class S>
 HEED_INLINE inline void store_first_as(S* p, typename X::V x, Size n) {
   if (n >= X::lanes) {
     X::store_as(p, x);
-    return;
+  } else if constexpr (requires { X::store_first(p, x, n); }) {
+    X::store_first(p, x, n);
+  } else {
+    S lane[X::lanes];
+    X::store_as(lane, x);
+    for (Size i = 0; i < n; ++i) p[i] = lane[i];
   }
-  S lane[X::lanes];
-  X::store_as(lane, x);
-  for (Size i = 0; i < n; ++i) p[i] = lane[i];
 }
 
 // One block of contiguous columns: row[i] gets block of out, a lane of `inverse` for each row. Rows behind the last
