@@ -27,6 +27,8 @@ HEED_INLINE inline I join_bytes(I a, I b, I c, I d) {
 // The scale of numbers up to `top`, and its inverse: 127 steps to either side. Below 1e-30 all numbers are next to 0.
 HEED_INLINE inline F scale_of(F top) { return Vf::mul(Vf::max(top, Vf::set(1e-30f)), Vf::set(1.0f / 127)); }
 HEED_INLINE inline F steps_of(F top) { return Vf::div(Vf::set(127.0f), Vf::max(top, Vf::set(1e-30f))); }
+HEED_INLINE inline float scale_of(float top) { return (top > 1e-30f ? top : 1e-30f) * (1.0f / 127); }
+HEED_INLINE inline float steps_of(float top) { return 127.0f / (top > 1e-30f ? top : 1e-30f); }
 
 // q: d x panel, transposed.
 inline void pack_queries(const float* q, Size d, Size panel, Int8Panel to) {
@@ -52,17 +54,25 @@ inline void pack_queries(const float* q, Size d, Size panel, Int8Panel to) {
   }
 }
 
+// The bits of |x|, whose order as whole numbers is that of the numbers, Inf and NaN behind all others.
+HEED_INLINE inline I size_bits(F x) { return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff)); }
+
+// The largest of such bits as a number; Inf where one is Inf or NaN.
+HEED_INLINE inline float largest_of(I bits) {
+  const unsigned most = _mm512_reduce_max_epu32(bits), infinite = 0x7f800000u;
+  const unsigned word = most < infinite ? most : infinite;
+  float number;
+  __builtin_memcpy(&number, &word, sizeof number);
+  return number;
+}
+
 // to[j] = the largest |number| of key j; Inf where one is not finite.
 inline void largest(const float* k, Size stride, Size n, Size d, float* to) {
   for (Size j = 0; j < n; ++j, k += stride) {
-    F top = Vf::zero(), spoiled = Vf::zero();
-    for (Size c = 0; c < d; c += lanes) {
-      const F x = _mm512_maskz_loadu_ps(first_lanes(d - c), k + c);
-      top = Vf::max(Vf::abs(x), top);
-      spoiled = Vf::fma(x, Vf::zero(), spoiled);
-    }
-    const float most = Vf::largest(top);
-    to[j] = Vf::sum(spoiled) == 0 ? most : __builtin_inff();
+    I top = Vi::zero();
+    for (Size c = 0; c < d; c += lanes)
+      top = _mm512_max_epu32(size_bits(_mm512_maskz_loadu_ps(first_lanes(d - c), k + c)), top);
+    to[j] = largest_of(top);
   }
 }
 
@@ -73,54 +83,46 @@ HEED_INLINE inline void store_key(const Int8KeyRows& to, Size row, Size c, I who
   _mm512_mask_cvtepi32_storeu_epi8(to.bytes + row * to.stride + c, mask, whole);
 }
 
+// Columns c and on of a key less the mean; 0 behind the last.
+HEED_INLINE inline F less_mean(const float* key, const float* mean, Size c, Size d) {
+  const __mmask16 mask = first_lanes(d - c);
+  return Vf::sub(_mm512_maskz_loadu_ps(mask, key + c), _mm512_maskz_loadu_ps(mask, mean + c));
+}
+
 // Keys less their mean, which is that of keys weighted by share[j]; a share of 0 leaves a key out. mean: d numbers to
 // work in, padded to whole vectors.
 inline void pack_keys(const float* k, Size stride, Size n, Size d, const float* share, float* mean, Int8KeyRows to) {
-  for (Size c = 0; c < d; c += lanes) Vf::store(mean + c, Vf::zero());
-  for (Size j = 0; j < n; ++j) {
-    if (share[j] == 0) continue;
-    for (Size c = 0; c < d; c += lanes) {
-      const F x = _mm512_maskz_loadu_ps(first_lanes(d - c), k + j * stride + c);
-      Vf::store(mean + c, Vf::fma(x, Vf::set(share[j]), Vf::load(mean + c)));
+  I top = Vi::zero();
+  for (Size c = 0; c < d; c += lanes) {
+    const __mmask16 mask = first_lanes(d - c);
+    F sum = Vf::zero();
+    for (Size j = 0; j < n; ++j) {
+      if (share[j] != 0) sum = Vf::fma(_mm512_maskz_loadu_ps(mask, k + j * stride + c), Vf::set(share[j]), sum);
     }
+    Vf::store(mean + c, sum);
+    top = _mm512_max_epu32(size_bits(sum), top);
   }
-  F top = Vf::zero();
-  for (Size c = 0; c < d; c += lanes) top = Vf::max(Vf::abs(Vf::load(mean + c)), top);
-  top = Vf::set(Vf::largest(top));
-  const F steps = Vf::mul(steps_of(top), Vf::set(254.0f));  // 32258 of them
-  to.scale[0] = Vf::largest(scale_of(top)) / 254;
-  to.scale[1] = to.scale[0];
+  const float most_of_mean = largest_of(top);
+  const F mean_steps = Vf::set(254 * steps_of(most_of_mean));  // 32258 of them
+  to.scale[0] = to.scale[1] = scale_of(most_of_mean) / 254;
   I upper_sum = Vi::zero(), lower_sum = Vi::zero();
   for (Size c = 0; c < d; c += lanes) {
-    const I whole = Vi::from_float(Vf::mul(Vf::load(mean + c), steps));
+    const I whole = Vi::from_float(Vf::mul(Vf::load(mean + c), mean_steps));
     const I upper = Vi::template shift_right<8>(Vi::add(whole, Vi::set(128)));
     store_key(to, 0, c, upper, upper_sum);
     store_key(to, 1, c, _mm512_sub_epi32(whole, _mm512_slli_epi32(upper, 8)), lower_sum);
+    Vf::store(mean + c, Vf::mul(Vi::to_float(whole), Vf::set(to.scale[0])));  // what keys are counted from
   }
   to.offset[0] = -128 * _mm512_reduce_add_epi32(upper_sum);
   to.offset[1] = -128 * _mm512_reduce_add_epi32(lower_sum);
-  // What the mean was rounded to is what keys are counted from.
-  for (Size c = 0; c < d; c += lanes) {
-    const I whole = Vi::from_float(Vf::mul(Vf::load(mean + c), steps));
-    Vf::store(mean + c, Vf::mul(Vi::to_float(whole), Vf::set(to.scale[0])));
-  }
   for (Size j = 0; j < n; ++j, k += stride) {
-    F most = Vf::zero(), spoiled = Vf::zero();
-    for (Size c = 0; c < d; c += lanes) {
-      const __mmask16 mask = first_lanes(d - c);
-      const F x = Vf::sub(_mm512_maskz_loadu_ps(mask, k + c), _mm512_maskz_loadu_ps(mask, mean + c));
-      most = Vf::max(Vf::abs(x), most);
-      spoiled = Vf::fma(x, Vf::zero(), spoiled);
-    }
-    most = Vf::set(Vf::largest(most));
-    const F own_steps = steps_of(most);
-    to.scale[2 + j] = Vf::largest(scale_of(most)) + Vf::sum(spoiled);
-    I sum = Vi::zero();
-    for (Size c = 0; c < d; c += lanes) {
-      const __mmask16 mask = first_lanes(d - c);
-      const F x = Vf::sub(_mm512_maskz_loadu_ps(mask, k + c), _mm512_maskz_loadu_ps(mask, mean + c));
-      store_key(to, 2 + j, c, Vi::from_float(Vf::mul(x, own_steps)), sum);
-    }
+    I most = Vi::zero(), sum = Vi::zero();
+    for (Size c = 0; c < d; c += lanes) most = _mm512_max_epu32(size_bits(less_mean(k, mean, c, d)), most);
+    const float top_of_key = largest_of(most);
+    const F steps = Vf::set(steps_of(top_of_key));
+    to.scale[2 + j] = scale_of(top_of_key) + 0 * top_of_key;
+    for (Size c = 0; c < d; c += lanes)
+      store_key(to, 2 + j, c, Vi::from_float(Vf::mul(less_mean(k, mean, c, d), steps)), sum);
     to.offset[2 + j] = -128 * _mm512_reduce_add_epi32(sum);
   }
 }
