@@ -22,8 +22,8 @@ struct Int8KeyRows {
 };
 
 /// Values of a tile in whole numbers of 8 bits. Column c of keys j .. j + 3, j a multiple of 4, is the four bytes at
-/// words + (c / 8) * block_stride + j / 4 * 8 + c % 8, times the scale of the 64 keys and the column. Numbers that are not
-/// finite are 0.
+/// words + (c / 8) * block_stride + j / 4 * 8 + c % 8, times the scale of the 64 keys and the column. Numbers that are
+/// not finite are 0.
 struct Int8ValueWords {
   static constexpr Size block_keys = 64;  ///< keys that share a scale
   static constexpr Size columns = 8;      ///< side by side

@@ -51,7 +51,8 @@ struct ScoreRoom {
 /// The keys of a tile go in *parts*. Keys every query of the panel sees form one wide part; keys at the edge of a
 /// causal or windowed range form parts one vector of keys long that only touch the query vectors which see some of
 /// them, so that a diagonal costs little more than its kept half.
-/// `Operands` are how products read queries and keys (WidenedOperands, Bf16Operands, Int8PanelOperands); all else is in their Sum.
+/// `Operands` are how products read queries and keys (WidenedOperands, Bf16Operands, Int8PanelOperands); all else is in
+/// their Sum.
 template <class Operands, class Call, class ScoreMod>
 class ScoreTile {
  public:

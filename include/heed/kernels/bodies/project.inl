@@ -206,7 +206,7 @@ void interleave(Size n, const typename X::Scalar* const* rows, Size n_rows, type
     }
     Size k = 0;
     for (; whole && k + X::lanes <= n; k += X::lanes)
-      transpose_block<X, typename X::Scalar>(start, X::lanes, k, to + k * stride + first, stride, one);
+      transpose_block<X, typename X::Scalar>(start, X::lanes, k, X::lanes, to + k * stride + first, stride, one);
     for (; k < n; ++k) {
       for (Size t = first; t < n_rows && t < first + X::lanes; ++t) {
         if (rows[t] != nullptr) to[k * stride + t] = rows[t][k];
