@@ -141,6 +141,24 @@ TEST(Int8Attention, RunsThePairsOfOtherMethods) {
   }
 }
 
+// How many panels of queries share a tile depends on threads: keys that none of them sees must be rounded with the rest
+// all the same.
+TEST(Int8Attention, ThreadsRoundTheSameKeysTogether) {
+  const auto in = random_inputs<float>({.n_q = 900, .n_k = 900, .d = 16, .d_v = 8});
+  const TfAttention<float> tree(random_tree<float>(1, 16));
+  for (const Causal causal : {Causal::none, Causal::square}) {
+    AttentionOptions options;
+    options.mask.causal = causal;
+    options.mask.window_left = 300;
+    const auto want = attend(in.q, in.k, in.v, options, Int8Attention(tree), {.threads = 1});
+    for (const int threads : {2, 3, 8}) {
+      const auto got = attend(in.q, in.k, in.v, options, Int8Attention(tree), {.threads = threads});
+      EXPECT_SAME_BITS(got.out, want.out);
+      EXPECT_SAME_BITS(got.lse, want.lse);
+    }
+  }
+}
+
 TEST(Int8Attention, RefusesAMethodOverMoreThanPairs) {
   const auto in = random_inputs<float>({.n_q = 20, .n_k = 20, .d = 8, .d_v = 4});
   Matrix<float> out = Matrix<float>::Constant(20, 4, 7.0f);

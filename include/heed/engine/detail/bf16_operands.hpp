@@ -25,7 +25,7 @@ class Bf16Operands {
   using Sum = float;
   using Tile = Bf16Tile;
   static constexpr Index granule = 2;
-  static constexpr bool finite_only = false;
+  static constexpr bool rounds_tiles = false;
   static constexpr bool serves =
       std::is_same_v<typename Call::Query, Eigen::bfloat16> && std::is_same_v<typename Call::Key, Eigen::bfloat16>;
 

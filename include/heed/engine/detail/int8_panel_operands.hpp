@@ -24,7 +24,7 @@ class Int8PanelOperands {
   using Sum = float;
   using Tile = Int8PanelTile<typename Call::Key>;
   static constexpr Index granule = 4;
-  static constexpr bool finite_only = true;
+  static constexpr bool rounds_tiles = true;
   static constexpr Index most_columns = 32768;  ///< of which products of bytes sum up in 32 bits
   static constexpr bool serves = Call::products == Products::of_int8 && std::is_same_v<typename Call::Sum, float> &&
                                  !std::is_same_v<typename Call::Key, Int8>;

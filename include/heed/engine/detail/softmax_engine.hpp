@@ -153,8 +153,8 @@ class SoftmaxEngine {
       high = std::max(high, worker.panels[p].high());
     }
     KeyPlace place;
-    for (TokenSet keys = tiling.next_tile(now, low, high, place); keys.size > 0;) {
-      const TokenSet following = tiling.next_tile(now, low, high, place);
+    for (TokenSet keys = tiling.next_tile(now, low, high, Operands::rounds_tiles, place); keys.size > 0;) {
+      const TokenSet following = tiling.next_tile(now, low, high, Operands::rounds_tiles, place);
       worker.tile.load(call.k, call.v, keys, now.n);
       for (Index p = 0; p < now.n; ++p) {
         Ahead ahead;
@@ -189,7 +189,7 @@ class SoftmaxEngine {
     const TokenSet queries = tiling.queries(visit, 0, visit.n);
     fetch(ahead, call.q, queries, part, parts);
     KeyPlace place;
-    const TokenSet keys = tiling.next_tile(visit, bounds_.of(queries[0]).low, call.k.rows, place);
+    const TokenSet keys = tiling.next_tile(visit, bounds_.of(queries[0]).low, call.k.rows, true, place);
     fetch(ahead, call.k, keys, part, parts);
     fetch(ahead, call.v, keys, part, parts);
   }

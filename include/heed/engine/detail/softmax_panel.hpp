@@ -87,7 +87,7 @@ class SoftmaxPanel {
         tiles_.values(w, 0, 0, 0, w, d_v, width, 0, vectors, correction, state_.out);
         correction = room_.ones;
       }
-      const bool spoiled = (part.partial || Operands::finite_only) && !tile.finite(part.at, part.n_keys);
+      const bool spoiled = (part.partial || Operands::rounds_tiles) && !tile.finite(part.at, part.n_keys);
       if (spoiled) note_kept(tile, part, w);
       scores_.operands().weigh(part, width, factor, room_.base, w, state_.l);
       if (spoiled) {

@@ -93,8 +93,8 @@ class Tiling {
   }
 
   /// The first tile of keys from `place` on with a key in [low, high), and moves `place` behind it. Empty: there is
-  /// none.
-  TokenSet next_tile(const Visit& visit, Index low, Index high, KeyPlace& place) const {
+  /// none. `whole`: with the keys of the tile that are outside.
+  TokenSet next_tile(const Visit& visit, Index low, Index high, bool whole, KeyPlace& place) const {
     for (; place.segment < pattern_.n_segments(visit.group); ++place.segment, place.at = 0) {
       const TokenSet keys = pattern_.keys(visit.group, place.segment);
       const Index begin = visit.chunk * panel_chunk_keys,
@@ -103,7 +103,7 @@ class Tiling {
         TokenSet tile = keys.part(place.at, std::min(largest_tile, end - place.at));
         place.at += tile.size;
         if (tile[tile.size - 1] < low || tile[0] >= high) continue;
-        if (tile.list != nullptr) {  // keys that nobody sees are not worth gathering; pairs of keys stay together
+        if (tile.list != nullptr && !whole) {  // keys that nobody sees are not worth gathering; pairs of keys stay together
           const Index n_seen = std::lower_bound(tile.list, tile.list + tile.size, high) - tile.list;
           tile.size = std::min(tile.size, n_seen + n_seen % 2);
         }

@@ -18,7 +18,8 @@ class WidenedOperands {
   using Sum = typename Call::Sum;
   using Tile = KeyTile<Sum, typename Call::Key>;
   static constexpr Index granule = 1;         ///< keys that share a row of weights; strips begin at multiples of it
-  static constexpr bool finite_only = false;  ///< tiles hold no NaN or Inf: a panel adds them apart
+  /// Keys and values of a tile are rounded together: always the same ones, and a panel adds NaN and Inf apart.
+  static constexpr bool rounds_tiles = false;
 
   WidenedOperands(Scratch& scratch, Index width, Index d, Isa isa)
       : tiles_(tile_kernels<Sum>(isa)), queries_(storage_kernels<Sum, KernelScalar<typename Call::Query>>(isa)), d_(d) {
