@@ -11,6 +11,7 @@
 #include <heed/io/safetensors.hpp>
 #include <heed/io/tensor.hpp>
 #include <heed/train/choose_attention.hpp>
+#include <heed/train/masked_tokens.hpp>
 #include <heed/train/model_pass.hpp>
 #include <heed/trees/tree_balance.hpp>
 
@@ -227,6 +228,8 @@ void Model::settle_medians(const Batch& batch, int threads) {
     p.pass.run(p.transformer, p.store, batch, {.threads = threads}, false, follow);
   }
 }
+
+void Model::take_encoder(const Model& pretrained) { heed::take_encoder(pretrained.parts_->store, parts_->store); }
 
 void Model::convert(const heed::AttentionChoice& choice, std::uint64_t seed) {
   Parts& p = *parts_;
