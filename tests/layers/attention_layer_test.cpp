@@ -3,6 +3,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,11 +17,12 @@
 namespace heed::test {
 namespace {
 
-/// Along smooth directions: routing is taken as it is.
-void check_layer(const AttentionLayerOptions& options) {
+/// Along smooth directions: routing is taken as it is. `tau`: what temperatures were learned to be.
+void check_layer(const AttentionLayerOptions& options, std::optional<double> tau = {}) {
   constexpr Index n = 13, n_sequences = 2, d_model = 12;
   ParameterStore<double> store;
   const AttentionLayer<double> layer(store, "attention", d_model, n, options, 3);
+  if (tau) store.fill(store.find("attention.temperature"), *tau);
   Workspace workspace, kept_in;
   const Context context{.workspace = &workspace, .threads = 2};
   Workspace::Frame frame(kept_in);
@@ -64,6 +66,43 @@ TEST(AttentionLayerOf, PositionsAndTyingHaveTheGradientsOfTheirFormulas) {
     for (const bool tied : {false, true}) {
       check_layer({.n_heads = 2, .causal = causal, .rotary = true, .tied = tied, .cosine = causal});
     }
+  }
+}
+
+TEST(AttentionLayerOf, ATemperatureBelowZeroHasTheGradientOfItsFormula) {
+  for (const bool tied : {false, true}) {
+    for (const double tau : {0.3, -0.3, -7.0}) check_layer({.n_heads = 2, .tied = tied, .cosine = true}, tau);
+  }
+}
+
+/// y of a layer whose temperatures were learned to be `tau`, and the gradient by them.
+std::pair<Matrix<float>, Matrix<float>> cosine_layer_at(float tau, bool tied) {
+  constexpr Index n = 9, d_model = 8;
+  ParameterStore<float> store;
+  const AttentionLayer<float> layer(store, "attention", d_model, n, {.n_heads = 2, .tied = tied, .cosine = true}, 3);
+  const Slice temperature = store.find("attention.temperature");
+  store.fill(temperature, tau);
+  Workspace workspace, kept_in;
+  Workspace::Frame frame(kept_in);
+  const auto kept = layer.take(frame, n);
+  const Matrix<float> x = random_matrix<float>(n, d_model, 1), d_y = random_matrix<float>(n, d_model, 2);
+  Matrix<float> y(n, d_model), d_x(n, d_model);
+  layer.forward(store, view_of(x), n, kept, output_view_of(y), {.workspace = &workspace});
+  layer.backward(store, view_of(x), n, kept, view_of(d_y), output_view_of(d_x), {.workspace = &workspace});
+  EXPECT_TRUE(d_x.allFinite());
+  return {y, Eigen::Map<const Matrix<float>>(store.gradients(temperature).data, 1, 2)};
+}
+
+TEST(AttentionLayerOf, ATemperatureThatAStepCarriedOverZeroGoesOnAsItsMirrorImage) {
+  for (const bool tied : {false, true}) {
+    const auto [y, d_tau] = cosine_layer_at(0.2F, tied);
+    const auto [mirrored, mirrored_d_tau] = cosine_layer_at(-0.2F, tied);
+    EXPECT_SAME_BITS(mirrored, y);
+    EXPECT_SAME_BITS((-mirrored_d_tau).eval(), d_tau);
+    // At 0 itself every score is 0, and there is a way away from it.
+    const auto [level, d_level] = cosine_layer_at(0.0F, tied);
+    EXPECT_TRUE(level.allFinite());
+    EXPECT_TRUE(d_level.allFinite() && d_level.cwiseAbs().minCoeff() > 1e-5F) << d_level;
   }
 }
 

@@ -1,7 +1,9 @@
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,7 +33,7 @@ struct AttentionLayerOptions {
   bool rotary = false;       ///< positions by rotation of queries and keys, whose heads have an even width
   bool tied = false;         ///< W_k is W_q: retrieval is learned far sooner (the tree then routes both alike)
   bool start_equal = false;  ///< W_k starts as W_q and goes its own way
-  bool cosine = false;       ///< score = tau_h cos(q, k), tau_h learned; off: q . k / sqrt(d)
+  bool cosine = false;       ///< score = |tau_h| cos(q, k), tau_h learned; off: q . k / sqrt(d)
   double temperature = 12;   ///< cosine: where tau_h starts; > 0
 };
 
@@ -56,8 +58,9 @@ void check_attention_layer(Index d_model, const AttentionLayerOptions& options) 
 }  // namespace detail
 
 /// y = concat_h attend(x W_q, x W_k, x W_v)_h W_o over sequences of n tokens, the method chosen at run time. With
-/// `cosine` rows of q and k have the length sqrt(tau_h), so that the score is tau_h cos(q, k) and trees see queries and
-/// keys of one length.
+/// `cosine` rows of q and k have the length sqrt(|tau_h|), so that the score is |tau_h| cos(q, k) and trees see queries
+/// and keys of one length. The sign of tau_h says nothing: a step of an optimiser may carry it over 0, where an end to
+/// its values would leave it without a gradient.
 ///
 /// Shapes  x, y: n_sequences n x d_model, rows without gaps; d = d_model / n_heads.
 /// Cost    8 n d_model^2 flops (tied: 6) and the method's own; backward twice that and the method's own. Kept: 5 n
@@ -242,29 +245,32 @@ class AttentionLayer {
     std::copy(source, source + from.size(), store.values(to).data);
   }
 
-  // Rows x of each head become x sqrt(tau) / |x|.
+  // sqrt(|tau|), never 0: a head of length 0 would stay so.
+  static T length_of(T tau) { return std::sqrt(std::max(std::abs(tau), std::numeric_limits<T>::min())); }
+
+  // Rows x of each head become x sqrt(|tau|) / |x|.
   void normalise(const ParameterStore<T>& store, const View<T>& x, const View<T>& lengths) const {
     const ConstView<T> tau = store.values(temperature_);
     for (Index i = 0; i < x.rows; ++i) {
       for (Index h = 0; h < options_.n_heads; ++h) {
         auto row = detail::row_of(x.columns(h * d_, d_), i);
         lengths(i, h) = std::sqrt(row.square().sum() + T(1e-12));
-        row *= std::sqrt(tau(0, h)) / lengths(i, h);
+        row *= length_of(tau(0, h)) / lengths(i, h);
       }
     }
   }
 
-  // With u = x / |x| = y / sqrt(tau): d_x = sqrt(tau) (d_y - u (u . d_y)) / |x|, d_tau += d_y . u / (2 sqrt(tau)). d is
-  // d_y and becomes d_x.
+  // With r = sqrt(|tau|) and u = x / |x| = y / r: d_x = r (d_y - u (u . d_y)) / |x|, d_tau += sign(tau) d_y . u / (2
+  // r). d is d_y and becomes d_x.
   void derive(ParameterStore<T>& store, const View<T>& y, const View<T>& lengths, const View<T>& d) const {
     const View<T> tau = store.values(temperature_), d_tau = store.gradients(temperature_);
     for (Index i = 0; i < y.rows; ++i) {
       for (Index h = 0; h < options_.n_heads; ++h) {
-        const T root = std::sqrt(tau(0, h));
+        const T root = length_of(tau(0, h));
         const auto row = detail::row_of(y.columns(h * d_, d_), i);
         auto d_row = detail::row_of(d.columns(h * d_, d_), i);
         const T along = (row * d_row).sum() / root;  // u . d_y
-        d_tau(0, h) += along / (T(2) * root);
+        d_tau(0, h) += (tau(0, h) < 0 ? -along : along) / (T(2) * root);
         d_row = (d_row - row * (along / root)) * (root / lengths(i, h));
       }
     }
