@@ -1,6 +1,7 @@
 #include "heed/layers/attention_layer.hpp"
 
 #include <cmath>
+#include <cstdint>
 #include <functional>
 #include <limits>
 #include <optional>
@@ -161,6 +162,55 @@ TEST(AttentionLayerOf, TreesLearnByTheGradientThatWasChosen) {
           EXPECT_MATRIX_NEAR(of_biases.row(h).transpose().eval(), (used * tree.biases).eval(), 1e-11);
         }
         EXPECT_EQ(planes.norm() > 1e-6, routing != RoutingGradient::none);
+      }
+    }
+  }
+}
+
+TEST(AttentionLayerOf, WhatAPassKeepsServesWhicheverLayerComesNext) {
+  constexpr Index n = 14, d_model = 12;
+  const Matrix<double> x = random_matrix<double>(n, d_model, 1), d_y = random_matrix<double>(n, d_model, 2);
+  Workspace workspace, kept_in;
+  const Context context{.workspace = &workspace};
+  struct Answer {
+    Matrix<double> y, d_x;
+    std::vector<double> gradients;
+  };
+  const auto pass = [&](const AttentionChoice& choice, Index n_heads, std::uint64_t seed,
+                        AttentionLayer<double>::Kept& kept) {
+    ParameterStore<double> store;
+    const AttentionLayer<double> layer(store, "attention", d_model, n, {.n_heads = n_heads, .choice = choice}, seed);
+    for (double& value : store.all_values()) value += 0.01;  // biases and levels too
+    Workspace::Frame frame(kept_in);
+    layer.take(frame, n, kept);
+    Answer answer{Matrix<double>(n, d_model), Matrix<double>(n, d_model), {}};
+    layer.forward(store, view_of(x), n, kept, output_view_of(answer.y), context);
+    layer.backward(store, view_of(x), n, kept, view_of(d_y), output_view_of(answer.d_x), context);
+    answer.gradients.assign(store.all_gradients().begin(), store.all_gradients().end());
+    return answer;
+  };
+  std::vector<std::pair<AttentionChoice, Index>> layers;
+  for (const TreeBiases biases : {TreeBiases::stored, TreeBiases::key_medians}) {
+    for (const Index height : {2, 3}) {
+      for (const Index n_trees : {1, 2}) {
+        layers.push_back({{.kind = AttentionKind::tf, .height = height, .n_trees = n_trees, .biases = biases}, 2});
+        layers.push_back({{.kind = AttentionKind::tf, .height = height, .n_trees = n_trees, .biases = biases}, 3});
+      }
+      for (const bool by_query : {false, true})
+        layers.push_back({{.kind = AttentionKind::tc, .height = height, .biases = biases, .by_query = by_query}, 2});
+    }
+  }
+  for (const Index rank : {4, 5}) layers.push_back({{.kind = AttentionKind::linformer, .rank = rank}, 3});
+  AttentionLayer<double>::Kept reused;
+  for (std::uint64_t seed = 1; seed <= 2; ++seed) {
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+      for (std::uint64_t again = 0; again < 2; ++again) {  // other numbers in the same shapes
+        AttentionLayer<double>::Kept fresh;
+        const Answer want = pass(layers[l].first, layers[l].second, seed + 10 * again, fresh);
+        const Answer got = pass(layers[l].first, layers[l].second, seed + 10 * again, reused);
+        EXPECT_SAME_BITS(got.y, want.y) << l;
+        EXPECT_SAME_BITS(got.d_x, want.d_x) << l;
+        EXPECT_EQ(got.gradients, want.gradients) << l;
       }
     }
   }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,6 +20,8 @@
 #include "heed/exact/multi_head.hpp"
 #include "heed/layers/attention_choice.hpp"
 #include "heed/layers/embedding.hpp"
+#include "heed/layers/kept_methods.hpp"
+#include "heed/layers/layer_method.hpp"
 #include "heed/layers/linear.hpp"
 #include "heed/layers/parameter_store.hpp"
 #include "heed/layers/rows.hpp"
@@ -128,13 +131,24 @@ class AttentionLayer {
     View<T> lengths_q, lengths_k;  // n x n_heads, before they became those of `cosine`
     View<T> lse;                   // n x n_heads
     ConstView<T> more_d_out{};     // n x d_model: a gradient by `out` of another loss, for backward to add; or no data
+    mutable detail::KeptMethods<T> methods{};  // what forward and backward make of the parameters, again and again
   };
   Kept take(Workspace::Frame& frame, Index n) const {
+    Kept kept;
+    take(frame, n, kept);
+    return kept;
+  }
+  /// The same into what another pass has left.
+  void take(Workspace::Frame& frame, Index n, Kept& kept) const {
     const Index width = d_ * options_.n_heads, heads = options_.n_heads, c = options_.cosine ? heads : 0;
     const auto rows = [&](Index cols) { return detail::take_rows<T>(frame, n, cols); };
-    const View<T> q = rows(width), lengths_q = rows(c);
-    return {q,         options_.tied ? q : rows(width),     rows(width), rows(width),
-            lengths_q, options_.tied ? lengths_q : rows(c), rows(heads)};
+    kept.q = rows(width);
+    kept.lengths_q = rows(c);
+    kept.k = options_.tied ? kept.q : rows(width);
+    kept.lengths_k = options_.tied ? kept.lengths_q : rows(c);
+    for (View<T>* all : {&kept.v, &kept.out}) *all = rows(width);
+    kept.lse = rows(heads);
+    kept.more_d_out = {};
   }
 
   void forward(const ParameterStore<T>& store, const ConstView<T>& x, Index n, const Kept& kept, const View<T>& y,
@@ -157,7 +171,7 @@ class AttentionLayer {
                     store.values(v_.weights()), attention_options(), kept.out.rows_from(first, n), context);
       }
     } else {
-      method_.visit(store, options_.causal,
+      method_.visit(store, options_.causal, kept.methods,
                     [&](const auto& method) { attend(method, kept, n, kept.out, kept.lse, context); });
     }
     o_.forward(store, detail::read_only(kept.out), y, context);
@@ -179,11 +193,9 @@ class AttentionLayer {
     o_.backward(store, detail::read_only(kept.out), d_y, d_out, context);
     for (Index i = 0; kept.more_d_out.data != nullptr && i < x.rows; ++i)
       detail::row_of(d_out, i) += detail::row_of(kept.more_d_out, i);
-    method_.visit(store, options_.causal, [&](const auto& method) {
-      using Methods = std::remove_cvref_t<decltype(method)>;
-      using One = detail::MethodOfHead<Methods>;
-      Gradients<typename detail::MethodGradients<Methods>::type> grads;
-      detail::size_method_gradients(method, grads);
+    method_.visit(store, options_.causal, kept.methods, [&](const auto& method) {
+      using One = detail::MethodOfHead<std::remove_cvref_t<decltype(method)>>;
+      auto grads = gradients_for(method, kept.methods);
       for (Index first = 0; first < x.rows; first += n) {
         const auto part = [&](const View<T>& of) { return detail::map_of(of.rows_from(first, n)); };
         grads.d_q = d_q.rows_from(first, n);
@@ -193,7 +205,8 @@ class AttentionLayer {
                                         One::has_softmax ? part(kept.lse) : detail::map_of(View<T>{}),
                                         {.n_heads = options_.n_heads}, attention_options(), method, context,
                                         method_.backward());
-        if constexpr (requires { grads.d_methods; }) method_.add(store, grads.d_methods);
+        if constexpr (requires { grads.d_methods; })
+          method_.template add<typename One::Gradients>(store, grads.d_methods);
       }
     });
     for (Index i = 0; options_.tied && i < x.rows; ++i) detail::row_of(d_q, i) += detail::row_of(d_k, i);
@@ -217,10 +230,21 @@ class AttentionLayer {
   }
 
  private:
-  template <class OfMethod>
-  struct Gradients : OfMethod {
+  struct Gradients {
     View<T> d_q, d_k, d_v;
   };
+  template <class OfOne>
+  struct ListedGradients : Gradients {
+    std::span<OfOne> d_methods;
+  };
+  template <class Method>
+  static Gradients gradients_for(const Method&, detail::KeptMethods<T>&) {
+    return {};
+  }
+  template <class Method>
+  static auto gradients_for(const std::vector<Method>& methods, detail::KeptMethods<T>& kept) {
+    return ListedGradients<typename Method::Gradients>{{}, kept.room_for_gradients(methods)};
+  }
 
   template <class Method>
   void attend(const Method& method, const Kept& kept, Index n, const View<T>& out, const View<T>& lse,

@@ -230,7 +230,7 @@ class Transformer {
     kept.x = x;
     kept.normed = detail::take_rows<T>(frame, x.rows, d);
     kept.inverse = frame.template take<T>(x.rows);
-    kept.attention = block.attention.take(frame, x.rows);
+    block.attention.take(frame, x.rows, kept.attention);
     const View<T> middle = detail::take_rows<T>(frame, x.rows, d);
     block.norm_of_attention.forward(store, detail::read_only(x), kept.normed, kept.inverse);
     block.attention.forward(store, detail::read_only(kept.normed), n, kept.attention, middle, context);
