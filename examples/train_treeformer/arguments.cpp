@@ -20,10 +20,11 @@ void check_evaluation(const Arguments& a) {
   if (a.evaluate.empty()) return;
   if (a.attention != "exact")
     throw std::invalid_argument("--evaluate needs --attention exact: sampled values are for exact attention here");
-  if (a.bootstrap || a.resume || !a.table.empty() || !a.checkpoint.empty() || !a.model.empty() ||
+  if (a.bootstrap || a.pretrain > 0 || a.resume || !a.table.empty() || !a.checkpoint.empty() || !a.model.empty() ||
       !a.activations.empty()) {
     throw std::invalid_argument(
-        "--evaluate trains nothing: leave out --bootstrap, --resume, --table, --checkpoint, --model and --activations");
+        "--evaluate trains nothing: leave out --bootstrap, --pretrain, --resume, --table, --checkpoint, --model and "
+        "--activations");
   }
 }
 
@@ -78,6 +79,10 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
       ->expected(3)
       ->check(CLI::Range(0, 10000000))
       ->type_name("SHORT,FULL,CONVERTED");
+  app.add_option("--pretrain", a.pretrain,
+                 "listops and bytes: steps before those of --steps, which tell hidden symbols of the task's own inputs")
+      ->check(CLI::Range(1, 10000000))
+      ->type_name("STEPS");
   app.add_option("--seed", a.seed, "of data, parameters and methods that draw, default 1");
   app.add_flag("--untied", a.untied, "W_k starts as W_q and goes its own way; default: as the task's recipe says");
   choice("--routing", a.routing, {"flip", "all", "none"},
@@ -122,6 +127,10 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   if ((!a.activations.empty() || !a.model.empty() || a.at_least) && !a.table.empty())
     throw std::invalid_argument("--model, --activations and --at-least are of one run, not of a --table");
   check_files(a);
+  if (a.pretrain > 0 && a.task != "listops" && a.task != "bytes") {
+    throw std::invalid_argument("--pretrain is for --task listops or bytes, which ask for a class, but --task is " +
+                                a.task);
+  }
   if (a.length.value_or(8) % 2 != 0 && a.task == "recall")
     throw std::invalid_argument("--length must be even for recall: half of the tokens ask for the other half's values");
   return a;

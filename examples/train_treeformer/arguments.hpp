@@ -22,6 +22,7 @@ struct Arguments {
   std::optional<Index> heads;
   std::optional<Index> length;
   std::vector<Index> steps;           ///< at short length, at full length, after the conversion
+  Index pretrain = 0;                 ///< steps of telling hidden symbols before those of the task; 0: none
   bool as_long_as_converted = false;  ///< set by tables: the steps after a conversion too, without one
   std::uint64_t seed = 1;
   bool untied = false;

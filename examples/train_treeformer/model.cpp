@@ -6,11 +6,13 @@
 
 #include <heed/approx/monte_carlo_values.hpp>
 #include <heed/core/flops.hpp>
+#include <heed/core/workspace.hpp>
 #include <heed/exact/multi_head.hpp>
 #include <heed/io/parameter_file.hpp>
 #include <heed/io/safetensors.hpp>
 #include <heed/io/tensor.hpp>
 #include <heed/train/choose_attention.hpp>
+#include <heed/train/masked_tokens.hpp>
 #include <heed/train/model_pass.hpp>
 #include <heed/trees/tree_balance.hpp>
 
@@ -219,14 +221,17 @@ void Model::save_activations(const std::string& path, const Batch& batch, heed::
 
 void Model::settle_medians(const Batch& batch, int threads) {
   Parts& p = *parts_;
+  heed::Workspace workspace;
   for (Index l = 0; l < p.transformer.n_layers(); ++l) {  // what layer l sees depends on the trees before it
     const auto follow = [&](const Transformer::Kept& kept, const heed::LossReport&, const heed::View<float>&) {
       const heed::View<float> keys = kept.blocks[static_cast<std::size_t>(l)].attention.k;
-      p.transformer.attention(l).method().follow_medians(p.store, read_only(keys), 1.0);
+      p.transformer.attention(l).method().follow_medians(p.store, read_only(keys), 1.0, workspace);
     };
     p.pass.run(p.transformer, p.store, batch, {.threads = threads}, false, follow);
   }
 }
+
+void Model::take_encoder(const Model& pretrained) { heed::take_encoder(pretrained.parts_->store, parts_->store); }
 
 void Model::convert(const heed::AttentionChoice& choice, std::uint64_t seed) {
   Parts& p = *parts_;

@@ -49,6 +49,10 @@ class Model {
   /// Replaces the method of every layer. Moments of the optimiser are cleared.
   void convert(const heed::AttentionChoice& choice, std::uint64_t seed);
 
+  /// Takes the parameters of everything but the head from the model that was pretrained for this one
+  /// (heed::masked_model).
+  void take_encoder(const Model& pretrained);
+
   /// Stored biases of trees become the medians of the first sequence of `batch`; nothing without trees.
   void settle_medians(const Batch& batch, int threads);
 

@@ -48,6 +48,8 @@ class Task {
   [[nodiscard]] virtual Batch training(Index step, Index n, Index tokens) const = 0;
   /// Sequences that no step of training has.
   [[nodiscard]] virtual std::vector<Batch> evaluation(Index n) const = 0;
+  /// Symbols 0, 1, ... of its inputs that pretraining may hide; 0: there is no pretraining.
+  [[nodiscard]] virtual Index n_told() const { return 0; }
   /// The most frequent answer of training first, then what else is easily had, each on these batches.
   [[nodiscard]] virtual std::vector<Guess> guesses(const std::vector<Batch>& evaluation) const;
   /// What a reader must know of the data; may be empty.
@@ -61,8 +63,9 @@ std::unique_ptr<Task> make_text_lm(const Arguments& arguments);
 /// The task that `arguments` name.
 std::unique_ptr<Task> make_task(const Arguments& arguments);
 
-/// Streams of random numbers of a task: those of training steps, of evaluation, and of what is counted for guesses.
-enum class Purpose : std::uint64_t { training = 0, evaluation = 1, counting = 2 };
+/// Streams of random numbers of a task: those of training steps, of evaluation, of what is counted for guesses, and of
+/// which symbols of a step pretraining hides.
+enum class Purpose : std::uint64_t { training = 0, evaluation = 1, counting = 2, hiding = 3 };
 
 /// The stream of sequence `s` of a step.
 inline std::uint64_t stream_of(Purpose purpose, Index step, Index s) {

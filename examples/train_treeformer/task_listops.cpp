@@ -137,6 +137,8 @@ class ListOps final : public Task {
     return all;
   }
 
+  [[nodiscard]] Index n_told() const override { return answering; }  // what an expression is made of
+
   [[nodiscard]] std::string about() const override {
     return "expressions of " + std::to_string(least_tokens_) + " to " + std::to_string(most_tokens_) + " symbols";
   }

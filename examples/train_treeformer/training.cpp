@@ -3,52 +3,23 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <optional>
 #include <stdexcept>
 #include <system_error>
 #include <utility>
 
+#include <heed/core/random.hpp>
 #include <heed/io/parameter_file.hpp>
+#include <heed/train/masked_tokens.hpp>
 
-#include "method.hpp"
+#include "plan.hpp"
 
 namespace train_treeformer {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using heed::AttentionKind;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-// The recipe of the task, with what the command line says otherwise.
-Recipe recipe_of(const Arguments& arguments, const Task& task) {
-  Recipe recipe = task.recipe();
-  if (arguments.steps.size() == 3) {
-    recipe.short_steps = arguments.steps[0];
-    recipe.long_steps = arguments.steps[1];
-    recipe.converted_steps = arguments.steps[2];
-  }
-  if (arguments.as_long_as_converted) recipe.long_steps += recipe.converted_steps;
-  recipe.n_heads = arguments.heads.value_or(recipe.n_heads);
-  recipe.tied = recipe.tied && !arguments.untied;
-  return recipe;
-}
-
-heed::TransformerOptions options_of(const Arguments& arguments, const Task& task, const Recipe& recipe) {
-  constexpr Index head_width = 32;
-  heed::TransformerOptions options;
-  options.length = recipe.length;
-  options.d_model = head_width * recipe.n_heads;
-  options.d_hidden = 2 * options.d_model;
-  options.n_layers = 2;
-  options.seed = arguments.seed;
-  options.attention.n_heads = recipe.n_heads;
-  options.attention.tied = recipe.tied;
-  options.attention.start_equal = true;  // where they are not tied
-  options.attention.cosine = true;
-  options.attention.temperature = 12;
-  task.describe(options);
-  return options;
-}
 
 // One run: its phases, its clock and what it has to say.
 class Training {
@@ -60,61 +31,43 @@ class Training {
         task_(task),
         listener_(listener),
         milestone_(milestone),
-        recipe_(recipe_of(arguments, task)),
-        options_(options_of(arguments, task, recipe_)),
-        method_(method_of(arguments, recipe_.length, options_.attention.causal)),
-        converts_(arguments.bootstrap && method_.kind != AttentionKind::exact) {
-    if (!converts_) options_.attention.choice = method_;
-    // A projection of positions belongs to one length.
-    const bool one_length = !converts_ && method_.kind == AttentionKind::linformer;
-    const Index n_short = one_length || recipe_.short_length >= recipe_.length ? 0 : recipe_.short_steps;
-    const std::string name = converts_ ? "exact" : arguments.attention;
-    first_ = {{{name, recipe_.short_length, n_short}, {name, recipe_.length, recipe_.long_steps}}, recipe_.rate, 50};
-    if (n_short == 0) first_.phases[1].n_steps += recipe_.short_steps;
-    n_steps_ = first_.n_steps();
-    if (converts_) {
-      second_ = {
-          {{arguments.attention, recipe_.length, recipe_.converted_steps}}, recipe_.converted_rate, 20, n_steps_, true};
-      n_steps_ += second_.n_steps();
-    }
-    evaluation_ = task.evaluation(recipe_.length);
-  }
+        plan_(arguments, task),
+        evaluation_(task.evaluation(plan_.recipe.length)) {}
 
   Run run(Trained& trained) {
     start_ = Clock::now();
     Checkpoint from;
-    if (arguments_.resume) from = checkpoint_of(arguments_.checkpoint, settings());
-    auto& [exact, run_of_exact] = trained[name_of_first()];
-    if (from.converted) {
-      exact = std::make_unique<Model>(options_);
+    if (arguments_.resume) from = checkpoint_of(arguments_.checkpoint, plan_.settings());
+    auto& [exact, run_of_exact] = trained[plan_.name_of_first()];
+    if (from.is_of(Aim::converted_task)) {
+      exact = std::make_unique<Model>(plan_.options);
     } else if (exact == nullptr) {
-      exact = std::make_unique<Model>(options_);
+      exact = std::make_unique<Model>(plan_.options);
       if (arguments_.from.empty()) {
-        exact->settle_medians(task_.training(1, recipe_.length, recipe_.tokens), arguments_.threads);
-        if (arguments_.resume) exact->load(arguments_.checkpoint);
-        learn(*exact, first_, from.steps_done);
+        begin(*exact, from);
+        learn(*exact, plan_.first, from.is_of(Aim::task) ? from.steps_done : 0);
       } else {
-        checkpoint_of(arguments_.from, name_of_first());
+        checkpoint_of(arguments_.from, plan_.name_of_first());
         exact->load_values(arguments_.from);
       }
-      evaluate(*exact, converts_ ? "exact" : arguments_.attention, n_steps_ - second_.n_steps());
+      evaluate(*exact, plan_.converts ? "exact" : arguments_.attention, plan_.n_steps - plan_.converted.n_steps());
       run_of_exact = run_;
       run_of_exact.seconds = spent();
     } else {
       run_ = run_of_exact;
       spent_before_ = run_.seconds;
     }
-    if (converts_) {
+    if (plan_.converts) {
       Model model(*exact);
-      model.convert(method_, arguments_.seed * 1000);
-      if (from.converted) {
+      model.convert(plan_.method, arguments_.seed * 1000);
+      if (from.is_of(Aim::converted_task)) {
         model.load(arguments_.checkpoint);
       } else {
-        model.settle_medians(task_.training(1, recipe_.length, recipe_.tokens), arguments_.threads);
-        evaluate(model, arguments_.attention + ", converted", second_.before);
+        model.settle_medians(task_.training(1, plan_.recipe.length, plan_.recipe.tokens), arguments_.threads);
+        evaluate(model, arguments_.attention + ", converted", plan_.converted.before);
       }
-      learn(model, second_, from.converted ? from.steps_done : 0);
-      evaluate(model, arguments_.attention, n_steps_);
+      learn(model, plan_.converted, from.is_of(Aim::converted_task) ? from.steps_done : 0);
+      evaluate(model, arguments_.attention, plan_.n_steps);
       save_results(model);
     } else {
       save_results(*exact);
@@ -124,60 +77,11 @@ class Training {
   }
 
  private:
-  // Phases that one schedule of rates spans.
-  struct Stage {
-    std::vector<Phase> phases;
-    double rate = 0;
-    Index warm_up = 0;
-    Index before = 0;        // steps of the run before it
-    bool converted = false;  // its model has trees, or another method, that replaced exact attention
-
-    [[nodiscard]] Index n_steps() const {
-      Index sum = 0;
-      for (const Phase& phase : phases) sum += phase.n_steps;
-      return sum;
-    }
-    // The phase that step 1, 2, ... of the stage belongs to.
-    [[nodiscard]] const Phase& phase_of(Index step) const {
-      for (const Phase& phase : phases) {
-        if (step <= phase.n_steps) return phase;
-        step -= phase.n_steps;
-      }
-      return phases.back();
-    }
-  };
-
   struct Checkpoint {
-    bool converted = false;
-    Index steps_done = 0;  // of its stage
+    std::optional<Aim> aim{};  // of its stage; none: there is no checkpoint
+    Index steps_done = 0;      // of its stage
+    [[nodiscard]] bool is_of(Aim wanted) const { return aim == wanted; }
   };
-
-  // Runs with the same name here have the same first model.
-  [[nodiscard]] std::string name_of_first() const {
-    std::string name = arguments_.task + " " + std::to_string(arguments_.seed) + " " + std::to_string(recipe_.n_heads) +
-                       (recipe_.tied ? " tied" : " untied");
-    if (!converts_ && method_.kind != AttentionKind::exact) {
-      name += " " + arguments_.attention + " " + std::to_string(arguments_.height) + " " +
-              std::to_string(arguments_.trees) + " " + arguments_.routing;
-    } else {
-      name += " exact";
-    }
-    for (const Phase& phase : first_.phases)
-      name += " " + std::to_string(phase.n) + ":" + std::to_string(phase.n_steps);
-    if (!arguments_.file.empty()) name += " of " + arguments_.file;
-    if (arguments_.micro_batches > 1) name += " of " + std::to_string(arguments_.micro_batches) + " batches";
-    return name;
-  }
-
-  // What must agree for a run to be resumed.
-  [[nodiscard]] std::string settings() const {
-    std::string text = name_of_first();
-    if (converts_) {
-      text += ", " + arguments_.attention + " " + std::to_string(arguments_.height) + " " +
-              std::to_string(arguments_.trees) + " " + arguments_.routing + " " + std::to_string(second_.n_steps());
-    }
-    return text;
-  }
 
   // How far the run had come that wrote a file, which must be a run of these settings.
   static Checkpoint checkpoint_of(const std::string& path, const std::string& settings) {
@@ -190,12 +94,48 @@ class Training {
       throw std::runtime_error(path + " is of the run \"" + entry("settings") + "\" but must be of \"" + settings +
                                "\"");
     const std::string done = entry("steps_done");  // a checkpoint's; parameters alone do not say
-    Checkpoint made{entry("stage") == "converted", 0};
+    Checkpoint made{Aim::task, 0};
+    for (const Aim aim : {Aim::hidden_symbols, Aim::converted_task})
+      if (entry("stage") == text_of(aim)) made.aim = aim;
     const auto [end, failure] = std::from_chars(done.data(), done.data() + done.size(), made.steps_done);
     const bool read = failure == std::errc() && end == done.data() + done.size() && made.steps_done >= 0;
     if (!read && !entry("stage").empty())
       throw std::runtime_error(path + " says steps_done \"" + done + "\" but must say how many steps were done");
     return made;
+  }
+
+  // Brings a new model to the first step of the task that is to be made.
+  void begin(Model& model, const Checkpoint& from) {
+    if (from.is_of(Aim::task)) return model.load(arguments_.checkpoint);
+    if (plan_.pretraining.n_steps() == 0)
+      return model.settle_medians(task_.training(1, plan_.recipe.length, plan_.recipe.tokens), arguments_.threads);
+    Model telling(heed::masked_model(plan_.options, {.n_told = task_.n_told()}));
+    if (from.is_of(Aim::hidden_symbols)) {
+      telling.load(arguments_.checkpoint);
+    } else {
+      telling.settle_medians(batch_of(plan_.pretraining, 0), arguments_.threads);
+    }
+    learn(telling, plan_.pretraining, from.steps_done);
+    std::vector<Batch> hidden = evaluation_;
+    for (std::size_t b = 0; b < hidden.size(); ++b) hide(hidden[b], static_cast<Index>(b), 1);
+    run_.milestones.push_back({plan_.pretraining.n_steps(), plan_.pretraining.phases.front().name,
+                               telling.evaluate(hidden, biases(), arguments_.threads)});
+    milestone_(run_.milestones.back());
+    model.take_encoder(telling);
+  }
+
+  void hide(Batch& batch, Index step, Index stream) const {
+    heed::CounterRng numbers(arguments_.seed, stream_of(Purpose::hiding, step, stream));
+    const auto stand_in = static_cast<std::int32_t>(plan_.options.vocabularies.front());
+    heed::hide_tokens(batch, stand_in, {.n_told = task_.n_told()}, numbers);
+  }
+
+  // Batch `number` = 0, 1, ... of a stage.
+  [[nodiscard]] Batch batch_of(const Stage& stage, Index number) const {
+    const Index parts = arguments_.micro_batches, step = stage.before * parts + number + 1;
+    Batch batch = task_.training(step, stage.phase_of(number / parts + 1).n, plan_.recipe.tokens);
+    if (stage.aim == Aim::hidden_symbols) hide(batch, step, 0);
+    return batch;
   }
 
   void learn(Model& model, const Stage& stage, Index steps_done) {
@@ -207,34 +147,31 @@ class Training {
     double usual = 0;  // seconds of a step; later phases are taken to be as fast as this one
     heed::TrainingHooks hooks;
     hooks.ranks = ranks_;
-    hooks.make_batch = [&](Batch& batch, std::uint64_t, Index number) {
-      const Index parts = arguments_.micro_batches;
-      batch = task_.training(stage.before * parts + number + 1, stage.phase_of(number / parts + 1).n, recipe_.tokens);
-    };
+    hooks.make_batch = [&](Batch& batch, std::uint64_t, Index number) { batch = batch_of(stage, number); };
     hooks.report = [&](const heed::StepReport& report) {
       const Phase& phase = stage.phase_of(report.step);
       const Index step = stage.before + report.step;
       const bool first = run_.curve.empty() || run_.curve.back().phase != phase.name || run_.curve.back().n != phase.n;
       usual = first ? report.seconds : 0.9 * usual + 0.1 * report.seconds;
       run_.curve.push_back({step, phase.name, phase.n, spent(), report});
-      listener_(run_.curve.back(), n_steps_, static_cast<double>(n_steps_ - step) * usual);
+      listener_(run_.curve.back(), plan_.n_steps, static_cast<double>(plan_.n_steps - step) * usual);
     };
     hooks.save = [&](Index done) {
       if (arguments_.checkpoint.empty() || ranks_.rank > 0) return;
-      model.save(arguments_.checkpoint, {{"settings", settings()},
-                                         {"stage", stage.converted ? "converted" : "first"},
-                                         {"steps_done", std::to_string(done)}});
+      model.save(arguments_.checkpoint,
+                 {{"settings", plan_.settings()}, {"stage", text_of(stage.aim)}, {"steps_done", std::to_string(done)}});
     };
     model.learn(hooks, options, steps_done, arguments_.threads);
   }
 
   [[nodiscard]] heed::TreeBiases biases() const {
-    return options_.attention.causal ? heed::TreeBiases::stored : heed::TreeBiases::key_medians;
+    return plan_.options.attention.causal ? heed::TreeBiases::stored : heed::TreeBiases::key_medians;
   }
   void save_results(Model& model) const {
     if (!arguments_.model.empty())
-      model.save_values(arguments_.model,
-                        {{"settings", settings()}, {"task", arguments_.task}, {"attention", arguments_.attention}});
+      model.save_values(
+          arguments_.model,
+          {{"settings", plan_.settings()}, {"task", arguments_.task}, {"attention", arguments_.attention}});
     if (!arguments_.activations.empty())
       model.save_activations(arguments_.activations, evaluation_.front(), biases(), arguments_.threads);
   }
@@ -245,7 +182,7 @@ class Training {
       milestone_(run_.milestones.back());
     };
     const bool trees = name.starts_with("tf") || name.starts_with("tc");
-    const bool medians = trees && !options_.attention.causal;
+    const bool medians = trees && !plan_.options.attention.causal;
     if (medians) add(name + ", running medians", heed::TreeBiases::stored);
     add(name, medians ? heed::TreeBiases::key_medians : heed::TreeBiases::stored);
   }
@@ -257,13 +194,8 @@ class Training {
   const Task& task_;
   const Listener& listener_;
   const MilestoneListener& milestone_;
-  Recipe recipe_;
-  heed::TransformerOptions options_;
-  heed::AttentionChoice method_;
-  bool converts_;
-  Stage first_, second_;
+  const Plan plan_;
   std::vector<Batch> evaluation_;
-  Index n_steps_ = 0;
   Run run_;
   double spent_before_ = 0;
   Clock::time_point start_;
@@ -272,8 +204,7 @@ class Training {
 }  // namespace
 
 std::unique_ptr<Model> make_model(const Arguments& arguments, const Task& task) {
-  Recipe recipe = recipe_of(arguments, task);
-  return std::make_unique<Model>(options_of(arguments, task, recipe));
+  return std::make_unique<Model>(Plan(arguments, task).options);
 }
 
 Run train(const Arguments& arguments, const Task& task, Trained& trained, const Listener& listener,

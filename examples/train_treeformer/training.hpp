@@ -36,13 +36,6 @@ struct Run {
   double seconds = 0;                 ///< of training and evaluation
 };
 
-/// A stretch of steps of one kind.
-struct Phase {
-  std::string name;
-  Index n = 0;
-  Index n_steps = 0;
-};
-
 /// Exact models that runs of a table share, by what they were trained on.
 using Trained = std::map<std::string, std::pair<std::unique_ptr<Model>, Run>>;
 
@@ -55,8 +48,9 @@ using MilestoneListener = std::function<void(const Milestone&)>;
 std::unique_ptr<Model> make_model(const Arguments& arguments, const Task& task);
 
 /// Trains as `arguments` say: the method from the start, or exact attention that is then converted, all layers at once,
-/// and trained on. Rates rise over 50 steps (20 after the conversion) and fall by half a cosine to 5%.
-/// Over `ranks`, all of them run it; rank 0 writes.
+/// and trained on; before that, where asked for, the same encoder tells hidden symbols of the task's inputs. Rates rise
+/// over 50 steps (20 after the conversion) and fall by half a cosine to 5%. Over `ranks`, all of them run it; rank 0
+/// writes.
 Run train(const Arguments& arguments, const Task& task, Trained& trained, const Listener& listener,
           const MilestoneListener& milestone, const heed::TrainingRanks& ranks = {});
 

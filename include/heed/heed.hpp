@@ -107,6 +107,7 @@
 //   #include "heed/train/cross_entropy.hpp"
 //   #include "heed/train/distillation.hpp"
 //   #include "heed/train/grow_trees.hpp"
+//   #include "heed/train/masked_tokens.hpp"
 //   #include "heed/train/model_pass.hpp"
 //   #include "heed/train/training_options.hpp"
 //   #include "heed/train/training_ranks.hpp"

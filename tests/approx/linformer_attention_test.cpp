@@ -394,6 +394,10 @@ TEST(LinformerAttention, SaysWhatDoesNotFit) {
   has(said([&] { attend(in.q, in.k, in.v, {}, method_for<double>(8)); }), "rows(k) = 9 but cols(key_projection) = 8");
   has(said([] { LinformerAttention<double>(Mat(3, 9), Mat(4, 9)); }), "value_projection is 4 x 9 but must be");
   has(said([] { LinformerAttention<double>(Mat(0, 9), Mat(0, 9)); }), "rows(key_projection) = 0 must be >= 1");
+  LinformerAttention<double> other = method;
+  has(said([&] { other.set_projections(Mat(n_rows, 9), Mat(n_rows, 8)); }), "value_projection is 13 x 8 but must be");
+  has(said([&] { other.set_projections(Mat(3, 9), Mat(3, 9)); }), "key_projection is 3 x 9 but must be");
+  EXPECT_EQ(other.key_projection(), method.key_projection());
   const OptionStore store(6, 9);
   for (const OptionKind& kind : option_kinds(store)) {
     if (linformer_supports(kind.name)) continue;

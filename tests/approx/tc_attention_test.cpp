@@ -279,7 +279,12 @@ TEST(TcAttention, RefusesWhatItCannotMean) {
     EXPECT_THROW((TcAttention<float>{tree, wide}), OptionError);
     EXPECT_THROW((TcAttention<float>{tree, wide.transpose()}), OptionError);
   }
-  const TcAttention<float> tc{tree, some_logits<float>(3)};
+  TcAttention<float> tc{tree, some_logits<float>(3)};
+  EXPECT_THROW(tc.set_numbers(tree.planes(), tree.biases(), bad), OptionError);
+  EXPECT_THROW(tc.set_numbers(tree.planes(), tree.biases(), some_logits<float>(4)), ShapeError);
+  EXPECT_THROW(tc.set_numbers(tree.planes().topRows(1), tree.biases().head(1), Vector<float>::Zero(3).eval()),
+               ShapeError);
+  EXPECT_EQ(tc.level_logits(), some_logits<float>(3));
   const OptionStore store(9, 9);
   for (const OptionKind& kind : option_kinds(store)) {
     SCOPED_TRACE(kind.name);

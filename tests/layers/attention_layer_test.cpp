@@ -1,8 +1,10 @@
 #include "heed/layers/attention_layer.hpp"
 
 #include <cmath>
+#include <cstdint>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,11 +18,12 @@
 namespace heed::test {
 namespace {
 
-/// Along smooth directions: routing is taken as it is.
-void check_layer(const AttentionLayerOptions& options) {
+/// Along smooth directions: routing is taken as it is. `tau`: what temperatures were learned to be.
+void check_layer(const AttentionLayerOptions& options, std::optional<double> tau = {}) {
   constexpr Index n = 13, n_sequences = 2, d_model = 12;
   ParameterStore<double> store;
   const AttentionLayer<double> layer(store, "attention", d_model, n, options, 3);
+  if (tau) store.fill(store.find("attention.temperature"), *tau);
   Workspace workspace, kept_in;
   const Context context{.workspace = &workspace, .threads = 2};
   Workspace::Frame frame(kept_in);
@@ -64,6 +67,43 @@ TEST(AttentionLayerOf, PositionsAndTyingHaveTheGradientsOfTheirFormulas) {
     for (const bool tied : {false, true}) {
       check_layer({.n_heads = 2, .causal = causal, .rotary = true, .tied = tied, .cosine = causal});
     }
+  }
+}
+
+TEST(AttentionLayerOf, ATemperatureBelowZeroHasTheGradientOfItsFormula) {
+  for (const bool tied : {false, true}) {
+    for (const double tau : {0.3, -0.3, -7.0}) check_layer({.n_heads = 2, .tied = tied, .cosine = true}, tau);
+  }
+}
+
+/// y of a layer whose temperatures were learned to be `tau`, and the gradient by them.
+std::pair<Matrix<float>, Matrix<float>> cosine_layer_at(float tau, bool tied) {
+  constexpr Index n = 9, d_model = 8;
+  ParameterStore<float> store;
+  const AttentionLayer<float> layer(store, "attention", d_model, n, {.n_heads = 2, .tied = tied, .cosine = true}, 3);
+  const Slice temperature = store.find("attention.temperature");
+  store.fill(temperature, tau);
+  Workspace workspace, kept_in;
+  Workspace::Frame frame(kept_in);
+  const auto kept = layer.take(frame, n);
+  const Matrix<float> x = random_matrix<float>(n, d_model, 1), d_y = random_matrix<float>(n, d_model, 2);
+  Matrix<float> y(n, d_model), d_x(n, d_model);
+  layer.forward(store, view_of(x), n, kept, output_view_of(y), {.workspace = &workspace});
+  layer.backward(store, view_of(x), n, kept, view_of(d_y), output_view_of(d_x), {.workspace = &workspace});
+  EXPECT_TRUE(d_x.allFinite());
+  return {y, Eigen::Map<const Matrix<float>>(store.gradients(temperature).data, 1, 2)};
+}
+
+TEST(AttentionLayerOf, ATemperatureThatAStepCarriedOverZeroGoesOnAsItsMirrorImage) {
+  for (const bool tied : {false, true}) {
+    const auto [y, d_tau] = cosine_layer_at(0.2F, tied);
+    const auto [mirrored, mirrored_d_tau] = cosine_layer_at(-0.2F, tied);
+    EXPECT_SAME_BITS(mirrored, y);
+    EXPECT_SAME_BITS((-mirrored_d_tau).eval(), d_tau);
+    // At 0 itself every score is 0, and there is a way away from it.
+    const auto [level, d_level] = cosine_layer_at(0.0F, tied);
+    EXPECT_TRUE(level.allFinite());
+    EXPECT_TRUE(d_level.allFinite() && d_level.cwiseAbs().minCoeff() > 1e-5F) << d_level;
   }
 }
 
@@ -122,6 +162,55 @@ TEST(AttentionLayerOf, TreesLearnByTheGradientThatWasChosen) {
           EXPECT_MATRIX_NEAR(of_biases.row(h).transpose().eval(), (used * tree.biases).eval(), 1e-11);
         }
         EXPECT_EQ(planes.norm() > 1e-6, routing != RoutingGradient::none);
+      }
+    }
+  }
+}
+
+TEST(AttentionLayerOf, WhatAPassKeepsServesWhicheverLayerComesNext) {
+  constexpr Index n = 14, d_model = 12;
+  const Matrix<double> x = random_matrix<double>(n, d_model, 1), d_y = random_matrix<double>(n, d_model, 2);
+  Workspace workspace, kept_in;
+  const Context context{.workspace = &workspace};
+  struct Answer {
+    Matrix<double> y, d_x;
+    std::vector<double> gradients;
+  };
+  const auto pass = [&](const AttentionChoice& choice, Index n_heads, std::uint64_t seed,
+                        AttentionLayer<double>::Kept& kept) {
+    ParameterStore<double> store;
+    const AttentionLayer<double> layer(store, "attention", d_model, n, {.n_heads = n_heads, .choice = choice}, seed);
+    for (double& value : store.all_values()) value += 0.01;  // biases and levels too
+    Workspace::Frame frame(kept_in);
+    layer.take(frame, n, kept);
+    Answer answer{Matrix<double>(n, d_model), Matrix<double>(n, d_model), {}};
+    layer.forward(store, view_of(x), n, kept, output_view_of(answer.y), context);
+    layer.backward(store, view_of(x), n, kept, view_of(d_y), output_view_of(answer.d_x), context);
+    answer.gradients.assign(store.all_gradients().begin(), store.all_gradients().end());
+    return answer;
+  };
+  std::vector<std::pair<AttentionChoice, Index>> layers;
+  for (const TreeBiases biases : {TreeBiases::stored, TreeBiases::key_medians}) {
+    for (const Index height : {2, 3}) {
+      for (const Index n_trees : {1, 2}) {
+        layers.push_back({{.kind = AttentionKind::tf, .height = height, .n_trees = n_trees, .biases = biases}, 2});
+        layers.push_back({{.kind = AttentionKind::tf, .height = height, .n_trees = n_trees, .biases = biases}, 3});
+      }
+      for (const bool by_query : {false, true})
+        layers.push_back({{.kind = AttentionKind::tc, .height = height, .biases = biases, .by_query = by_query}, 2});
+    }
+  }
+  for (const Index rank : {4, 5}) layers.push_back({{.kind = AttentionKind::linformer, .rank = rank}, 3});
+  AttentionLayer<double>::Kept reused;
+  for (std::uint64_t seed = 1; seed <= 2; ++seed) {
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+      for (std::uint64_t again = 0; again < 2; ++again) {  // other numbers in the same shapes
+        AttentionLayer<double>::Kept fresh;
+        const Answer want = pass(layers[l].first, layers[l].second, seed + 10 * again, fresh);
+        const Answer got = pass(layers[l].first, layers[l].second, seed + 10 * again, reused);
+        EXPECT_SAME_BITS(got.y, want.y) << l;
+        EXPECT_SAME_BITS(got.d_x, want.d_x) << l;
+        EXPECT_EQ(got.gradients, want.gradients) << l;
       }
     }
   }

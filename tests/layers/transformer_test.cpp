@@ -178,6 +178,26 @@ TEST(CrossEntropy, NamesATargetOutside) {
             "heed: targets[2] = 4 must be in [0, 4), or no_target = -1 for a row that is not asked");
 }
 
+TEST(CrossEntropy, NamesARowThatIsNoDistributionAndWritesNothing) {
+  constexpr double low = -std::numeric_limits<double>::infinity();
+  Matrix<double> logits = Matrix<double>::Zero(3, 4), d_logits = Matrix<double>::Constant(3, 4, 7);
+  logits.row(1).setConstant(low);
+  const auto run = [&](const std::vector<std::int32_t>& targets) {
+    return cross_entropy<double>(view_of(logits), targets, output_view_of(d_logits));
+  };
+  EXPECT_EQ(heed_test::error_of<OptionError>([&] {
+              run({0, 3, 2});
+            }),
+            "heed: logits has -inf alone in row 1, which has the target 3, but must have another number there");
+  EXPECT_TRUE((d_logits.array() == 7).all());
+  EXPECT_NEAR(run({0, no_target, 2}).loss, std::log(4.0), 1e-15);  // who is not asked may be anything
+  EXPECT_TRUE(d_logits.row(1).isZero(0));
+  logits(1, 3) = -2;  // one number is a distribution
+  EXPECT_NEAR(run({0, 3, 2}).loss, std::log(4.0) * 2 / 3, 1e-15);
+  EXPECT_TRUE(d_logits.row(1).isZero(1e-300));
+  EXPECT_EQ(run({0, 2, 2}).loss, std::numeric_limits<double>::infinity());
+}
+
 TEST(LearningRate, FollowsTheFormulaOfItsDecay) {
   Schedule schedule{.rate = 0.2, .warm_up = 4, .n_steps = 12, .last_share = 0.1};
   const double pi = std::acos(-1.0);

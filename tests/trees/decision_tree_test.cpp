@@ -226,5 +226,31 @@ TEST(DecisionTree, RefusesWhatIsNoTree) {
             "heed: lift.weights has 6 entries but must have rows(planes) = 7");
 }
 
+TEST(DecisionTree, TakesOtherNumbersOfItsShapeOrStaysWhatItWas) {
+  const Matrix<float> planes = random_matrix<float>(7, 4, 1), others = random_matrix<float>(7, 4, 2),
+                      tokens = random_matrix<float>(90, 4, 3);
+  const Vector<float> biases = Vector<float>::Zero(7), other_biases = random_matrix<float>(7, 1, 4);
+  for (const TreeBiases rule : {TreeBiases::stored, TreeBiases::key_medians}) {
+    DecisionTree<float> tree(planes, biases, {.biases = rule});
+    const DecisionTree<float> before = tree, want(others, other_biases, {.biases = rule});
+    Matrix<float> bad = others;
+    bad(3, 2) = nan_of<float>();
+    Vector<float> bad_biases = other_biases;
+    bad_biases(6) = infinity_of<float>();
+    EXPECT_EQ(said([&] { tree.set_numbers(bad, other_biases); }), "heed: planes(3, 2) = nan must be finite");
+    EXPECT_EQ(said([&] { tree.set_numbers(others, bad_biases); }), "heed: biases(6) = inf must be finite");
+    EXPECT_EQ(said([&] { tree.set_numbers(others.topRows(3), other_biases.head(3)); }),
+              "heed: planes is 3 x 4 but must be as before: 7 x 4");
+    EXPECT_EQ(said([&] { tree.set_numbers(others, other_biases.head(6)); }),
+              "heed: biases has 6 entries but must have rows(planes) = 7");
+    EXPECT_SAME_BITS(tree.planes(), before.planes());
+    EXPECT_EQ(tree.leaf_of(tokens), before.leaf_of(tokens));
+    tree.set_numbers(others, other_biases.transpose());
+    EXPECT_SAME_BITS(tree.planes(), others);
+    EXPECT_EQ(tree.leaf_of(tokens), want.leaf_of(tokens));
+    EXPECT_NE(tree.leaf_of(tokens), before.leaf_of(tokens));
+  }
+}
+
 }  // namespace
 }  // namespace heed::test

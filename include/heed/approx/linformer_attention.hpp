@@ -66,6 +66,19 @@ class LinformerAttention {
     if (keys_.rows() < 1) throw ShapeError("heed: rows(key_projection) = 0 must be >= 1");
   }
 
+  /// Puts other numbers in the place of both, whose shapes stay: nothing is allocated.
+  /// Errors  ShapeError for another shape; the method is untouched then.
+  template <TokenMatrix E, TokenMatrix F>
+  void set_projections(const E& key_projection, const F& value_projection) {
+    const auto check = [&](const auto& given, const char* name) {
+      detail::check_gradient(given.rows(), given.cols(), name, "before", keys_.rows(), keys_.cols());
+    };
+    check(key_projection, "key_projection");
+    check(value_projection, "value_projection");
+    keys_ = key_projection;
+    values_ = value_projection;
+  }
+
   const Matrix<S>& key_projection() const { return keys_; }
   const Matrix<S>& value_projection() const { return values_; }
 

@@ -74,22 +74,9 @@ class TcAttention {
   template <NumberMatrix Logits>
   TcAttention(DecisionTree<S> tree, const Logits& level_logits, const TcOptions& options = {})
       : tree_(std::move(tree)), logits_(level_logits.size()), options_(options) {
-    if (logits_.size() != tree_.height() + 1) {
-      throw ShapeError(detail::message("level_logits has ", logits_.size(),
-                                       " entries but must have height + 1 = ", tree_.height() + 1));
-    }
-    for (Index t = 0; t < logits_.size(); ++t) {
-      const double given =
-          static_cast<double>(level_logits.cols() == 1 ? level_logits.coeff(t, 0) : level_logits.coeff(0, t));
-      logits_(t) = static_cast<Sum>(given);
-      if (detail::is_finite(logits_(t)) || detail::is_minus_infinity(given)) continue;
-      throw OptionError(
-          detail::message("level_logits(", t, ") = ", given, detail::must_be_finite<Sum>(given), " or -inf"));
-    }
-    const Sum top = logits_.maxCoeff();
+    check_logits(level_logits);
     powers_.resize(logits_.size());
-    for (Index t = 0; t < logits_.size(); ++t)
-      powers_(t) = detail::is_minus_infinity(logits_(t)) ? Sum(0) : std::exp(logits_(t) - top);
+    write_logits(level_logits);
   }
 
   TcAttention(const TcAttention&) = default;
@@ -101,6 +88,16 @@ class TcAttention {
     powers_.swap(other.powers_);
     options_ = other.options_;
     return *this;
+  }
+
+  /// Puts other numbers in the place of those of its tree, as DecisionTree::set_numbers does, and of its logits:
+  /// nothing is allocated.
+  /// Errors  as the constructor and DecisionTree::set_numbers; the method is untouched then.
+  template <NumberMatrix Planes, NumberMatrix Biases, NumberMatrix Logits>
+  void set_numbers(const Planes& planes, const Biases& biases, const Logits& level_logits) {
+    check_logits(level_logits);
+    tree_.set_numbers(planes, biases);
+    write_logits(level_logits);
   }
 
   const DecisionTree<S>& tree() const { return tree_; }
@@ -234,6 +231,31 @@ class TcAttention {
   }
 
  private:
+  template <class Logits>
+  static double entry(const Logits& logits, Index t) {
+    return static_cast<double>(logits.cols() == 1 ? logits.coeff(t, 0) : logits.coeff(0, t));
+  }
+  template <class Logits>
+  void check_logits(const Logits& level_logits) const {
+    if (level_logits.size() != tree_.height() + 1) {
+      throw ShapeError(detail::message("level_logits has ", level_logits.size(),
+                                       " entries but must have height + 1 = ", tree_.height() + 1));
+    }
+    for (Index t = 0; t < level_logits.size(); ++t) {
+      const double given = entry(level_logits, t);
+      if (detail::is_finite(static_cast<Sum>(given)) || detail::is_minus_infinity(given)) continue;
+      throw OptionError(
+          detail::message("level_logits(", t, ") = ", given, detail::must_be_finite<Sum>(given), " or -inf"));
+    }
+  }
+  template <class Logits>
+  void write_logits(const Logits& level_logits) {
+    for (Index t = 0; t < logits_.size(); ++t) logits_(t) = static_cast<Sum>(entry(level_logits, t));
+    const Sum top = logits_.maxCoeff();
+    for (Index t = 0; t < logits_.size(); ++t)
+      powers_(t) = detail::is_minus_infinity(logits_(t)) ? Sum(0) : std::exp(logits_(t) - top);
+  }
+
   template <class Call>
   detail::TcHead<Call> head(const Call& call, const Index* query_leaf, const detail::LeafLists& keys,
                             const AttentionOptions& options, const Context& context) const {

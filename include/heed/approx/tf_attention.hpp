@@ -1,4 +1,5 @@
 #pragma once
+#include <cassert>
 #include <cstddef>
 #include <optional>
 #include <span>
@@ -112,6 +113,13 @@ class TfAttention {
     return *this;
   }
 
+  /// Puts other numbers in the place of those of tree t, 0 .. trees().size() - 1: see DecisionTree::set_numbers.
+  template <NumberMatrix Planes, NumberMatrix Biases>
+  void set_numbers(std::size_t t, const Planes& planes, const Biases& biases) {
+    assert(t < trees_.size());
+    trees_[t].set_numbers(planes, biases);
+  }
+
   /// The first tree.
   const DecisionTree<S>& tree() const { return trees_.front(); }
   const std::vector<DecisionTree<S>>& trees() const { return trees_; }
@@ -167,6 +175,7 @@ class TfAttention {
   }
   void size_gradients(Gradients& grads) const {
     grads.d_trees.resize(trees_.size() > 1 ? trees_.size() : 0);
+    if (trees_.size() > 1) grads.d_tree = {};
     for (std::size_t t = 0; t < trees_.size(); ++t) {
       TreeGradient<Accumulator<S>>& own = trees_.size() > 1 ? grads.d_trees[t] : grads.d_tree;
       own.planes.resize(trees_[t].planes().rows(), trees_[t].planes().cols());

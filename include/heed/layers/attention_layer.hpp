@@ -1,7 +1,10 @@
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <limits>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,6 +20,8 @@
 #include "heed/exact/multi_head.hpp"
 #include "heed/layers/attention_choice.hpp"
 #include "heed/layers/embedding.hpp"
+#include "heed/layers/kept_methods.hpp"
+#include "heed/layers/layer_method.hpp"
 #include "heed/layers/linear.hpp"
 #include "heed/layers/parameter_store.hpp"
 #include "heed/layers/rows.hpp"
@@ -31,7 +36,7 @@ struct AttentionLayerOptions {
   bool rotary = false;       ///< positions by rotation of queries and keys, whose heads have an even width
   bool tied = false;         ///< W_k is W_q: retrieval is learned far sooner (the tree then routes both alike)
   bool start_equal = false;  ///< W_k starts as W_q and goes its own way
-  bool cosine = false;       ///< score = tau_h cos(q, k), tau_h learned; off: q . k / sqrt(d)
+  bool cosine = false;       ///< score = |tau_h| cos(q, k), tau_h learned; off: q . k / sqrt(d)
   double temperature = 12;   ///< cosine: where tau_h starts; > 0
 };
 
@@ -56,8 +61,9 @@ void check_attention_layer(Index d_model, const AttentionLayerOptions& options) 
 }  // namespace detail
 
 /// y = concat_h attend(x W_q, x W_k, x W_v)_h W_o over sequences of n tokens, the method chosen at run time. With
-/// `cosine` rows of q and k have the length sqrt(tau_h), so that the score is tau_h cos(q, k) and trees see queries and
-/// keys of one length.
+/// `cosine` rows of q and k have the length sqrt(|tau_h|), so that the score is |tau_h| cos(q, k) and trees see queries
+/// and keys of one length. The sign of tau_h says nothing: a step of an optimiser may carry it over 0, where an end to
+/// its values would leave it without a gradient.
 ///
 /// Shapes  x, y: n_sequences n x d_model, rows without gaps; d = d_model / n_heads.
 /// Cost    8 n d_model^2 flops (tied: 6) and the method's own; backward twice that and the method's own. Kept: 5 n
@@ -125,13 +131,24 @@ class AttentionLayer {
     View<T> lengths_q, lengths_k;  // n x n_heads, before they became those of `cosine`
     View<T> lse;                   // n x n_heads
     ConstView<T> more_d_out{};     // n x d_model: a gradient by `out` of another loss, for backward to add; or no data
+    mutable detail::KeptMethods<T> methods{};  // what forward and backward make of the parameters, again and again
   };
   Kept take(Workspace::Frame& frame, Index n) const {
+    Kept kept;
+    take(frame, n, kept);
+    return kept;
+  }
+  /// The same into what another pass has left.
+  void take(Workspace::Frame& frame, Index n, Kept& kept) const {
     const Index width = d_ * options_.n_heads, heads = options_.n_heads, c = options_.cosine ? heads : 0;
     const auto rows = [&](Index cols) { return detail::take_rows<T>(frame, n, cols); };
-    const View<T> q = rows(width), lengths_q = rows(c);
-    return {q,         options_.tied ? q : rows(width),     rows(width), rows(width),
-            lengths_q, options_.tied ? lengths_q : rows(c), rows(heads)};
+    kept.q = rows(width);
+    kept.lengths_q = rows(c);
+    kept.k = options_.tied ? kept.q : rows(width);
+    kept.lengths_k = options_.tied ? kept.lengths_q : rows(c);
+    for (View<T>* all : {&kept.v, &kept.out}) *all = rows(width);
+    kept.lse = rows(heads);
+    kept.more_d_out = {};
   }
 
   void forward(const ParameterStore<T>& store, const ConstView<T>& x, Index n, const Kept& kept, const View<T>& y,
@@ -154,7 +171,7 @@ class AttentionLayer {
                     store.values(v_.weights()), attention_options(), kept.out.rows_from(first, n), context);
       }
     } else {
-      method_.visit(store, options_.causal,
+      method_.visit(store, options_.causal, kept.methods,
                     [&](const auto& method) { attend(method, kept, n, kept.out, kept.lse, context); });
     }
     o_.forward(store, detail::read_only(kept.out), y, context);
@@ -176,11 +193,9 @@ class AttentionLayer {
     o_.backward(store, detail::read_only(kept.out), d_y, d_out, context);
     for (Index i = 0; kept.more_d_out.data != nullptr && i < x.rows; ++i)
       detail::row_of(d_out, i) += detail::row_of(kept.more_d_out, i);
-    method_.visit(store, options_.causal, [&](const auto& method) {
-      using Methods = std::remove_cvref_t<decltype(method)>;
-      using One = detail::MethodOfHead<Methods>;
-      Gradients<typename detail::MethodGradients<Methods>::type> grads;
-      detail::size_method_gradients(method, grads);
+    method_.visit(store, options_.causal, kept.methods, [&](const auto& method) {
+      using One = detail::MethodOfHead<std::remove_cvref_t<decltype(method)>>;
+      auto grads = gradients_for(method, kept.methods);
       for (Index first = 0; first < x.rows; first += n) {
         const auto part = [&](const View<T>& of) { return detail::map_of(of.rows_from(first, n)); };
         grads.d_q = d_q.rows_from(first, n);
@@ -190,7 +205,8 @@ class AttentionLayer {
                                         One::has_softmax ? part(kept.lse) : detail::map_of(View<T>{}),
                                         {.n_heads = options_.n_heads}, attention_options(), method, context,
                                         method_.backward());
-        if constexpr (requires { grads.d_methods; }) method_.add(store, grads.d_methods);
+        if constexpr (requires { grads.d_methods; })
+          method_.template add<typename One::Gradients>(store, grads.d_methods);
       }
     });
     for (Index i = 0; options_.tied && i < x.rows; ++i) detail::row_of(d_q, i) += detail::row_of(d_k, i);
@@ -214,10 +230,21 @@ class AttentionLayer {
   }
 
  private:
-  template <class OfMethod>
-  struct Gradients : OfMethod {
+  struct Gradients {
     View<T> d_q, d_k, d_v;
   };
+  template <class OfOne>
+  struct ListedGradients : Gradients {
+    std::span<OfOne> d_methods;
+  };
+  template <class Method>
+  static Gradients gradients_for(const Method&, detail::KeptMethods<T>&) {
+    return {};
+  }
+  template <class Method>
+  static auto gradients_for(const std::vector<Method>& methods, detail::KeptMethods<T>& kept) {
+    return ListedGradients<typename Method::Gradients>{{}, kept.room_for_gradients(methods)};
+  }
 
   template <class Method>
   void attend(const Method& method, const Kept& kept, Index n, const View<T>& out, const View<T>& lse,
@@ -242,29 +269,32 @@ class AttentionLayer {
     std::copy(source, source + from.size(), store.values(to).data);
   }
 
-  // Rows x of each head become x sqrt(tau) / |x|.
+  // sqrt(|tau|), never 0: a head of length 0 would stay so.
+  static T length_of(T tau) { return std::sqrt(std::max(std::abs(tau), std::numeric_limits<T>::min())); }
+
+  // Rows x of each head become x sqrt(|tau|) / |x|.
   void normalise(const ParameterStore<T>& store, const View<T>& x, const View<T>& lengths) const {
     const ConstView<T> tau = store.values(temperature_);
     for (Index i = 0; i < x.rows; ++i) {
       for (Index h = 0; h < options_.n_heads; ++h) {
         auto row = detail::row_of(x.columns(h * d_, d_), i);
         lengths(i, h) = std::sqrt(row.square().sum() + T(1e-12));
-        row *= std::sqrt(tau(0, h)) / lengths(i, h);
+        row *= length_of(tau(0, h)) / lengths(i, h);
       }
     }
   }
 
-  // With u = x / |x| = y / sqrt(tau): d_x = sqrt(tau) (d_y - u (u . d_y)) / |x|, d_tau += d_y . u / (2 sqrt(tau)). d is
-  // d_y and becomes d_x.
+  // With r = sqrt(|tau|) and u = x / |x| = y / r: d_x = r (d_y - u (u . d_y)) / |x|, d_tau += sign(tau) d_y . u / (2
+  // r). d is d_y and becomes d_x.
   void derive(ParameterStore<T>& store, const View<T>& y, const View<T>& lengths, const View<T>& d) const {
     const View<T> tau = store.values(temperature_), d_tau = store.gradients(temperature_);
     for (Index i = 0; i < y.rows; ++i) {
       for (Index h = 0; h < options_.n_heads; ++h) {
-        const T root = std::sqrt(tau(0, h));
+        const T root = length_of(tau(0, h));
         const auto row = detail::row_of(y.columns(h * d_, d_), i);
         auto d_row = detail::row_of(d.columns(h * d_, d_), i);
         const T along = (row * d_row).sum() / root;  // u . d_y
-        d_tau(0, h) += along / (T(2) * root);
+        d_tau(0, h) += (tau(0, h) < 0 ? -along : along) / (T(2) * root);
         d_row = (d_row - row * (along / root)) * (root / lengths(i, h));
       }
     }

@@ -47,7 +47,8 @@ T inverse_norm(T square, T eps, T unit) {
 /// y = gain * x / sqrt(mean(x^2) + eps), row by row.
 ///
 /// Shapes  x, y: n x d, rows without gaps; gain: d >= 1. `inverse` (n entries) keeps 1 / sqrt(...) for the way back.
-///         Any finite row has its norm, also where its squares overflow.
+///         Any finite row has its norm, also where its squares overflow. Under -ffast-math, where d_y x may be made
+///         before it is divided, a row and its d_y whose product overflows have an infinite gradient.
 /// Errors  OptionError for d < 1, and an eps that is no normal number above 0 in T.
 /// Source  Zhang and Sennrich 2019.
 template <class T>

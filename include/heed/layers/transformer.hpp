@@ -91,6 +91,8 @@ class Transformer {
 
   const TransformerOptions& options() const { return options_; }
   Index n_layers() const { return options_.n_layers; }
+  /// What the parameters of the head begin with, and the first table's name.
+  static constexpr const char *head_name = "head", *first_table_name = "embedding.0";
   /// What the parameters of a layer's attention begin with.
   static std::string attention_name(Index layer) { return "layer." + std::to_string(layer) + ".attention"; }
   AttentionLayer<T>& attention(Index layer) { return blocks_[static_cast<std::size_t>(layer)].attention; }
@@ -203,7 +205,7 @@ class Transformer {
       blocks_.push_back(block);
     }
     norm_ = RmsNorm<T>(store, "norm", d);
-    head_ = Linear<T>(store, "head", d, options_.n_out, true, ++seed);
+    head_ = Linear<T>(store, head_name, d, options_.n_out, true, ++seed);
   }
 
   void check_tokens(const std::vector<std::span<const std::int32_t>>& tokens, Index n) const {
@@ -228,7 +230,7 @@ class Transformer {
     kept.x = x;
     kept.normed = detail::take_rows<T>(frame, x.rows, d);
     kept.inverse = frame.template take<T>(x.rows);
-    kept.attention = block.attention.take(frame, x.rows);
+    block.attention.take(frame, x.rows, kept.attention);
     const View<T> middle = detail::take_rows<T>(frame, x.rows, d);
     block.norm_of_attention.forward(store, detail::read_only(x), kept.normed, kept.inverse);
     block.attention.forward(store, detail::read_only(kept.normed), n, kept.attention, middle, context);

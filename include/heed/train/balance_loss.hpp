@@ -3,13 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstddef>
 #include <utility>
-#include <vector>
 
+#include "heed/core/context.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
-#include "heed/layers/attention_choice.hpp"
+#include "heed/core/workspace.hpp"
+#include "heed/layers/layer_method.hpp"
 #include "heed/layers/parameter_store.hpp"
 #include "heed/layers/rows.hpp"
 
@@ -27,7 +27,7 @@ namespace heed {
 /// Source  the loss is ours; medians balanced better where both were tried.
 template <class T>
 double add_balance_loss(const detail::LayerMethod<T>& method, ParameterStore<T>& store, const ConstView<T>& k,
-                        double weight) {
+                        double weight, const Context& context = {}) {
   const Index n_nodes = method.biases().cols, n_trees = method.biases().rows, d = method.planes().cols;
   if (n_nodes == 0 || n_trees == 0 || k.rows == 0) return 0;
   const Index heads = k.cols / d, height = method.choice().height;
@@ -36,7 +36,9 @@ double add_balance_loss(const detail::LayerMethod<T>& method, ParameterStore<T>&
   const View<T> d_planes = store.gradients(method.planes()), d_biases = store.gradients(method.biases());
   const double share = 1.0 / (static_cast<double>(height) * static_cast<double>(k.rows));
   double balance = 0;
-  std::vector<double> mean(static_cast<std::size_t>(n_nodes)), count(static_cast<std::size_t>(n_nodes));
+  const detail::WithWorkspace own_context(context);
+  Workspace::Frame frame(own_context.workspace());
+  double *mean = frame.take<double>(n_nodes), *count = frame.take<double>(n_nodes);
   for (Index t = 0; t < n_trees; ++t) {
     const ConstView<T> own = k.columns(t / (n_trees / heads) * d, d);
     const auto visit = [&](const auto& at_node) {  // every key and node on its path
@@ -48,13 +50,13 @@ double add_balance_loss(const detail::LayerMethod<T>& method, ParameterStore<T>&
         }
       }
     };
-    std::fill(mean.begin(), mean.end(), 0.0);
-    std::fill(count.begin(), count.end(), 0.0);
+    std::fill_n(mean, n_nodes, 0.0);
+    std::fill_n(count, n_nodes, 0.0);
     visit([&](Index, Index v, double side) {
-      mean[static_cast<std::size_t>(v)] += side;
-      count[static_cast<std::size_t>(v)] += 1;
+      mean[v] += side;
+      count[v] += 1;
     });
-    for (std::size_t v = 0; v < mean.size(); ++v) {
+    for (Index v = 0; v < n_nodes; ++v) {
       if (count[v] == 0) continue;
       mean[v] /= count[v];
       balance += share * count[v] * mean[v] * mean[v] / static_cast<double>(n_trees);
@@ -62,8 +64,7 @@ double add_balance_loss(const detail::LayerMethod<T>& method, ParameterStore<T>&
     if (weight == 0) continue;
     // dB/dz = (1 / (h N)) 2 m_v (1 - tanh(z)^2): N_v of the mean cancels that of the share.
     visit([&](Index j, Index v, double side) {
-      const T d_z = static_cast<T>(weight / static_cast<double>(n_trees) * share * 2 *
-                                   mean[static_cast<std::size_t>(v)] * (1 - side * side));
+      const T d_z = static_cast<T>(weight / static_cast<double>(n_trees) * share * 2 * mean[v] * (1 - side * side));
       detail::row_of(d_planes, t * n_nodes + v) += d_z * detail::row_of(own, j);
       d_biases(t, v) += d_z;
     });

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "heed/core/errors.hpp"
+#include "heed/core/floating.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/layers/rows.hpp"
@@ -29,7 +30,9 @@ struct LossReport {
 ///
 /// Shapes  logits, d_logits: n x n_out (d_logits without data: not wanted), targets: n numbers in [0, n_out), or
 ///         `no_target` for rows that are not asked.
-/// Errors  ShapeError for another number of targets, OptionError for a target outside.
+/// Errors  ShapeError for another number of targets; OptionError for a target outside, and for a row with a target
+///         whose logits are all -inf, which is no distribution. d_logits is untouched then. A target of logit -inf has
+///         the loss +inf; NaN in a row stays in its gradient and in the loss.
 template <class T>
 LossReport cross_entropy(const ConstView<T>& logits, std::span<const std::int32_t> targets, const View<T>& d_logits) {
   if (static_cast<Index>(targets.size()) != logits.rows)
@@ -42,6 +45,12 @@ LossReport cross_entropy(const ConstView<T>& logits, std::span<const std::int32_
     if (target < 0 || target >= logits.cols) {
       throw OptionError(detail::message("targets[", i, "] = ", target, " must be in [0, ", logits.cols,
                                         "), or no_target = ", no_target, " for a row that is not asked"));
+    }
+    Index c = 0;
+    while (c < logits.cols && detail::is_minus_infinity(logits(static_cast<Index>(i), c))) ++c;
+    if (c == logits.cols) {
+      throw OptionError(detail::message("logits has -inf alone in row ", i, ", which has the target ", target,
+                                        ", but must have another number there"));
     }
     ++report.n_answers;
   }

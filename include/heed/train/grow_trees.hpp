@@ -21,6 +21,7 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/layers/attention_choice.hpp"
+#include "heed/layers/layer_method.hpp"
 #include "heed/layers/parameter_store.hpp"
 #include "heed/layers/transformer.hpp"
 #include "heed/train/batch.hpp"

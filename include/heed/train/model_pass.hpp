@@ -17,9 +17,8 @@
 
 namespace heed {
 
-/// A batch through a model, forward and backward, with memory that is reused: a second pass of the same sizes allocates
-/// nothing in layers of exact attention. Methods that are made anew for each call, trees among them, allocate
-/// themselves.
+/// A batch through a model, forward and backward, with memory that is reused: a second pass of the same sizes by the
+/// same methods allocates nothing.
 ///
 /// Errors  ShapeError for a batch that does not fit the model; OptionError for tokens and targets outside.
 /// Threads one pass per concurrent call; context.threads changes no bit. context.flops counts attention, which

@@ -121,7 +121,7 @@ class TrainingSteps {
     for (Index l = 0; l < model_.n_layers() && options_.balance > 0; ++l) {
       const auto& method = model_.attention(l).method();
       if (method.has_trees() && method.choice().biases == TreeBiases::stored)
-        report.balance += add_balance_loss(method, store_, keys_of(kept, l), options_.balance);
+        report.balance += add_balance_loss(method, store_, keys_of(kept, l), options_.balance, context_);
     }
     report.gradient_norm = gradient_norm(store_, report.step);
     adamw_update(store_, options_.earlier_steps + report.step, report.rate, report.gradient_norm, options_.adamw);
@@ -137,7 +137,7 @@ class TrainingSteps {
     for (Index l = 0; l < model_.n_layers() && options_.median_share > 0; ++l) {
       const auto& method = model_.attention(l).method();
       if (!method.has_trees() || method.choice().biases != TreeBiases::key_medians) continue;
-      method.follow_medians(store_, keys_of(kept, l), options_.median_share);
+      method.follow_medians(store_, keys_of(kept, l), options_.median_share, *context_.workspace);
     }
   }
 
@@ -162,8 +162,8 @@ class TrainingSteps {
 ///
 /// Ranks   with TrainingHooks::ranks the bits are those of one process with the same micro_batches. Where one rank
 ///         throws, all do: it what it had to, the others TrainingError.
-/// Memory  a step allocates nothing after the first with exact attention; trees, and other methods that are made of
-///         parameters, allocate when they are made, each step anew.
+/// Memory  a step allocates nothing after the first, whatever the method, unless its batch is larger or a leaf fuller
+///         than any before.
 /// Errors  OptionError for options out of range, and for ranks that would train apart, before anything is done.
 ///         TrainingError, naming the step, where the loss or the norm of the gradients is NaN or infinite: the
 ///         parameters are then those of the step before, and the last checkpoint stays the last. What hooks throw.

@@ -69,7 +69,7 @@ struct TreeOptions {
 /// Errors  ShapeError where rows(planes) + 1 is no power of two, height > 24, or biases do not fit; OptionError for a
 ///         NaN or an infinity in planes, biases or lift, and for what becomes one in the scalar sums are kept in.
 /// Cost    routing: 2 h d flops a token, along its path only; about 2^h (d + 16) numbers of memory.
-/// Threads immutable; const members are re-entrant.
+/// Threads const members are re-entrant.
 /// Source  Madaan, Bhojanapalli, Jain, Jain 2023, section 3; Karthikeyan, Jain, Natarajan, Jain 2021 (the tree itself).
 template <RealScalar S>
 class DecisionTree {
@@ -92,15 +92,7 @@ class DecisionTree {
     check_size(biases_, "biases");
     if (n_nodes > 0 && planes_.cols() < 1)
       throw ShapeError(detail::message("cols(planes) = ", planes_.cols(), " must be >= 1"));
-    for (Index v = 0; v < n_nodes; ++v) {
-      for (Index c = 0; c < planes_.cols(); ++c) {
-        if (!detail::is_finite(planes_(v, c))) {
-          const double given = static_cast<double>(planes.coeff(v, c));
-          throw OptionError(detail::message("planes(", v, ", ", c, ") = ", given, detail::must_be_finite<Sum>(given)));
-        }
-      }
-    }
-    check_finite(biases_, "biases", [&](Index v) { return entry(biases, v); });
+    check_finite(planes_, biases_, planes, biases);
     if (options_.lift) {
       check_size(options_.lift->weights, "lift.weights");
       check_finite(options_.lift->weights, "lift.weights", [&](Index v) { return options.lift->weights(v); });
@@ -110,6 +102,22 @@ class DecisionTree {
       }
     }
     padded_.setZero(n_nodes, detail::padded_width(planes_.cols()));
+    padded_.leftCols(planes_.cols()) = planes_;
+  }
+
+  /// Puts other numbers in the place of its planes and biases, whose shapes stay: nothing is allocated.
+  /// Errors  as the constructor, and ShapeError for planes of another shape; the tree is untouched then.
+  template <NumberMatrix Planes, NumberMatrix Biases>
+  void set_numbers(const Planes& planes, const Biases& biases) {
+    if (planes.rows() != planes_.rows() || planes.cols() != planes_.cols()) {
+      throw ShapeError(detail::message("planes is ", planes.rows(), " x ", planes.cols(),
+                                       " but must be as before: ", planes_.rows(), " x ", planes_.cols()));
+    }
+    check_vector(biases);
+    check_size(biases, "biases");
+    check_finite(planes, biases, planes, biases);
+    planes_ = planes.template cast<Sum>();
+    for (Index v = 0; v < biases_.size(); ++v) biases_(v) = static_cast<Sum>(entry(biases, v));
     padded_.leftCols(planes_.cols()) = planes_;
   }
 
@@ -205,10 +213,13 @@ class DecisionTree {
 
  private:
   template <class Biases>
-  static Vector<Sum> as_column(const Biases& biases) {
-    if (biases.rows() != 1 && biases.cols() != 1 && biases.size() > 0) {
+  static void check_vector(const Biases& biases) {
+    if (biases.rows() != 1 && biases.cols() != 1 && biases.size() > 0)
       throw ShapeError(detail::message("biases is ", biases.rows(), " x ", biases.cols(), " but must be a vector"));
-    }
+  }
+  template <class Biases>
+  static Vector<Sum> as_column(const Biases& biases) {
+    check_vector(biases);
     Vector<Sum> column(biases.size());
     for (Index v = 0; v < biases.size(); ++v) column(v) = static_cast<Sum>(entry(biases, v));
     return column;
@@ -218,13 +229,30 @@ class DecisionTree {
     return numbers.cols() == 1 ? numbers.coeff(v, 0) : numbers.coeff(0, v);
   }
 
-  void check_size(const Vector<Sum>& numbers, const char* name) const {
+  template <class Numbers>
+  void check_size(const Numbers& numbers, const char* name) const {
     if (numbers.size() != planes_.rows()) {
       throw ShapeError(
           detail::message(name, " has ", numbers.size(), " entries but must have rows(planes) = ", planes_.rows()));
     }
   }
-  // `given`: what a number was before it was converted.
+  // `given...`: what numbers were before they were converted, or the numbers themselves.
+  template <class Planes, class Biases, class GivenPlanes, class GivenBiases>
+  static void check_finite(const Planes& planes, const Biases& biases, const GivenPlanes& given_planes,
+                           const GivenBiases& given_biases) {
+    for (Index v = 0; v < planes.rows(); ++v) {
+      for (Index c = 0; c < planes.cols(); ++c) {
+        if (detail::is_finite(static_cast<Sum>(planes.coeff(v, c)))) continue;
+        const double given = static_cast<double>(given_planes.coeff(v, c));
+        throw OptionError(detail::message("planes(", v, ", ", c, ") = ", given, detail::must_be_finite<Sum>(given)));
+      }
+    }
+    for (Index v = 0; v < biases.size(); ++v) {
+      if (detail::is_finite(static_cast<Sum>(entry(biases, v)))) continue;
+      const double given = static_cast<double>(entry(given_biases, v));
+      throw OptionError(detail::message("biases(", v, ") = ", given, detail::must_be_finite<Sum>(given)));
+    }
+  }
   template <class Given>
   static void check_finite(const Vector<Sum>& numbers, const char* name, const Given& given) {
     for (Index v = 0; v < numbers.size(); ++v) {
