@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <vector>
 
 #include <mpi.h>
 #include <gtest/gtest.h>
@@ -111,6 +112,38 @@ TEST(RingAttendBackward, WorksInEveryStorage) {
   expect_gradients_in<float>(1e-6);
   expect_gradients_in<Eigen::half>(2e-3);
   expect_gradients_in<Eigen::bfloat16>(1.6e-2);
+}
+
+/// Gradients of one rank in memory of a caller, as columns.
+template <class S>
+struct OwnGradients {
+  Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic> d_q, d_k, d_v;
+  Vector<Accumulator<S>> d_sinks;
+};
+
+TEST(RingAttendBackward, WritesIntoWhatTheCallerGives) {
+  const Matrix<float> q = random_matrix<float>(9, 24, 1), k = random_matrix<float>(9, 12, 2),
+                      v = random_matrix<float>(9, 10, 3), d_out = random_matrix<float>(9, 20, 4);
+  const std::vector<double> sinks{0.5, -1, 2, 1};
+  const HeadOptions heads{.n_heads = 4, .n_kv_heads = 2};
+  const AttentionOptions options{.mask = {.causal = Causal::square}, .sinks = sinks};
+  const auto r = multi_head_ring_attend(MPI_COMM_WORLD, q, k, v, heads, options);
+  const auto want = multi_head_ring_attend_backward(MPI_COMM_WORLD, d_out, q, k, v, r, heads, options);
+  OwnGradients<float> got{{9, 24}, {9, 12}, {9, 10}, Vector<float>(4)};
+  multi_head_ring_attend_backward_into(MPI_COMM_WORLD, got, d_out, q, k, v, r.out, r.lse, heads, options);
+  EXPECT_SAME_BITS(got.d_q, want.d_q);
+  EXPECT_SAME_BITS(got.d_k, want.d_k);
+  EXPECT_SAME_BITS(got.d_v, want.d_v);
+  EXPECT_SAME_BITS(got.d_sinks, want.d_sinks);
+  got.d_sinks.resize(0);
+  multi_head_ring_attend_backward_into(MPI_COMM_WORLD, got, d_out, q, k, v, r.out, r.lse, heads, options);
+  EXPECT_SAME_BITS(got.d_q, want.d_q);
+
+  const auto one = ring_attend(MPI_COMM_WORLD, q, q, q);
+  const auto want_one = ring_attend_backward(MPI_COMM_WORLD, q, q, q, q, one);
+  OwnGradients<float> got_one{{9, 24}, {9, 24}, {9, 24}, {}};
+  ring_attend_backward_into(MPI_COMM_WORLD, got_one, q, q, q, q, one.out, one.lse);
+  EXPECT_SAME_BITS(got_one.d_k, want_one.d_k);
 }
 
 TEST(RingAttendBackward, RefusesWhatItCannotGiveOnEveryRankAlike) {

@@ -4,7 +4,6 @@
 #include <new>
 #include <span>
 #include <type_traits>
-#include <vector>
 
 #include <mpi.h>
 
@@ -124,15 +123,14 @@ struct RingBackward {
   }
 };
 
-/// Runs an agreed backward pass over a ring. `grads` and `sums` have their sizes.
-template <class S, class Out, class ScoreMod, class Grads>
+/// Runs an agreed backward pass over a ring, and leaves the gradients in `sums`, which have room for them; where a rank
+/// fails, all throw. The context brings a workspace.
+template <class S, class Out, class ScoreMod>
 void ring_backward_heads(const Ranks& ranks, const RingCall<S>& call, RingKeys<S>& keys,
-                         RingGradients<Accumulator<S>>& sums, const BackwardOperands<S, Out>& in, Grads& grads,
-                         const ExactAttention<ScoreMod>& method, const Context& given,
+                         RingGradients<Accumulator<S>>& sums, const BackwardOperands<S, Out>& in,
+                         const RingWishes& wishes, const ExactAttention<ScoreMod>& method, const Context& context,
                          const BackwardOptions& backward) {
   const RingPlan plan = call.plan();
-  const WithWorkspace inner(given);
-  Workspace::Frame frame(inner.workspace());
   Failure failure;
   RingBackward<S, Out> own{call, plan, ranks.rank(), in, backward, sums.d_q(), sums.means()};
   failure.guard([&] { own.find_means(); });
@@ -144,10 +142,10 @@ void ring_backward_heads(const Ranks& ranks, const RingCall<S>& call, RingKeys<S
     sums.clear(t);
     failure.guard([&] {
       for_each_ring_piece(
-          plan, ranks.rank(), owner, call.packed, inner.context(),
+          plan, ranks.rank(), owner, call.packed, context,
           [&](int part_q, int part, const CallBlock& block, const HeadRange& some) {
             own.add(block, part_q, keys.rows(plan, t, part, call.packed), sums.rows(plan, t, part),
-                    plan.keys(owner, part).first, some, method, inner.context());
+                    plan.keys(owner, part).first, some, method, context);
           },
           [&] {
             incoming.poke();
@@ -162,12 +160,50 @@ void ring_backward_heads(const Ranks& ranks, const RingCall<S>& call, RingKeys<S
   }
   outgoing.wait();
   if (ranks.size() > 1) sums.add_arrived(plan, ranks, ranks.size() - 1);
-  if (grads.d_sinks.size() > 0) {
+  if (wishes.d_sinks) {
     failure.guard([&] { own.template sinks<ScoreMod>(sums.own_sinks()); });
-    sums.add_sinks(ranks, grads.d_sinks);
+    sums.add_sinks(ranks);
   }
   failure.settle(ranks);
-  sums.write(plan, grads);
+}
+
+/// multi_head_ring_attend_backward into `grads`; make_room(packed) gives them their sizes, or leaves them as they are.
+template <class Grads, class D, class Q, class K, class V, class Out, class Lse, class MakeRoom, class Method>
+void ring_backward_to(MPI_Comm comm, Grads& grads, const D& d_out, const Q& q, const K& k, const V& v, const Out& out,
+                      const Lse& lse, const HeadOptions& heads, const MakeRoom& make_room,
+                      const AttentionOptions& options, const Method& method, const Context& given,
+                      const BackwardOptions& backward) {
+  require_exact<Method>();
+  require_call_operands<Q, K, V>();
+  using S = OperandScalar<Q>;
+  static_assert(DerivableScoreMod<std::remove_cvref_t<decltype(method.score_mod)>, Accumulator<S>>,
+                "heed: a gradient needs the functor's derivative(s, i, j), that of what it returns by s");
+  const Ranks ranks(comm);
+  const WithWorkspace inner(given);
+  Workspace::Frame frame(inner.workspace());
+  RingKeys<S> keys;
+  RingGradients<Accumulator<S>> sums;
+  RingWishes wishes;
+  const auto call = agree_on_ring<S>(
+      ranks, "ring_attend_backward", !std::is_same_v<Method, ExactAttention<>>, q, k, v, heads, options, given, frame,
+      [&](const PackedHeads& packed) {
+        make_room(packed);
+        bool with_bias = backward.bias;
+        if constexpr (requires { grads.d_bias; }) with_bias = with_bias || grads.d_bias.size() > 0;
+        if (with_bias) {
+          throw OptionError(
+              "heed: BackwardOptions::bias is given but must not be: over a ring no rank has the pairs of all");
+        }
+        if constexpr (requires { grads.d_sinks; }) wishes.d_sinks = grads.d_sinks.size() > 0;
+        check_backward_without_bias(backward_operands(d_out, q, k, out, lse, packed), v, true, grads, options,
+                                    backward);
+        keys.reserve(frame, ranks, view_of(k), view_of(v));
+        sums.reserve(frame, ranks, q.rows(), k.rows(), packed);
+        return wishes;
+      });
+  ring_backward_heads(ranks, call, keys, sums, backward_operands(d_out, q, k, out, lse, call.packed), wishes, method,
+                      inner.context(), backward);
+  sums.write(call.plan(), grads);
 }
 
 }  // namespace detail
@@ -196,38 +232,35 @@ auto multi_head_ring_attend_backward(MPI_Comm comm, const D& d_out, const Q& q, 
                                      const HeadOptions& heads, const AttentionOptions& options = {},
                                      const Method& method = {}, const Context& context = {},
                                      const BackwardOptions& backward = {}) {
-  detail::require_exact<Method>();
-  detail::require_call_operands<Q, K, V>();
-  using S = detail::OperandScalar<Q>;
-  static_assert(detail::DerivableScoreMod<std::remove_cvref_t<decltype(method.score_mod)>, Accumulator<S>>,
-                "heed: a gradient needs the functor's derivative(s, i, j), that of what it returns by s");
-  const detail::Ranks ranks(comm);
-  AttentionGradients<S> grads;
-  detail::RingKeys<S> keys;
-  detail::RingGradients<Accumulator<S>> sums;
-  const auto call = detail::agree_on_ring<S>(
-      ranks, "ring_attend_backward", !std::is_same_v<Method, ExactAttention<>>, q, k, v, heads, options, context,
-      [&](const detail::PackedHeads& packed) {
-        if (backward.bias) {
-          throw OptionError(
-              "heed: BackwardOptions::bias is given but must not be: over a ring no rank has the pairs of all");
-        }
-        grads.d_q.resize(q.rows(), q.cols());
-        grads.d_k.resize(k.rows(), k.cols());
-        grads.d_v.resize(v.rows(), v.cols());
-        if (options.sinks.given()) grads.d_sinks.setZero(packed.n_heads);
-        const auto in = detail::backward_operands(d_out, q, k, r.out, r.lse, packed);
-        detail::check_gradient_of_out(in.d_out.rows, in.d_out.cols, q.rows(), packed.n_heads * packed.d_v);
-        detail::check_gradient(in.out.rows, in.out.cols, "out", "d_out", q.rows(), packed.n_heads * packed.d_v);
-        detail::check_gradient(in.lse.rows, in.lse.cols, "lse", "rows(q) x n_heads", q.rows(), packed.n_heads);
-        detail::check_gradient_of_lse(backward.d_lse, q.rows(), packed.n_heads);
-        keys.reserve(ranks, view_of(k), view_of(v));
-        sums.reserve(ranks, q.rows(), k.rows(), packed);
-      });
-  detail::ring_backward_heads(ranks, call, keys, sums,
-                              detail::backward_operands(d_out, q, k, r.out, r.lse, call.packed), grads, method, context,
-                              backward);
+  AttentionGradients<detail::OperandScalar<Q>> grads;
+  const auto make_room = [&](const detail::PackedHeads& packed) {
+    grads.d_q.resize(q.rows(), q.cols());
+    grads.d_k.resize(k.rows(), k.cols());
+    grads.d_v.resize(v.rows(), v.cols());
+    if (options.sinks.given()) grads.d_sinks.resize(packed.n_heads);
+  };
+  detail::ring_backward_to(comm, grads, d_out, q, k, v, r.out, r.lse, heads, make_room, options, method, context,
+                           backward);
   return grads;
+}
+
+/// `multi_head_ring_attend_backward` into storage the caller owns; with a Workspace that an earlier call of the same
+/// shapes has grown nothing is allocated.
+///
+/// Shapes  grads: an object with members d_q, d_k, d_v, each a writable TokenMatrix shaped as this rank's q, k, v in
+///         their scalar, and d_sinks of n_heads entries where they are wanted: by every rank or by none; out, lse: what
+///         the forward call wrote. No gradient may overlap an operand.
+/// Errors  as multi_head_ring_attend_backward; a shape that is wrong on one rank alone is an error of all. Gradients of
+///         every rank are untouched then; where a call of MPI fails on one rank, another may have written its own.
+template <class Grads, class D, class Q, TokenMatrix K, TokenMatrix V, class Out, class Lse,
+          class Method = ExactAttention<>>
+void multi_head_ring_attend_backward_into(MPI_Comm comm, Grads&& grads, const D& d_out, const Q& q, const K& k,
+                                          const V& v, const Out& out, const Lse& lse, const HeadOptions& heads,
+                                          const AttentionOptions& options = {}, const Method& method = {},
+                                          const Context& context = {}, const BackwardOptions& backward = {}) {
+  detail::ring_backward_to(
+      comm, grads, d_out, q, k, v, out, lse, heads, [](const detail::PackedHeads&) {}, options, method, context,
+      backward);
 }
 
 /// The same for one head; r.lse: n_q / P.
@@ -236,6 +269,16 @@ auto ring_attend_backward(MPI_Comm comm, const D& d_out, const Q& q, const K& k,
                           const AttentionOptions& options = {}, const Method& method = {}, const Context& context = {},
                           const BackwardOptions& backward = {}) {
   return multi_head_ring_attend_backward(comm, d_out, q, k, v, r, {}, options, method, context, backward);
+}
+
+/// The same for one head into storage the caller owns; lse: n_q / P.
+template <class Grads, class D, class Q, TokenMatrix K, TokenMatrix V, class Out, class Lse,
+          class Method = ExactAttention<>>
+void ring_attend_backward_into(MPI_Comm comm, Grads&& grads, const D& d_out, const Q& q, const K& k, const V& v,
+                               const Out& out, const Lse& lse, const AttentionOptions& options = {},
+                               const Method& method = {}, const Context& context = {},
+                               const BackwardOptions& backward = {}) {
+  multi_head_ring_attend_backward_into(comm, grads, d_out, q, k, v, out, lse, {}, options, method, context, backward);
 }
 
 }  // namespace heed
