@@ -167,13 +167,15 @@ TEST(Faults, ARankWithoutMemoryKeepsNobodyWaiting) {
   const Matrix<float> q = random_matrix<float>(6, 8, 1), k = random_matrix<float>(6, 4, 2);
   const HeadOptions heads{.n_heads = 2, .n_kv_heads = 1};
   const std::vector<double> sinks{1.0, 2.0};
-  const AttentionOptions options{.sinks = sinks};
+  const Matrix<float> bias = random_matrix<float>(1, 6 * ranks_of_world(), 4);
+  const AttentionOptions options{.mask = {.bias = bias}, .sinks = sinks};
   const auto ring = [&](MPI_Comm comm) { return multi_head_ring_attend(comm, q, k, k, heads, options); };
   const auto forward = ring(MPI_COMM_WORLD);
   expect_all_throw_without_memory([&](MPI_Comm comm) { attend_sharded(comm, in.q, in.cache); });
   expect_all_throw_without_memory(ring);
-  expect_all_throw_without_memory(
-      [&](MPI_Comm comm) { multi_head_ring_attend_backward(comm, q, q, k, k, forward, heads, options); });
+  expect_all_throw_without_memory([&](MPI_Comm comm) {
+    multi_head_ring_attend_backward(comm, q, q, k, k, forward, heads, options, ExactAttention<>{}, {}, {.bias = true});
+  });
   if (!several()) return;
   // Memory may run out while another rank's error is told, too.
   const Matrix<float> wrong = rank_of_world() == 0 ? random_matrix<float>(6, 7, 1) : q;
@@ -183,7 +185,8 @@ TEST(Faults, ARankWithoutMemoryKeepsNobodyWaiting) {
 
 /// The outputs of one rank, full of a number that no call gives.
 struct Outputs {
-  Matrix<float> out, lse, d_q, d_k, d_v;
+  Matrix<float> out, lse, d_q, d_k, d_v, d_bias = Matrix<float>(1, n_k());
+  static Index n_k() { return 6 * ranks_of_world(); }
   Vector<float> d_sinks;
   static constexpr float untouched = -777.0f;
 
@@ -197,7 +200,7 @@ struct Outputs {
     for (Matrix<float>* m : all()) m->setConstant(untouched);
     d_sinks.setConstant(untouched);
   }
-  std::vector<Matrix<float>*> all() { return {&out, &lse, &d_q, &d_k, &d_v}; }
+  std::vector<Matrix<float>*> all() { return {&out, &lse, &d_q, &d_k, &d_v, &d_bias}; }
   void expect_untouched() {
     for (Matrix<float>* m : all()) EXPECT_TRUE((m->array() == untouched).all());
     EXPECT_TRUE((d_sinks.array() == untouched).all());
@@ -207,10 +210,11 @@ struct Outputs {
 TEST(Faults, OutputsStayAsTheyAreOnEveryRankWhereOneRankIsWrongOrFails) {
   const FaultCase in;
   const Matrix<float> q = random_matrix<float>(6, 8, 1), k = random_matrix<float>(6, 4, 2),
-                      v = random_matrix<float>(6, 3, 3), d_out = random_matrix<float>(6, 6, 4);
+                      v = random_matrix<float>(6, 3, 3), d_out = random_matrix<float>(6, 6, 4),
+                      bias = random_matrix<float>(1, Outputs::n_k(), 5);
   const HeadOptions heads{.n_heads = 2, .n_kv_heads = 1};
   const std::vector<double> sinks{1.0, 2.0};
-  const AttentionOptions options{.sinks = sinks};
+  const AttentionOptions options{.mask = {.bias = bias}, .sinks = sinks};
   const auto forward = multi_head_ring_attend(MPI_COMM_WORLD, q, k, v, heads, options);
   Outputs sharded(2, 2, 6, 8), ring(6, 2, 4, 3);
 
@@ -269,19 +273,22 @@ TEST(Faults, OutputsStayAsTheyAreOnEveryRankWhereOneRankIsWrongOrFails) {
 TEST(Faults, IntoAGrownWorkspaceNothingIsAllocated) {
   const FaultCase in;
   const Matrix<float> q = random_matrix<float>(6, 8, 1), k = random_matrix<float>(6, 4, 2),
-                      v = random_matrix<float>(6, 3, 3), d_out = random_matrix<float>(6, 6, 4);
+                      v = random_matrix<float>(6, 3, 3), d_out = random_matrix<float>(6, 6, 4),
+                      bias = random_matrix<float>(1, Outputs::n_k(), 5);
   const HeadOptions heads{.n_heads = 2, .n_kv_heads = 1};
   const std::vector<double> sinks{1.0, 2.0};
   const AttentionOptions options{.mask = {.causal = Causal::top_left}, .sinks = sinks};
+  AttentionOptions with_bias = options;
+  with_bias.mask.bias = bias;
   Workspace workspace;
   const Context context{.workspace = &workspace};
   Outputs sharded(2, 2, 6, 8), ring(6, 2, 4, 3);
   for (int call = 0; call < 3; ++call) {
     const std::int64_t before = mpi_spy().news;
     attend_sharded_into(MPI_COMM_WORLD, sharded.out, sharded.lse, in.q, in.cache, options, context);
-    multi_head_ring_attend_into(MPI_COMM_WORLD, ring.out, ring.lse, q, k, v, heads, options, ExactAttention<>{},
+    multi_head_ring_attend_into(MPI_COMM_WORLD, ring.out, ring.lse, q, k, v, heads, with_bias, ExactAttention<>{},
                                 context);
-    multi_head_ring_attend_backward_into(MPI_COMM_WORLD, ring, d_out, q, k, v, ring.out, ring.lse, heads, options,
+    multi_head_ring_attend_backward_into(MPI_COMM_WORLD, ring, d_out, q, k, v, ring.out, ring.lse, heads, with_bias,
                                          ExactAttention<>{}, context);
     EXPECT_EQ(mpi_spy().news - before > 0, call == 0) << "call " << call;
   }

@@ -54,7 +54,7 @@ inline void check_message(Index numbers) {
 
 /// Gradients beside those of rows that this rank wants of a backward pass over a ring: all ranks want the same.
 struct RingWishes {
-  bool d_sinks = false;
+  bool d_sinks = false, d_bias = false;
 };
 
 /// Agrees on a call over a ring; `check(packed)` looks at what this rank brings, makes room, and says what it wants.
@@ -85,6 +85,7 @@ RingCall<S> agree_on_ring(const Ranks& ranks, const char* name, bool has_functor
   agreement.same_size("d", packed.d);
   agreement.same_size("d_v", packed.d_v);
   agreement.same_flag("d_sinks", wishes.d_sinks);
+  agreement.same_flag("d_bias (BackwardOptions::bias)", wishes.d_bias);
   agree_on(agreement, options);
   agreement.conclude();
   const RingLayout queries(q.rows(), ranks.rank(), ranks.size()), keys(k.rows(), ranks.rank(), ranks.size());

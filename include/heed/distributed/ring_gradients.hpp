@@ -34,7 +34,7 @@ class RingGradients {
     means_ = frame.take<T>(n_q * packed.n_heads);
     for (Index t = 0; t < std::min<Index>(ranks.size(), 3); ++t) made_in(t) = frame.take<T>(n_k * row_numbers());
     if (ranks.size() > 1) arrived() = frame.take<T>(n_k * row_numbers());
-    sinks_ = frame.take<T>(packed.n_heads * (1 + ranks.size()));
+    sinks_ = frame.take<T>(2 * packed.n_heads);
   }
   View<T> d_q() {
     const Index cols = packed_.n_heads * packed_.d;
@@ -42,17 +42,8 @@ class RingGradients {
   }
   T* means() { return means_; }
   T* own_sinks() { return sinks_; }  ///< gradients of sinks by the queries of this rank, one a head
-  /// Puts their sum over ranks in their place, from rank 0 on: MPI_Allreduce would leave the order open.
-  void add_sinks(const Ranks& ranks) {
-    const Index n = packed_.n_heads;
-    T* all = sinks_ + n;
-    gather(ranks, own_sinks(), all, static_cast<int>(static_cast<std::size_t>(n) * sizeof(T)));
-    for (Index h = 0; h < n; ++h) {
-      T sum = 0;
-      for (Index r = 0; r < ranks.size(); ++r) sum += all[r * n + h];
-      sinks_[h] = sum;
-    }
-  }
+  /// Puts their sum over ranks in their place.
+  void add_sinks(const Ranks& ranks) { add_in_order(ranks, sinks_, sinks_ + packed_.n_heads, packed_.n_heads); }
 
   void clear(Index t) { std::fill_n(made_in(t), n_k_ * row_numbers(), T(0)); }
   /// The sums of a part of the keys of step t.
