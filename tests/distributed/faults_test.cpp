@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "heed/distributed/attend_sharded.hpp"
+#include "heed/distributed/attend_within_sharded.hpp"
 #include "heed/distributed/ring_attend.hpp"
 #include "heed/distributed/ring_attend_backward.hpp"
 #include "distributed/mpi_spy.hpp"
@@ -172,6 +173,9 @@ TEST(Faults, ARankWithoutMemoryKeepsNobodyWaiting) {
   const auto ring = [&](MPI_Comm comm) { return multi_head_ring_attend(comm, q, k, k, heads, options); };
   const auto forward = ring(MPI_COMM_WORLD);
   expect_all_throw_without_memory([&](MPI_Comm comm) { attend_sharded(comm, in.q, in.cache); });
+  KeyValueCache<Int8> bytes(6, 8);
+  bytes.append(in.k, in.v);
+  expect_all_throw_without_memory([&](MPI_Comm comm) { attend_within_sharded(comm, 0.05, in.q, bytes); });
   expect_all_throw_without_memory(ring);
   expect_all_throw_without_memory([&](MPI_Comm comm) {
     multi_head_ring_attend_backward(comm, q, q, k, k, forward, heads, options, ExactAttention<>{}, {}, {.bias = true});

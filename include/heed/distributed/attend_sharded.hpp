@@ -67,8 +67,8 @@ void attend_shards(const Ranks& ranks, const ConstView<S>& q, const Shard& shard
   write_sums(message.sums(), q, to, packed, options.sinks, room);
 }
 
-/// attend_sharded over a shard of any kind. heads_of(): its heads, or what is wrong with the arguments;
-/// outputs_of(packed): where to write, or what is wrong with that.
+/// attend_sharded, or the call that the shard names, over a shard of any kind. heads_of(): its heads, or what is wrong
+/// with the arguments; outputs_of(packed): where to write, or what is wrong with that.
 template <class Q, class Shard, class HeadsOf, class OutputsOf, class Method>
 void attend_any_shard(const Ranks& ranks, const Q& q, const Shard& shard, Index n_own, const HeadsOf& heads_of,
                       const OutputsOf& outputs_of, const AttentionOptions& options, const Method& method,
@@ -80,7 +80,7 @@ void attend_any_shard(const Ranks& ranks, const Q& q, const Shard& shard, Index 
                 "heed: attention runs on float, double, Eigen::half or Eigen::bfloat16 matrices; cast others first");
   const WithWorkspace inner(context);
   Workspace::Frame frame(inner.workspace());
-  Agreement agreement(ranks, "attend_sharded", frame);
+  Agreement agreement(ranks, Shard::call, frame);
   PackedHeads packed;
   decltype(outputs_of(packed)) to;
   SumsMessage<Accumulator<S>> message;
@@ -94,6 +94,7 @@ void attend_any_shard(const Ranks& ranks, const Q& q, const Shard& shard, Index 
     message.reserve(frame, packed.n_heads, q.rows(), packed.d_v);
   });
   agreement.same_isa(isa);
+  if constexpr (requires { shard.agree(agreement); }) shard.agree(agreement);
   agreement.same_flag("a score functor", !std::is_same_v<Method, ExactAttention<>>);
   const ShardedKeys keys = agree_on_shards<S, typename Shard::Scalar>(agreement, ranks, view_of(q), n_own, packed,
                                                                       options, !Shard::has_rows);
