@@ -115,6 +115,7 @@
 
 // distributed/ (floor 7): over several machines by MPI; include by name, and link heed::mpi
 //   #include "heed/distributed/attend_sharded.hpp"
+//   #include "heed/distributed/attend_within_sharded.hpp"
 //   #include "heed/distributed/rank_chain.hpp"
 //   #include "heed/distributed/ring_attend.hpp"
 //   #include "heed/distributed/ring_attend_backward.hpp"

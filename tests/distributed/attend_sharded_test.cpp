@@ -185,5 +185,55 @@ TEST(AttendSharded, IsTheSameForAnyNumberOfThreadsAndWithAWorkspace) {
   EXPECT_EQ(flops.products(), 2.0 * 17 * 4 * 60 * static_cast<double>(in.share.size)) << "a rank counts its own pairs";
 }
 
+template <class SQ, class S>
+void expect_into_as_returned() {
+  const ShardedCase<S> in;
+  const std::vector<double> sinks{0.5, -1, 2, 9};
+  const AttentionOptions options{.mask = {.causal = Causal::bottom_right}, .sinks = sinks};
+  for (const Index n_q : {0, 1, 17}) {
+    const Matrix<SQ> q = random_matrix<SQ>(n_q, 40, 5);
+    const auto want = attend_sharded(MPI_COMM_WORLD, q, in.own, options);
+    Eigen::Matrix<SQ, Eigen::Dynamic, Eigen::Dynamic> out(n_q + 3, 28);  // columns side by side
+    Matrix<Accumulator<SQ>> lse(n_q, 4);
+    attend_sharded_into(MPI_COMM_WORLD, out.middleRows(2, n_q), lse, q, in.own, options);
+    EXPECT_SAME_BITS(out.middleRows(2, n_q).eval(), want.out);
+    EXPECT_SAME_BITS(lse, want.lse);
+    Matrix<Accumulator<SQ>> wide(n_q, 28);
+    if (rank_of_world() == 0) {  // one rank wants no lse, and out as sums are kept
+      attend_sharded_into(MPI_COMM_WORLD, wide, nullptr, q, in.own, options, Context{});
+    } else {
+      attend_sharded_into(MPI_COMM_WORLD, out.middleRows(2, n_q), lse, q, in.own, options, Context{});
+    }
+    if (rank_of_world() == 0) {
+      EXPECT_SAME_BITS(wide.template cast<SQ>().eval(), want.out);
+    }
+  }
+}
+
+TEST(AttendSharded, WritesIntoWhatTheCallerGives) {
+  expect_into_as_returned<float, float>();
+  expect_into_as_returned<double, double>();
+  expect_into_as_returned<Eigen::half, Eigen::half>();
+  const ShardedCase<float> in;
+  const Matrix<float> q = random_matrix<float>(5, 20, 9);
+  const Matrix<float> k = in.k.middleRows(in.share.first, in.share.size),
+                      v = in.v.middleRows(in.share.first, in.share.size);
+  const auto want = attend_sharded(MPI_COMM_WORLD, q, k, v);
+  Matrix<float> out(5, 14);
+  std::vector<float> lse(5);
+  attend_sharded_into(MPI_COMM_WORLD, out, lse, q, k, v);
+  EXPECT_SAME_BITS(out, want.out);
+  EXPECT_SAME_BITS(Eigen::Map<Vector<float>>(lse.data(), 5).eval(), want.lse);
+  out.setZero();
+  attend_sharded_into(MPI_COMM_WORLD, out, nullptr, q, k, v);
+  EXPECT_SAME_BITS(out, want.out);
+  const HeadOptions heads{.n_heads = 2, .n_kv_heads = 2};
+  const auto two = multi_head_attend_sharded(MPI_COMM_WORLD, q, k, v, heads);
+  Matrix<float> two_lse(5, 2);
+  multi_head_attend_sharded_into(MPI_COMM_WORLD, out, two_lse, q, k, v, heads);
+  EXPECT_SAME_BITS(out, two.out);
+  EXPECT_SAME_BITS(two_lse, two.lse);
+}
+
 }  // namespace
 }  // namespace heed::test

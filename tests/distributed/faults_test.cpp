@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "heed/distributed/attend_sharded.hpp"
+#include "heed/distributed/attend_within_sharded.hpp"
 #include "heed/distributed/ring_attend.hpp"
 #include "heed/distributed/ring_attend_backward.hpp"
 #include "distributed/mpi_spy.hpp"
@@ -167,18 +168,134 @@ TEST(Faults, ARankWithoutMemoryKeepsNobodyWaiting) {
   const Matrix<float> q = random_matrix<float>(6, 8, 1), k = random_matrix<float>(6, 4, 2);
   const HeadOptions heads{.n_heads = 2, .n_kv_heads = 1};
   const std::vector<double> sinks{1.0, 2.0};
-  const AttentionOptions options{.sinks = sinks};
+  const Matrix<float> bias = random_matrix<float>(1, 6 * ranks_of_world(), 4);
+  const AttentionOptions options{.mask = {.bias = bias}, .sinks = sinks};
   const auto ring = [&](MPI_Comm comm) { return multi_head_ring_attend(comm, q, k, k, heads, options); };
   const auto forward = ring(MPI_COMM_WORLD);
   expect_all_throw_without_memory([&](MPI_Comm comm) { attend_sharded(comm, in.q, in.cache); });
+  KeyValueCache<Int8> bytes(6, 8);
+  bytes.append(in.k, in.v);
+  expect_all_throw_without_memory([&](MPI_Comm comm) { attend_within_sharded(comm, 0.05, in.q, bytes); });
   expect_all_throw_without_memory(ring);
-  expect_all_throw_without_memory(
-      [&](MPI_Comm comm) { multi_head_ring_attend_backward(comm, q, q, k, k, forward, heads, options); });
+  expect_all_throw_without_memory([&](MPI_Comm comm) {
+    multi_head_ring_attend_backward(comm, q, q, k, k, forward, heads, options, ExactAttention<>{}, {}, {.bias = true});
+  });
   if (!several()) return;
   // Memory may run out while another rank's error is told, too.
   const Matrix<float> wrong = rank_of_world() == 0 ? random_matrix<float>(6, 7, 1) : q;
   expect_all_throw_without_memory([&](MPI_Comm comm) { multi_head_ring_attend(comm, wrong, k, k, heads, options); },
                                   true);
+}
+
+/// The outputs of one rank, full of a number that no call gives.
+struct Outputs {
+  Matrix<float> out, lse, d_q, d_k, d_v, d_bias = Matrix<float>(1, n_k());
+  static Index n_k() { return 6 * ranks_of_world(); }
+  Vector<float> d_sinks;
+  static constexpr float untouched = -777.0f;
+
+  Outputs(Index n, Index n_heads, Index k_cols, Index v_cols)
+      : out(n, n_heads * v_cols),
+        lse(n, n_heads),
+        d_q(n, n_heads * k_cols),
+        d_k(n, k_cols),
+        d_v(n, v_cols),
+        d_sinks(n_heads) {
+    for (Matrix<float>* m : all()) m->setConstant(untouched);
+    d_sinks.setConstant(untouched);
+  }
+  std::vector<Matrix<float>*> all() { return {&out, &lse, &d_q, &d_k, &d_v, &d_bias}; }
+  void expect_untouched() {
+    for (Matrix<float>* m : all()) EXPECT_TRUE((m->array() == untouched).all());
+    EXPECT_TRUE((d_sinks.array() == untouched).all());
+  }
+};
+
+TEST(Faults, OutputsStayAsTheyAreOnEveryRankWhereOneRankIsWrongOrFails) {
+  const FaultCase in;
+  const Matrix<float> q = random_matrix<float>(6, 8, 1), k = random_matrix<float>(6, 4, 2),
+                      v = random_matrix<float>(6, 3, 3), d_out = random_matrix<float>(6, 6, 4),
+                      bias = random_matrix<float>(1, Outputs::n_k(), 5);
+  const HeadOptions heads{.n_heads = 2, .n_kv_heads = 1};
+  const std::vector<double> sinks{1.0, 2.0};
+  const AttentionOptions options{.mask = {.bias = bias}, .sinks = sinks};
+  const auto forward = multi_head_ring_attend(MPI_COMM_WORLD, q, k, v, heads, options);
+  Outputs sharded(2, 2, 6, 8), ring(6, 2, 4, 3);
+
+  // A shape that only the last rank has wrong.
+  Matrix<float> out(is_last() ? 3 : 2, 16), lse(is_last() ? 6 : 2, 2), lse6(is_last() ? 2 : 6, 2), out6(6, 6);
+  Vector<float> lse1(is_last() ? 7 : 6);
+  out.setConstant(1), lse.setConstant(1), lse6.setConstant(1), out6.setConstant(1), lse1.setConstant(1);
+  expect_same_error<ShapeError>([&] { attend_sharded_into(MPI_COMM_WORLD, out, sharded.lse, in.q, in.cache); },
+                                "out is 3 x 16 but must be rows(q) x cols(v) = 2 x 16");
+  expect_same_error<ShapeError>([&] { attend_sharded_into(MPI_COMM_WORLD, sharded.out, lse, in.q, in.cache); },
+                                "lse is 6 x 2 but must be rows(q) x n_heads = 2 x 2");
+  expect_same_error<ShapeError>([&] { multi_head_ring_attend_into(MPI_COMM_WORLD, out6, lse6, q, k, v, heads); },
+                                "lse is 2 x 2 but must be rows(q) x n_heads = 6 x 2");
+  expect_same_error<ShapeError>([&] { ring_attend_into(MPI_COMM_WORLD, ring.d_k, lse1, k, k, k); },
+                                "lse has 7 entries but must have rows(q) = 6");
+  EXPECT_TRUE((out.array() == 1).all() && (lse.array() == 1).all() && (lse6.array() == 1).all());
+  EXPECT_TRUE((out6.array() == 1).all() && (lse1.array() == 1).all());
+  const auto backward = [&](Outputs& to, const auto& method) {
+    multi_head_ring_attend_backward_into(MPI_COMM_WORLD, to, d_out, q, k, v, forward.out, forward.lse, heads, options,
+                                         method);
+  };
+  const auto expect_wrong = [&](auto member, Index rows, Index cols, const std::string& part) {
+    Outputs wrong(6, 2, 4, 3);
+    if (is_last()) (wrong.*member).setConstant(rows, cols, Outputs::untouched);
+    expect_same_error<ShapeError>([&] { backward(wrong, ExactAttention<>{}); }, part);
+    wrong.expect_untouched();
+  };
+  expect_wrong(&Outputs::d_q, 6, 9, "d_q is 6 x 9 but must be as q: 6 x 8");
+  expect_wrong(&Outputs::d_k, 5, 4, "d_k is 5 x 4 but must be as k: 6 x 4");
+  expect_wrong(&Outputs::d_v, 6, 4, "d_v is 6 x 4 but must be as v: 6 x 3");
+  expect_wrong(&Outputs::d_sinks, 3, 1, "d_sinks has 3 entries");
+  if (several()) {
+    Outputs none(6, 2, 4, 3);
+    if (is_last()) none.d_sinks.resize(0);
+    expect_same_error<OptionError>([&] { backward(none, ExactAttention<>{}); },
+                                   "d_sinks is not given on rank " + last() + " but is on rank 0");
+  }
+
+  // A rank that fails while it computes.
+  struct Fails {
+    float operator()(float s, Index, Index) const {
+      if (is_last()) throw std::runtime_error("a functor had enough");
+      return s;
+    }
+    float derivative(float, Index, Index) const { return 1.0f; }
+  };
+  const ExactAttention failing{Fails{}};
+  const auto expect_failure = [&](const auto& call) { EXPECT_THROW(call(), std::runtime_error); };
+  expect_failure([&] { attend_sharded_into(MPI_COMM_WORLD, sharded.out, sharded.lse, in.q, in.cache, {}, failing); });
+  expect_failure([&] { multi_head_ring_attend_into(MPI_COMM_WORLD, ring.out, ring.lse, q, k, v, heads, {}, failing); });
+  expect_failure([&] { backward(ring, failing); });
+  sharded.expect_untouched();
+  ring.expect_untouched();
+}
+
+TEST(Faults, IntoAGrownWorkspaceNothingIsAllocated) {
+  const FaultCase in;
+  const Matrix<float> q = random_matrix<float>(6, 8, 1), k = random_matrix<float>(6, 4, 2),
+                      v = random_matrix<float>(6, 3, 3), d_out = random_matrix<float>(6, 6, 4),
+                      bias = random_matrix<float>(1, Outputs::n_k(), 5);
+  const HeadOptions heads{.n_heads = 2, .n_kv_heads = 1};
+  const std::vector<double> sinks{1.0, 2.0};
+  const AttentionOptions options{.mask = {.causal = Causal::top_left}, .sinks = sinks};
+  AttentionOptions with_bias = options;
+  with_bias.mask.bias = bias;
+  Workspace workspace;
+  const Context context{.workspace = &workspace};
+  Outputs sharded(2, 2, 6, 8), ring(6, 2, 4, 3);
+  for (int call = 0; call < 3; ++call) {
+    const std::int64_t before = mpi_spy().news;
+    attend_sharded_into(MPI_COMM_WORLD, sharded.out, sharded.lse, in.q, in.cache, options, context);
+    multi_head_ring_attend_into(MPI_COMM_WORLD, ring.out, ring.lse, q, k, v, heads, with_bias, ExactAttention<>{},
+                                context);
+    multi_head_ring_attend_backward_into(MPI_COMM_WORLD, ring, d_out, q, k, v, ring.out, ring.lse, heads, with_bias,
+                                         ExactAttention<>{}, context);
+    EXPECT_EQ(mpi_spy().news - before > 0, call == 0) << "call " << call;
+  }
 }
 
 TEST(Faults, ErrorsOfMpiNameTheCall) {

@@ -36,11 +36,25 @@ extern "C" int MPI_Isend(const void* data, int n, MPI_Datatype type, int to, int
   return PMPI_Isend(data, n, type, to, tag, comm, request);
 }
 
-void* operator new(std::size_t bytes) {
-  std::int64_t& left = heed::test::mpi_spy().news_left;
-  void* memory = left >= 0 && left-- == 0 ? nullptr : std::malloc(bytes == 0 ? 1 : bytes);
+namespace {
+template <class Allocate>
+void* allocated(const Allocate& allocate) {
+  heed::test::MpiSpy& spy = heed::test::mpi_spy();
+  ++spy.news;
+  void* memory = spy.news_left >= 0 && spy.news_left-- == 0 ? nullptr : allocate();
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
+}  // namespace
+
+void* operator new(std::size_t bytes) {
+  return allocated([&] { return std::malloc(bytes == 0 ? 1 : bytes); });
+}
+void* operator new(std::size_t bytes, std::align_val_t alignment) {  // of workspaces
+  const auto unit = static_cast<std::size_t>(alignment);
+  return allocated([&] { return std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit); });
+}
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }

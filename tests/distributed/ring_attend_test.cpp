@@ -152,6 +152,34 @@ TEST(RingAttend, KeysThatNobodySeesDoNotTravel) {
   in.expect({.mask = {.sequence_offsets = offsets}});
 }
 
+template <class S>
+void expect_into_as_returned() {
+  const RingCase<S> in(9, 9);
+  const AttentionOptions causal{.mask = {.causal = Causal::square}};
+  const auto want = ring_attend(MPI_COMM_WORLD, in.own.q, in.own.k, in.own.v, causal);
+  Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic> out(12, 7);  // columns side by side
+  Matrix<Accumulator<S>> wide(9, 7);
+  Vector<Accumulator<S>> lse(9);
+  ring_attend_into(MPI_COMM_WORLD, out.middleRows(2, 9), lse, in.own.q, in.own.k, in.own.v, causal);
+  EXPECT_SAME_BITS(out.middleRows(2, 9).eval(), want.out);
+  EXPECT_SAME_BITS(lse, want.lse);
+  ring_attend_into(MPI_COMM_WORLD, wide, nullptr, in.own.q, in.own.k, in.own.v, causal);
+  EXPECT_SAME_BITS(wide.template cast<S>().eval(), want.out);
+}
+
+TEST(RingAttend, WritesIntoWhatTheCallerGives) {
+  expect_into_as_returned<float>();
+  expect_into_as_returned<double>();
+  expect_into_as_returned<Eigen::bfloat16>();
+  const Matrix<float> q = random_matrix<float>(7, 20, 1), k = random_matrix<float>(7, 10, 2);
+  const HeadOptions heads{.n_heads = 4, .n_kv_heads = 2};
+  const auto want = multi_head_ring_attend(MPI_COMM_WORLD, q, k, k, heads);
+  Matrix<float> out(7, 20), lse(7, 4);
+  multi_head_ring_attend_into(MPI_COMM_WORLD, out, lse, q, k, k, heads);
+  EXPECT_SAME_BITS(out, want.out);
+  EXPECT_SAME_BITS(lse, want.lse);
+}
+
 TEST(RingAttend, AnUnevenSplitIsEverybodysError) {
   if (ranks_of_world() == 1) GTEST_SKIP() << "one rank has all";
   const Index n = rank_of_world() == 1 ? 6 : 5;

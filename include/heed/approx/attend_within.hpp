@@ -61,6 +61,12 @@ inline AttentionOptions options_of_query(AttentionOptions options, Index i, Inde
   return options;
 }
 
+/// Keys that queries read in full, and those they see, counted for each head.
+struct ToleranceKeys {
+  double read = 0, seen = 0;
+  double visited() const { return seen > 0 ? read / seen : 1; }
+};
+
 /// Answers the queries of a call one by one, and keeps what probes say in `probes`, one a head.
 template <class Call>
 class ToleranceCalls {
@@ -70,10 +76,7 @@ class ToleranceCalls {
       : tolerance_(tolerance), probes_(probes), options_(options), packed_(packed), context_(context) {}
 
   /// Query i, whose calls have one row. `found`: reports and paths, one a head. Returns keys read in full and seen.
-  struct Keys {
-    double read, seen;
-  };
-  Keys run(std::span<Call> calls, Index i, Index n_q, double* reported, TolerancePath* paths) const {
+  ToleranceKeys run(std::span<Call> calls, Index i, Index n_q, double* reported, TolerancePath* paths) const {
     bool knows = true;
     for (Index h = 0; h < packed_.n_heads; ++h)
       knows = knows && !ScoreRule<float>(options_, packed_.d, h, false).adjusts_all;
@@ -83,7 +86,7 @@ class ToleranceCalls {
     using Decode = ToleranceDecode<Call>;
     const typename Decode::Reach reach(tokens, KeyBounds(own.mask, 1, n_k).of(0));
     const double seen = static_cast<double>(reach.high - reach.low);
-    Keys keys{0, seen * static_cast<double>(packed_.n_heads)};
+    ToleranceKeys keys{0, seen * static_cast<double>(packed_.n_heads)};
     Workspace::Frame frame(*context_.workspace);
     Call* scanned = frame.take<Call>(packed_.n_heads);
     Call* whole = frame.take<Call>(packed_.n_heads);
@@ -181,6 +184,57 @@ class ToleranceCalls {
   const Context& context_;
 };
 
+inline void check_tolerance(double tolerance) {
+  if (!(tolerance >= 0 && std::isfinite(tolerance)))
+    throw OptionError(message("attend_within: tolerance = ", tolerance, " must be >= 0 and finite"));
+}
+
+/// attend_within of checked heads and tolerance; fills `result` but for `visited`.
+template <class Q>
+ToleranceKeys attend_heads_within(double tolerance, const Q& q, KeyValueCache<Int8>& cache, const PackedHeads& packed,
+                                  const AttentionOptions& options, const Context& context,
+                                  ToleranceResult<OperandScalar<Q>>& result) {
+  using S = OperandScalar<Q>;
+  using Call = HeadCall<S, Int8, S>;
+  const Index n_q = q.rows();
+  auto made = result_of_heads<S, ExactAttention<>>(n_q, packed.n_heads, packed.d_v);
+  result.reported = Matrix<double>::Zero(n_q, packed.n_heads);
+  result.paths.resize(static_cast<std::size_t>(n_q * packed.n_heads));
+  const WithWorkspace inner(context);
+  const auto out = output_view_of(made.out);
+  const auto lse = output_view_of(made.lse);
+  Workspace::Frame frame(inner.workspace());
+  const CachedTokens<Int8> tokens(cache, frame);
+  std::vector<ToleranceProbes>& probes = cache.probes(packed.n_heads);
+  ToleranceKeys all;
+  if (!scan_knows(options)) {
+    attend_cached_heads(out, lse, q, cache, packed, options, ExactAttention<>{}, inner.context());
+    result.paths.assign(result.paths.size(), TolerancePath::other_options);
+    for (Index h = 0; h < packed.n_heads; ++h)
+      result.reported.col(h).setConstant(probes[static_cast<std::size_t>(h)].floor());
+    const KeyBounds bounds(options.mask, n_q, cache.size());
+    for (Index i = 0; i < n_q; ++i) all.seen += static_cast<double>(bounds.of(i).high - bounds.of(i).low);
+    all.seen *= static_cast<double>(packed.n_heads);
+    all.read = all.seen;
+  } else {
+    const ToleranceCalls<Call> run(tolerance, probes, options, packed, inner.context());
+    for (Index i = 0; i < n_q; ++i) {
+      Workspace::Frame row(inner.workspace());
+      ConstView<S> own = view_of(q);
+      own.data = entry(own.data, i * own.row_stride);
+      own.rows = 1;
+      const auto calls = calls_over<Call>(tokens, own, out.rows_from(i, 1), lse.rows_from(i, 1), packed, row);
+      const ToleranceKeys keys =
+          run.run(calls, i, n_q, result.reported.data() + i * packed.n_heads, result.paths.data() + i * packed.n_heads);
+      all.read += keys.read;
+      all.seen += keys.seen;
+    }
+  }
+  result.out = std::move(made.out);
+  result.lse = std::move(made.lse);
+  return all;
+}
+
 }  // namespace detail
 
 /// Decoding to a tolerance: softmax attention of new queries over an 8-bit cache, as close to exact attention over the
@@ -203,45 +257,10 @@ class ToleranceCalls {
 template <class Q>
 auto attend_within(double tolerance, const Q& q, KeyValueCache<Int8>& cache, const AttentionOptions& options = {},
                    const Context& context = {}) -> ToleranceResult<detail::OperandScalar<Q>> {
-  using S = detail::OperandScalar<Q>;
-  using Call = detail::HeadCall<S, Int8, S>;
   const detail::PackedHeads packed = detail::check_cached_heads(q, cache, options, ExactAttention<>{}, context);
-  if (!(tolerance >= 0 && std::isfinite(tolerance)))
-    throw OptionError(detail::message("attend_within: tolerance = ", tolerance, " must be >= 0 and finite"));
-  const Index n_q = q.rows();
-  ToleranceResult<S> result;
-  auto made = detail::result_of_heads<S, ExactAttention<>>(n_q, packed.n_heads, packed.d_v);
-  result.reported = Matrix<double>::Zero(n_q, packed.n_heads);
-  result.paths.resize(static_cast<std::size_t>(n_q * packed.n_heads));
-  const detail::WithWorkspace inner(context);
-  const auto out = output_view_of(made.out);
-  const auto lse = output_view_of(made.lse);
-  Workspace::Frame frame(inner.workspace());
-  const detail::CachedTokens<Int8> tokens(cache, frame);
-  if (!detail::scan_knows(options)) {
-    detail::attend_cached_heads(out, lse, q, cache, packed, options, ExactAttention<>{}, inner.context());
-    result.paths.assign(result.paths.size(), TolerancePath::other_options);
-    for (Index h = 0; h < packed.n_heads; ++h)
-      result.reported.col(h).setConstant(cache.probes(packed.n_heads)[static_cast<std::size_t>(h)].floor());
-    result.visited = 1;
-  } else {
-    const detail::ToleranceCalls<Call> run(tolerance, cache.probes(packed.n_heads), options, packed, inner.context());
-    double read = 0, seen = 0;
-    for (Index i = 0; i < n_q; ++i) {
-      Workspace::Frame row(inner.workspace());
-      ConstView<S> own = view_of(q);
-      own.data = detail::entry(own.data, i * own.row_stride);
-      own.rows = 1;
-      const auto calls = detail::calls_over<Call>(tokens, own, out.rows_from(i, 1), lse.rows_from(i, 1), packed, row);
-      const auto keys =
-          run.run(calls, i, n_q, result.reported.data() + i * packed.n_heads, result.paths.data() + i * packed.n_heads);
-      read += keys.read;
-      seen += keys.seen;
-    }
-    result.visited = seen > 0 ? read / seen : 1;
-  }
-  result.out = std::move(made.out);
-  result.lse = std::move(made.lse);
+  detail::check_tolerance(tolerance);
+  ToleranceResult<detail::OperandScalar<Q>> result;
+  result.visited = detail::attend_heads_within(tolerance, q, cache, packed, options, context, result).visited();
   return result;
 }
 

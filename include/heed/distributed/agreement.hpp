@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <new>
 #include <optional>
+#include <span>
 #include <string>
-#include <vector>
 
 #include <mpi.h>
 
@@ -18,6 +18,7 @@
 #include "heed/core/pair_view.hpp"
 #include "heed/core/per_head.hpp"
 #include "heed/core/types.hpp"
+#include "heed/core/workspace.hpp"
 #include "heed/distributed/failure.hpp"
 #include "heed/distributed/ranks.hpp"
 #include "heed/kernels/isa.hpp"
@@ -29,8 +30,10 @@ namespace heed::detail {
 /// the same verdict, so that where one throws all do, in the same words.
 class Agreement {
  public:
-  /// `call`: the name of the call that is made.
-  Agreement(const Ranks& ranks, const char* call) : ranks_(ranks) { same_digest("the call", call_number(call)); }
+  /// `call`: the name of the call that is made; `frame`: where what all ranks say is kept.
+  Agreement(const Ranks& ranks, const char* call, Workspace::Frame& frame) : ranks_(ranks), frame_(frame) {
+    same_digest("the call", call_number(call));
+  }
 
   /// Runs check(), whose exception becomes everybody's.
   template <class Check>
@@ -109,7 +112,7 @@ class Agreement {
   void make_room() {
     int has_room = 1, all_have = 1;
     try {
-      all_.resize(static_cast<std::size_t>(ranks_.size()));
+      all_ = {frame_.take<Values>(ranks_.size()), static_cast<std::size_t>(ranks_.size())};
     } catch (const std::bad_alloc&) {
       has_room = 0;
     }
@@ -162,11 +165,12 @@ class Agreement {
   }
 
   const Ranks& ranks_;
+  Workspace::Frame& frame_;
   Failure failure_;
   std::size_t n_ = 1;  // entry 0 says whether the rank has failed
   std::array<Entry, most> entries_{};
   Values values_{};
-  std::vector<Values> all_;
+  std::span<Values> all_;
 };
 
 /// Every rank must give the same numbers per head.

@@ -17,6 +17,7 @@
 #include "heed/distributed/block_options.hpp"
 #include "heed/distributed/block_sums.hpp"
 #include "heed/distributed/failure.hpp"
+#include "heed/distributed/rank_outputs.hpp"
 #include "heed/distributed/ranks.hpp"
 #include "heed/distributed/shards.hpp"
 #include "heed/distributed/sums_message.hpp"
@@ -30,22 +31,24 @@ namespace heed {
 
 namespace detail {
 
-/// Runs agreed heads over sharded keys, into outputs of their size. `message` has room for them.
-template <class S, class Shard, class Method>
+/// Runs agreed heads over sharded keys, into outputs of their size. `message` has room for them. The context brings a
+/// workspace.
+template <class S, class Shard, class To, class Method>
 void attend_shards(const Ranks& ranks, const ConstView<S>& q, const Shard& shard, const ShardedKeys& keys,
-                   SumsMessage<Accumulator<S>>& message, const View<S>& out, const View<Accumulator<S>>& lse,
+                   SumsMessage<Accumulator<S>>& message, const RankOutputs<To, Accumulator<S>>& to,
                    const PackedHeads& packed, const AttentionOptions& options, const Method& method,
-                   const Context& given) {
+                   const Context& context) {
   using T = Accumulator<S>;
   const RealTokens real = real_tokens_of(options, q.rows, keys.n_k, packed.n_heads);
   const ConstView<S> queries = rows_of(q, 0, real.n_q);
   const auto factor_of = shard.template factor_of<T>(method, real.options, packed);
   message.begin(packed.n_heads, real.n_q, packed.d_v, factor_of);
-  const WithWorkspace inner(given);
-  Workspace::Frame frame(inner.workspace());
+  Workspace::Frame frame(*context.workspace);
   std::span<SoftmaxSums<T>> sums;
+  SoftmaxState<T> room;
   Failure failure;
   failure.guard([&] {
+    room = take_finishing_room<T>(frame, packed.d_v, active_isa());
     // Without packed sequences the shard is one block, whose chunks of keys are merged between those of other ranks.
     const bool whole = real.options.mask.sequence_offsets.empty();
     const Index n_chunks = whole ? chunks_of_call<T>(real.n_q, keys.own.size, active_isa()) : 1;
@@ -53,31 +56,33 @@ void attend_shards(const Ranks& ranks, const ConstView<S>& q, const Shard& shard
     if (real.n_q == 0) return;
     for_each_block(real.options, {0, real.n_q}, keys.own, real.n_q, keys.n_k, packed.n_heads, whole,
                    [&](const CallBlock& block) {
-                     if (whole) return shard.sum(queries, keys, packed, block, sums, method, inner.context());
+                     if (whole) return shard.sum(queries, keys, packed, block, sums, method, context);
                      if constexpr (Shard::has_rows) {
                        shard.add(rows_of(queries, block.queries.first, block.queries.size), keys, packed, block, sums,
-                                 method, inner.context());
+                                 method, context);
                      }
                    });
   });
   message.merge_over(ranks, sums, failure);
-  failure.guard([&] { write_sums(message.sums(), q, out, lse, packed, options.sinks, inner.context()); });
-  failure.settle(ranks);  // writing takes memory too
+  write_sums(message.sums(), q, to, packed, options.sinks, room);
 }
 
-/// attend_sharded over a shard of any kind; heads_of(): its heads, or what is wrong with the arguments.
-template <class Result, class Q, class Shard, class HeadsOf, class Method>
-Result attend_any_shard(MPI_Comm comm, const Q& q, const Shard& shard, Index n_own, const HeadsOf& heads_of,
-                        const AttentionOptions& options, const Method& method, const Context& context) {
+/// attend_sharded, or the call that the shard names, over a shard of any kind. heads_of(): its heads, or what is wrong
+/// with the arguments; outputs_of(packed): where to write, or what is wrong with that.
+template <class Q, class Shard, class HeadsOf, class OutputsOf, class Method>
+void attend_any_shard(const Ranks& ranks, const Q& q, const Shard& shard, Index n_own, const HeadsOf& heads_of,
+                      const OutputsOf& outputs_of, const AttentionOptions& options, const Method& method,
+                      const Context& context) {
   require_exact<Method>();
   require_token_matrix<Q>();
   using S = OperandScalar<Q>;
   static_assert(RealScalar<S>,
                 "heed: attention runs on float, double, Eigen::half or Eigen::bfloat16 matrices; cast others first");
-  const Ranks ranks(comm);
-  Agreement agreement(ranks, "attend_sharded");
+  const WithWorkspace inner(context);
+  Workspace::Frame frame(inner.workspace());
+  Agreement agreement(ranks, Shard::call, frame);
   PackedHeads packed;
-  Result result;
+  decltype(outputs_of(packed)) to;
   SumsMessage<Accumulator<S>> message;
   Index isa = 0;
   agreement.check([&] {
@@ -85,17 +90,37 @@ Result attend_any_shard(MPI_Comm comm, const Q& q, const Shard& shard, Index n_o
     isa = static_cast<Index>(active_isa());
     packed = heads_of();
     check_sizes({q.rows(), n_own, packed.d, packed.d_v, packed.n_heads});
-    result.out.resize(q.rows(), packed.n_heads * packed.d_v);
-    result.lse.resize(q.rows(), packed.n_heads);
-    message.reserve(packed.n_heads, q.rows(), packed.d_v);
+    to = outputs_of(packed);
+    message.reserve(frame, packed.n_heads, q.rows(), packed.d_v);
   });
   agreement.same_isa(isa);
+  if constexpr (requires { shard.agree(agreement); }) shard.agree(agreement);
   agreement.same_flag("a score functor", !std::is_same_v<Method, ExactAttention<>>);
   const ShardedKeys keys = agree_on_shards<S, typename Shard::Scalar>(agreement, ranks, view_of(q), n_own, packed,
                                                                       options, !Shard::has_rows);
-  attend_shards(ranks, view_of(q), shard, keys, message, output_view_of(result.out), output_view_of(result.lse), packed,
-                options, method, context);
-  return result;
+  attend_shards(ranks, view_of(q), shard, keys, message, to, packed, options, method, inner.context());
+}
+
+/// attend_sharded over a cache.
+template <class Q, class Cache, class OutputsOf, class Method>
+void attend_cached_shard(MPI_Comm comm, const Q& q, const Cache& cache, const OutputsOf& outputs_of,
+                         const AttentionOptions& options, const Method& method, const Context& context) {
+  attend_any_shard(
+      Ranks(comm), q, shard_of(cache), cache.size(), [&] { return heads_over(q.cols(), cache); }, outputs_of, options,
+      method, context);
+}
+
+/// attend_sharded over packed rows of all heads.
+template <class Q, class K, class V, class OutputsOf, class Method>
+void attend_packed_shard(MPI_Comm comm, const Q& q, const K& k, const V& v, const HeadOptions& heads,
+                         const OutputsOf& outputs_of, const AttentionOptions& options, const Method& method,
+                         const Context& context) {
+  require_call_operands<Q, K, V>();
+  using S = OperandScalar<Q>;
+  RowsShard<PackedRows<S>> shard{{view_of(k), view_of(v), {}}};
+  attend_any_shard(
+      Ranks(comm), q, shard, k.rows(), [&] { return shard.rows.packed = heads_of_rows(q, k, v, heads, options); },
+      outputs_of, options, method, context);
 }
 
 }  // namespace detail
@@ -127,9 +152,9 @@ template <class Q, ShardCache Cache, class Method = ExactAttention<>>
 auto attend_sharded(MPI_Comm comm, const Q& q, const Cache& cache, const AttentionOptions& options = {},
                     const Method& method = {}, const Context& context = {})
     -> MultiHeadResult<detail::OperandScalar<Q>> {
-  return detail::attend_any_shard<MultiHeadResult<detail::OperandScalar<Q>>>(
-      comm, q, detail::shard_of(cache), cache.size(), [&] { return detail::heads_over(q.cols(), cache); }, options,
-      method, context);
+  MultiHeadResult<detail::OperandScalar<Q>> result;
+  detail::attend_cached_shard(comm, q, cache, detail::outputs_of_result(result, q.rows()), options, method, context);
+  return result;
 }
 
 /// The same without a method: exact attention.
@@ -139,17 +164,50 @@ auto attend_sharded(MPI_Comm comm, const Q& q, const Cache& cache, const Attenti
   return attend_sharded(comm, q, cache, options, ExactAttention<>{}, context);
 }
 
+/// `attend_sharded` into storage the caller owns; with a Workspace that an earlier call of the same shapes has grown
+/// nothing is allocated.
+///
+/// Shapes  out: n_q x (n_heads * d_v), any writable TokenMatrix in the scalar of q (or float for half and bfloat16);
+///         lse: n_q x n_heads, or nullptr or 0 x 0: not wanted. Each rank chooses for itself. Neither may overlap q.
+/// Errors  as attend_sharded; a shape that is wrong on one rank alone is an error of all. Outputs of every rank are
+///         untouched then; where a call of MPI fails on one rank, another may have written its own.
+template <class Out, class Lse, class Q, ShardCache Cache, class Method = ExactAttention<>>
+void attend_sharded_into(MPI_Comm comm, Out&& out, Lse&& lse, const Q& q, const Cache& cache,
+                         const AttentionOptions& options = {}, const Method& method = {}, const Context& context = {}) {
+  using S = detail::OperandScalar<Q>;
+  detail::attend_cached_shard(comm, q, cache,
+                              detail::outputs_of_caller<S>(std::forward<Out>(out), std::forward<Lse>(lse), q.rows()),
+                              options, method, context);
+}
+
+/// The same without a method: exact attention.
+template <class Out, class Lse, class Q, ShardCache Cache>
+void attend_sharded_into(MPI_Comm comm, Out&& out, Lse&& lse, const Q& q, const Cache& cache,
+                         const AttentionOptions& options, const Context& context) {
+  attend_sharded_into(comm, std::forward<Out>(out), std::forward<Lse>(lse), q, cache, options, ExactAttention<>{},
+                      context);
+}
+
 /// The same over packed rows of all heads: k: n_own x (n_kv_heads * d), v: n_own x (n_kv_heads * d_v) of each rank.
 template <class Q, TokenMatrix K, TokenMatrix V, class Method = ExactAttention<>>
 auto multi_head_attend_sharded(MPI_Comm comm, const Q& q, const K& k, const V& v, const HeadOptions& heads,
                                const AttentionOptions& options = {}, const Method& method = {},
                                const Context& context = {}) -> MultiHeadResult<detail::OperandScalar<Q>> {
+  MultiHeadResult<detail::OperandScalar<Q>> result;
+  detail::attend_packed_shard(comm, q, k, v, heads, detail::outputs_of_result(result, q.rows()), options, method,
+                              context);
+  return result;
+}
+
+/// `multi_head_attend_sharded` into storage the caller owns, as attend_sharded_into.
+template <class Out, class Lse, class Q, TokenMatrix K, TokenMatrix V, class Method = ExactAttention<>>
+void multi_head_attend_sharded_into(MPI_Comm comm, Out&& out, Lse&& lse, const Q& q, const K& k, const V& v,
+                                    const HeadOptions& heads, const AttentionOptions& options = {},
+                                    const Method& method = {}, const Context& context = {}) {
   using S = detail::OperandScalar<Q>;
-  detail::require_call_operands<Q, K, V>();
-  detail::RowsShard<detail::PackedRows<S>> shard{{view_of(k), view_of(v), {}}};
-  return detail::attend_any_shard<MultiHeadResult<S>>(
-      comm, q, shard, k.rows(), [&] { return shard.rows.packed = detail::heads_of_rows(q, k, v, heads, options); },
-      options, method, context);
+  detail::attend_packed_shard(comm, q, k, v, heads,
+                              detail::outputs_of_caller<S>(std::forward<Out>(out), std::forward<Lse>(lse), q.rows()),
+                              options, method, context);
 }
 
 /// The same for one head; lse: n_q.
@@ -157,8 +215,20 @@ template <class Q, TokenMatrix K, TokenMatrix V, class Method = ExactAttention<>
 auto attend_sharded(MPI_Comm comm, const Q& q, const K& k, const V& v, const AttentionOptions& options = {},
                     const Method& method = {}, const Context& context = {})
     -> AttentionResult<detail::OperandScalar<Q>> {
-  auto all = multi_head_attend_sharded(comm, q, k, v, {}, options, method, context);
-  return {std::move(all.out), all.lse.col(0)};
+  AttentionResult<detail::OperandScalar<Q>> result;
+  detail::attend_packed_shard(comm, q, k, v, {}, detail::outputs_of_result(result, q.rows()), options, method, context);
+  return result;
+}
+
+/// The same for one head into storage the caller owns; lse: n_q entries, or nullptr or empty: not wanted.
+template <class Out, class Q, TokenMatrix K, TokenMatrix V, class Method = ExactAttention<>>
+void attend_sharded_into(MPI_Comm comm, Out&& out, LseSpan<Accumulator<detail::OperandScalar<Q>>> lse, const Q& q,
+                         const K& k, const V& v, const AttentionOptions& options = {}, const Method& method = {},
+                         const Context& context = {}) {
+  using S = detail::OperandScalar<Q>;
+  detail::attend_packed_shard(comm, q, k, v, {},
+                              detail::outputs_of_caller_head<S>(std::forward<Out>(out), lse, q.rows()), options, method,
+                              context);
 }
 
 }  // namespace heed

@@ -8,6 +8,7 @@
 #include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/distributed/block_options.hpp"
+#include "heed/distributed/rank_outputs.hpp"
 #include "heed/engine/head_call.hpp"
 #include "heed/engine/run_pairs.hpp"
 #include "heed/engine/softmax_sums.hpp"
@@ -108,22 +109,22 @@ void add_block(const ConstView<SQ>& q, const Rows& rows, Index first_key, const 
   }
 }
 
-/// Writes out and lse of all heads from their sums. Rows behind the queries of these are padding.
-template <class SQ, class T>
-void write_sums(std::span<const SoftmaxSums<T>> sums, const ConstView<SQ>& q, const View<SQ>& out, const View<T>& lse,
-                const PackedHeads& packed, const PerHead& sinks, const Context& context) {
-  using Call = HeadCall<SQ, SQ, SQ>;
-  Workspace::Frame frame(*context.workspace);
+/// Writes out and lse of all heads from their sums. Rows behind the queries of these are padding. Throws nothing: once
+/// a rank writes, all will.
+template <class SQ, class To, class T>
+void write_sums(std::span<const SoftmaxSums<T>> sums, const ConstView<SQ>& q, const RankOutputs<To, T>& to,
+                const PackedHeads& packed, const PerHead& sinks, const SoftmaxState<T>& room) {
+  using Call = HeadCall<SQ, SQ, To>;
   for (Index h = 0; h < packed.n_heads; ++h) {
     const Call call{q.columns(h * packed.d, packed.d),
                     {},
                     {},
-                    out.columns(h * packed.d_v, packed.d_v),
-                    entry(lse.data, h * lse.col_stride),
-                    lse.row_stride,
+                    to.out.columns(h * packed.d_v, packed.d_v),
+                    entry(to.lse.data, h * to.lse.col_stride),
+                    to.lse.row_stride,
                     h};
     const SoftmaxSums<T>& own = sums[static_cast<std::size_t>(h)];
-    finish_sums(call, own, sinks, active_isa(), frame);
+    finish_sums(call, own, sinks, active_isa(), room);
     clear_rows(call, own.n_q);
   }
 }

@@ -141,6 +141,19 @@ inline void broadcast(const Ranks& ranks, void* data, std::size_t bytes, Index f
     check_mpi(MPI_Bcast(static_cast<char*>(data) + at, n, MPI_BYTE, static_cast<int>(from), ranks.comm()), "MPI_Bcast");
   });
 }
+/// Puts the sum over ranks, from rank 0 on, in the place of each rank's n numbers: MPI_Allreduce would leave the order
+/// open. `room`: for n more.
+template <class T>
+void add_in_order(const Ranks& ranks, T* numbers, T* room, Index n) {
+  constexpr int tag = 2;
+  const std::size_t bytes = static_cast<std::size_t>(n) * sizeof(T);
+  if (ranks.rank() > 0) {
+    receive(ranks, room, bytes, ranks.behind(-1), tag);
+    for (Index i = 0; i < n; ++i) numbers[i] = room[i] + numbers[i];
+  }
+  if (ranks.rank() + 1 < ranks.size()) send(ranks, numbers, bytes, ranks.behind(1), tag);
+  broadcast(ranks, numbers, bytes, ranks.size() - 1);
+}
 /// `all`: size() times `bytes`, those of rank 0 first.
 inline void gather(const Ranks& ranks, const void* mine, void* all, int bytes) {
   check_mpi(MPI_Allgather(mine, bytes, MPI_BYTE, all, bytes, MPI_BYTE, ranks.comm()), "MPI_Allgather");

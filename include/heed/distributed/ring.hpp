@@ -2,12 +2,12 @@
 #include <algorithm>
 #include <cstddef>
 #include <utility>
-#include <vector>
 
 #include "heed/core/context.hpp"
 #include "heed/core/options.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
+#include "heed/core/workspace.hpp"
 #include "heed/distributed/block_options.hpp"
 #include "heed/distributed/block_sums.hpp"
 #include "heed/distributed/ranks.hpp"
@@ -72,19 +72,19 @@ class RingPlan {
 template <class S>
 class RingKeys {
  public:
-  /// Room for as many rows as k and v have, which are this rank's. Nothing is allocated after.
-  void reserve(const Ranks& ranks, const ConstView<S>& k, const ConstView<S>& v) {
+  /// Room for as many rows as k and v have, which are this rank's, in a frame that stays open. Nothing is allocated
+  /// after.
+  void reserve(Workspace::Frame& frame, const Ranks& ranks, const ConstView<S>& k, const ConstView<S>& v) {
     own_ = {k, v};
     if (ranks.size() == 1) return;
     const auto packed = [](const ConstView<S>& m) { return m.col_stride == 1 && m.row_stride == m.cols; };
-    const auto numbers = static_cast<std::size_t>(k.rows * (k.cols + v.cols));
+    const Index numbers = k.rows * (k.cols + v.cols);
     if (!packed(k) || !packed(v)) {
-      copy_.resize(numbers);
-      own_ = slot(copy_);
+      own_ = slot(frame.take<S>(numbers));
       copy(k, own_.k);
       copy(v, own_.v);
     }
-    for (Index t = 1; t < std::min<Index>(ranks.size(), 3); ++t) buffers_[t % 2].resize(numbers);
+    for (Index t = 1; t < std::min<Index>(ranks.size(), 3); ++t) buffers_[t % 2] = frame.take<S>(numbers);
   }
   /// Sends own parts and receives others for step t >= 1.
   void begin(const Ranks& ranks, const RingPlan& plan, Index t, Transfers& transfers) {
@@ -110,19 +110,19 @@ class RingKeys {
   }
 
  private:
-  KeyRows<S> slot(std::vector<S>& buffer) const {
+  KeyRows<S> slot(const S* buffer) const {
     const Index n = own_.k.rows, k_cols = own_.k.cols, v_cols = own_.v.cols;
-    return {{buffer.data(), n, k_cols, k_cols, 1}, {entry(buffer.data(), n * k_cols), n, v_cols, v_cols, 1}};
+    return {{buffer, n, k_cols, k_cols, 1}, {entry(buffer, n * k_cols), n, v_cols, v_cols, 1}};
   }
   static void copy(const ConstView<S>& from, const ConstView<S>& to) {
-    S* row = const_cast<S*>(to.data);  // of copy_
+    S* row = const_cast<S*>(to.data);  // of the frame
     for (Index i = 0; i < from.rows; ++i, row += from.cols) {
       for (Index c = 0; c < from.cols; ++c) row[c] = from(i, c);
     }
   }
 
   KeyRows<S> own_;
-  std::vector<S> copy_, buffers_[2];
+  S* buffers_[2] = {};
 };
 
 /// Cuts the work of one step into pieces of some ten milliseconds a thread, between which messages are moved on: calls

@@ -17,6 +17,7 @@
 #include "heed/distributed/block_options.hpp"
 #include "heed/distributed/block_sums.hpp"
 #include "heed/distributed/failure.hpp"
+#include "heed/distributed/rank_outputs.hpp"
 #include "heed/distributed/ranks.hpp"
 #include "heed/distributed/ring.hpp"
 #include "heed/distributed/ring_layout.hpp"
@@ -51,13 +52,20 @@ inline void check_message(Index numbers) {
   }
 }
 
-/// Agrees on a call over a ring; `check(packed)` looks at what this rank brings, and makes room.
+/// Gradients beside those of rows that this rank wants of a backward pass over a ring: all ranks want the same.
+struct RingWishes {
+  bool d_sinks = false, d_bias = false;
+};
+
+/// Agrees on a call over a ring; `check(packed)` looks at what this rank brings, makes room, and says what it wants.
+/// What it takes of the frame stays.
 template <class S, class Q, class K, class V, class Check>
 RingCall<S> agree_on_ring(const Ranks& ranks, const char* name, bool has_functor, const Q& q, const K& k, const V& v,
                           const HeadOptions& heads, const AttentionOptions& options, const Context& context,
-                          const Check& check) {
-  Agreement agreement(ranks, name);
+                          Workspace::Frame& frame, const Check& check) {
+  Agreement agreement(ranks, name, frame);
   PackedHeads packed;
+  RingWishes wishes;
   Index isa = 0;
   agreement.check([&] {
     check_running(context);
@@ -65,7 +73,7 @@ RingCall<S> agree_on_ring(const Ranks& ranks, const char* name, bool has_functor
     packed = heads_of_rows(q, k, v, heads, options);
     check_sizes({q.rows(), k.rows(), packed.d, packed.d_v, packed.n_heads});
     check_message(k.rows() * (k.cols() + v.cols()));
-    check(packed);
+    wishes = check(packed);
   });
   agreement.same_isa(isa);
   agreement.same_flag("a score functor", has_functor);
@@ -76,6 +84,8 @@ RingCall<S> agree_on_ring(const Ranks& ranks, const char* name, bool has_functor
   agreement.same_option("HeadOptions::n_kv_heads", packed.n_kv_heads);
   agreement.same_size("d", packed.d);
   agreement.same_size("d_v", packed.d_v);
+  agreement.same_flag("d_sinks", wishes.d_sinks);
+  agreement.same_flag("d_bias (BackwardOptions::bias)", wishes.d_bias);
   agree_on(agreement, options);
   agreement.conclude();
   const RingLayout queries(q.rows(), ranks.rank(), ranks.size()), keys(k.rows(), ranks.rank(), ranks.size());
@@ -83,19 +93,20 @@ RingCall<S> agree_on_ring(const Ranks& ranks, const char* name, bool has_functor
   return {packed, queries, keys, real_tokens_of(options, queries.n(), keys.n(), packed.n_heads)};
 }
 
-/// Runs an agreed call over a ring into outputs of its size.
-template <class S, class Method>
+/// Runs an agreed call over a ring into outputs of its size. The context brings a workspace.
+template <class S, class To, class Method>
 void ring_attend_heads(const Ranks& ranks, const RingCall<S>& call, RingKeys<S>& keys, const ConstView<S>& q,
-                       const View<S>& out, const View<Accumulator<S>>& lse, const AttentionOptions& options,
-                       const Method& method, const Context& given) {
+                       const RankOutputs<To, Accumulator<S>>& to, const AttentionOptions& options, const Method& method,
+                       const Context& context) {
   using T = Accumulator<S>;
   const PackedHeads& packed = call.packed;
   const RingPlan plan = call.plan();
-  const WithWorkspace inner(given);
-  Workspace::Frame frame(inner.workspace());
+  Workspace::Frame frame(*context.workspace);
   std::span<SoftmaxSums<T>> sums[ring_parts];
+  SoftmaxState<T> room;
   Failure failure;
   failure.guard([&] {
+    room = take_finishing_room<T>(frame, packed.d_v, active_isa());
     for (int part = 0; part < ring_parts; ++part) {
       sums[part] = take_sums<T>(frame, packed.n_heads, plan.queries(ranks.rank(), part).size, packed.d_v, 1,
                                 factor_of_heads<T>(method, call.real.options, packed));
@@ -108,24 +119,43 @@ void ring_attend_heads(const Ranks& ranks, const RingCall<S>& call, RingKeys<S>&
     const Index owner = ranks.behind(-t);
     failure.guard([&] {
       for_each_ring_piece(
-          plan, ranks.rank(), owner, packed, inner.context(),
+          plan, ranks.rank(), owner, packed, context,
           [&](int own, int part, const CallBlock& block, const HeadRange& some) {
             const Index row = block.queries.first - plan.queries(ranks.rank(), own).first;
             add_block(rows_of(q, plan.first_query_row(own) + row, block.queries.size), keys.rows(plan, t, part, packed),
-                      plan.keys(owner, part).first, packed, block, sums[own], row, some, method, inner.context());
+                      plan.keys(owner, part).first, packed, block, sums[own], row, some, method, context);
           },
           [&] { transfers.poke(); });
     });
   }
-  failure.guard([&] {
-    for (int part = 0; part < ring_parts; ++part) {
-      const Index first = plan.first_query_row(part), n = part == 0 ? call.queries.n_early() : call.queries.n_late();
-      const View<T> own_lse = lse.rows_from(first, n);
-      write_sums(std::span<const SoftmaxSums<T>>(sums[part]), rows_of(q, first, n), out.rows_from(first, n), own_lse,
-                 packed, options.sinks, inner.context());
-    }
-  });
   failure.settle(ranks);
+  for (int part = 0; part < ring_parts; ++part) {
+    const Index first = plan.first_query_row(part), n = part == 0 ? call.queries.n_early() : call.queries.n_late();
+    write_sums(std::span<const SoftmaxSums<T>>(sums[part]), rows_of(q, first, n), to.rows_from(first, n), packed,
+               options.sinks, room);
+  }
+}
+
+/// multi_head_ring_attend; outputs_of(packed): where to write, or what is wrong with that.
+template <class Q, class K, class V, class OutputsOf, class Method>
+void ring_attend_to(MPI_Comm comm, const Q& q, const K& k, const V& v, const HeadOptions& heads,
+                    const OutputsOf& outputs_of, const AttentionOptions& options, const Method& method,
+                    const Context& given) {
+  require_exact<Method>();
+  require_call_operands<Q, K, V>();
+  using S = OperandScalar<Q>;
+  const Ranks ranks(comm);
+  const WithWorkspace inner(given);
+  Workspace::Frame frame(inner.workspace());
+  decltype(outputs_of(PackedHeads())) to;
+  RingKeys<S> keys;
+  const auto call = agree_on_ring<S>(ranks, "ring_attend", !std::is_same_v<Method, ExactAttention<>>, q, k, v, heads,
+                                     options, given, frame, [&](const PackedHeads& packed) {
+                                       to = outputs_of(packed);
+                                       keys.reserve(frame, ranks, view_of(k), view_of(v));
+                                       return RingWishes();
+                                     });
+  ring_attend_heads(ranks, call, keys, view_of(q), to, options, method, inner.context());
 }
 
 }  // namespace detail
@@ -153,29 +183,46 @@ template <class Q, TokenMatrix K, TokenMatrix V, class Method = ExactAttention<>
 auto multi_head_ring_attend(MPI_Comm comm, const Q& q, const K& k, const V& v, const HeadOptions& heads,
                             const AttentionOptions& options = {}, const Method& method = {},
                             const Context& context = {}) -> MultiHeadResult<detail::OperandScalar<Q>> {
-  detail::require_exact<Method>();
-  detail::require_call_operands<Q, K, V>();
-  using S = detail::OperandScalar<Q>;
-  const detail::Ranks ranks(comm);
-  MultiHeadResult<S> result;
-  detail::RingKeys<S> keys;
-  const auto call =
-      detail::agree_on_ring<S>(ranks, "ring_attend", !std::is_same_v<Method, ExactAttention<>>, q, k, v, heads, options,
-                               context, [&](const detail::PackedHeads& packed) {
-                                 result = detail::result_of_heads<S, Method>(q.rows(), packed.n_heads, packed.d_v);
-                                 keys.reserve(ranks, view_of(k), view_of(v));
-                               });
-  detail::ring_attend_heads(ranks, call, keys, view_of(q), output_view_of(result.out), output_view_of(result.lse),
-                            options, method, context);
+  MultiHeadResult<detail::OperandScalar<Q>> result;
+  detail::ring_attend_to(comm, q, k, v, heads, detail::outputs_of_result(result, q.rows()), options, method, context);
   return result;
+}
+
+/// `multi_head_ring_attend` into storage the caller owns; with a Workspace that an earlier call of the same shapes has
+/// grown nothing is allocated.
+///
+/// Shapes  out: n_q / P x (n_heads * d_v), any writable TokenMatrix in the scalar of q (or float for half and
+///         bfloat16); lse: n_q / P x n_heads, or nullptr or 0 x 0: not wanted. Each rank chooses for itself. Neither
+///         may overlap q, k or v.
+/// Errors  as multi_head_ring_attend; a shape that is wrong on one rank alone is an error of all. Outputs of every rank
+///         are untouched then; where a call of MPI fails on one rank, another may have written its own.
+template <class Out, class Lse, class Q, TokenMatrix K, TokenMatrix V, class Method = ExactAttention<>>
+void multi_head_ring_attend_into(MPI_Comm comm, Out&& out, Lse&& lse, const Q& q, const K& k, const V& v,
+                                 const HeadOptions& heads, const AttentionOptions& options = {},
+                                 const Method& method = {}, const Context& context = {}) {
+  using S = detail::OperandScalar<Q>;
+  detail::ring_attend_to(comm, q, k, v, heads,
+                         detail::outputs_of_caller<S>(std::forward<Out>(out), std::forward<Lse>(lse), q.rows()),
+                         options, method, context);
 }
 
 /// The same for one head; lse: n_q / P.
 template <class Q, TokenMatrix K, TokenMatrix V, class Method = ExactAttention<>>
 auto ring_attend(MPI_Comm comm, const Q& q, const K& k, const V& v, const AttentionOptions& options = {},
                  const Method& method = {}, const Context& context = {}) -> AttentionResult<detail::OperandScalar<Q>> {
-  auto all = multi_head_ring_attend(comm, q, k, v, {}, options, method, context);
-  return {std::move(all.out), all.lse.col(0)};
+  AttentionResult<detail::OperandScalar<Q>> result;
+  detail::ring_attend_to(comm, q, k, v, {}, detail::outputs_of_result(result, q.rows()), options, method, context);
+  return result;
+}
+
+/// The same for one head into storage the caller owns; lse: n_q / P entries, or nullptr or empty: not wanted.
+template <class Out, class Q, TokenMatrix K, TokenMatrix V, class Method = ExactAttention<>>
+void ring_attend_into(MPI_Comm comm, Out&& out, LseSpan<Accumulator<detail::OperandScalar<Q>>> lse, const Q& q,
+                      const K& k, const V& v, const AttentionOptions& options = {}, const Method& method = {},
+                      const Context& context = {}) {
+  using S = detail::OperandScalar<Q>;
+  detail::ring_attend_to(comm, q, k, v, {}, detail::outputs_of_caller_head<S>(std::forward<Out>(out), lse, q.rows()),
+                         options, method, context);
 }
 
 }  // namespace heed

@@ -1,10 +1,10 @@
 #pragma once
 #include <algorithm>
 #include <cstddef>
-#include <vector>
 
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
+#include "heed/core/workspace.hpp"
 #include "heed/distributed/ranks.hpp"
 #include "heed/distributed/ring.hpp"
 #include "heed/distributed/transfers.hpp"
@@ -24,37 +24,28 @@ struct GradientRows {
 template <class T>
 class RingGradients {
  public:
-  /// Room for a rank's n_q queries and n_k keys. Nothing is allocated after.
-  void reserve(const Ranks& ranks, Index n_q, Index n_k, const PackedHeads& packed) {
+  /// Room for a rank's n_q queries and n_k keys, in a frame that stays open. Nothing is allocated after.
+  void reserve(Workspace::Frame& frame, const Ranks& ranks, Index n_q, Index n_k, const PackedHeads& packed) {
     packed_ = packed;
     n_q_ = n_q;
-    d_q_.resize(static_cast<std::size_t>(n_q * packed.n_heads * packed.d));
-    means_.resize(static_cast<std::size_t>(n_q * packed.n_heads));
-    const auto numbers = static_cast<std::size_t>(n_k * row_numbers());
-    for (Index t = 0; t < std::min<Index>(ranks.size(), 3); ++t) made_in(t).resize(numbers);
-    if (ranks.size() > 1) arrived().resize(numbers);
-    sinks_.resize(static_cast<std::size_t>(packed.n_heads * (1 + ranks.size())));
+    n_k_ = n_k;
+    d_q_ = frame.take<T>(n_q * packed.n_heads * packed.d);
+    std::fill_n(d_q_, n_q * packed.n_heads * packed.d, T(0));
+    means_ = frame.take<T>(n_q * packed.n_heads);
+    for (Index t = 0; t < std::min<Index>(ranks.size(), 3); ++t) made_in(t) = frame.take<T>(n_k * row_numbers());
+    if (ranks.size() > 1) arrived() = frame.take<T>(n_k * row_numbers());
+    sinks_ = frame.take<T>(2 * packed.n_heads);
   }
   View<T> d_q() {
     const Index cols = packed_.n_heads * packed_.d;
-    return {d_q_.data(), n_q_, cols, cols, 1};
+    return {d_q_, n_q_, cols, cols, 1};
   }
-  T* means() { return means_.data(); }
-  T* own_sinks() { return sinks_.data(); }  ///< gradients of sinks by the queries of this rank, one a head
-  /// to = their sum over ranks, from rank 0 on: MPI_Allreduce would leave the order open.
-  template <class Numbers>
-  void add_sinks(const Ranks& ranks, Numbers& to) {
-    const Index n = packed_.n_heads;
-    T* all = sinks_.data() + n;
-    gather(ranks, own_sinks(), all, static_cast<int>(static_cast<std::size_t>(n) * sizeof(T)));
-    for (Index h = 0; h < n; ++h) {
-      T sum = 0;
-      for (Index r = 0; r < ranks.size(); ++r) sum += all[r * n + h];
-      to(h) = sum;
-    }
-  }
+  T* means() { return means_; }
+  T* own_sinks() { return sinks_; }  ///< gradients of sinks by the queries of this rank, one a head
+  /// Puts their sum over ranks in their place.
+  void add_sinks(const Ranks& ranks) { add_in_order(ranks, sinks_, sinks_ + packed_.n_heads, packed_.n_heads); }
 
-  void clear(Index t) { std::fill(made_in(t).begin(), made_in(t).end(), T(0)); }
+  void clear(Index t) { std::fill_n(made_in(t), n_k_ * row_numbers(), T(0)); }
   /// The sums of a part of the keys of step t.
   GradientRows<T> rows(const RingPlan& plan, Index t, int part) { return rows_in(made_in(t), plan, part); }
 
@@ -64,57 +55,60 @@ class RingGradients {
     for (int part = 0; part < ring_parts; ++part) {
       const int tag = 4096 + static_cast<int>(t % 1024) * ring_parts + part;
       const std::size_t first = offset(plan, part), bytes = count(plan, part) * sizeof(T);
-      if (plan.needs(maker, ranks.rank(), part)) transfers.receive(arrived().data() + first, bytes, maker, tag);
-      if (plan.needs(ranks.rank(), owner, part)) transfers.send(made_in(t).data() + first, bytes, owner, tag);
+      if (plan.needs(maker, ranks.rank(), part)) transfers.receive(arrived() + first, bytes, maker, tag);
+      if (plan.needs(ranks.rank(), owner, part)) transfers.send(made_in(t) + first, bytes, owner, tag);
     }
   }
   /// Adds what has arrived of step t.
   void add_arrived(const RingPlan& plan, const Ranks& ranks, Index t) {
     for (int part = 0; part < ring_parts; ++part) {
       if (!plan.needs(ranks.behind(t), ranks.rank(), part)) continue;
-      T* to = made_in(0).data() + offset(plan, part);
-      const T* from = arrived().data() + offset(plan, part);
+      T* to = made_in(0) + offset(plan, part);
+      const T* from = arrived() + offset(plan, part);
       for (std::size_t i = 0; i < count(plan, part); ++i) to[i] += from[i];
     }
   }
-  /// Writes the gradients of the rank's own tokens in their storage.
+  /// Writes the gradients of the rank's own tokens in their storage, and those of sinks where they are wanted.
   template <class Grads>
   void write(const RingPlan& plan, Grads& grads) {
-    copy(d_q(), grads.d_q, 0);
+    copy(d_q(), output_view_of(grads.d_q), 0);
     for (int part = 0; part < ring_parts; ++part) {
       const GradientRows<T> own = rows(plan, 0, part);
-      copy(own.d_k, grads.d_k, plan.first_key_row(part));
-      copy(own.d_v, grads.d_v, plan.first_key_row(part));
+      copy(own.d_k, output_view_of(grads.d_k), plan.first_key_row(part));
+      copy(own.d_v, output_view_of(grads.d_v), plan.first_key_row(part));
+    }
+    if constexpr (requires { grads.d_sinks; }) {
+      for (Index h = 0; h < grads.d_sinks.size(); ++h) grads.d_sinks(h) = sinks_[h];
     }
   }
 
  private:
   Index row_numbers() const { return packed_.n_kv_heads * (packed_.d + packed_.d_v); }
   // What step t adds to: the rank's own sums, or one of two that travel in turn.
-  std::vector<T>& made_in(Index t) { return buffers_[static_cast<std::size_t>(t == 0 ? 0 : 1 + t % 2)]; }
-  std::vector<T>& arrived() { return buffers_[3]; }
+  T*& made_in(Index t) { return buffers_[static_cast<std::size_t>(t == 0 ? 0 : 1 + t % 2)]; }
+  T*& arrived() { return buffers_[3]; }
   std::size_t offset(const RingPlan& plan, int part) const {
     return static_cast<std::size_t>(plan.first_key_row(part) * row_numbers());
   }
   std::size_t count(const RingPlan& plan, int part) const {
     return static_cast<std::size_t>(plan.keys(0, part).size * row_numbers());
   }
-  GradientRows<T> rows_in(std::vector<T>& buffer, const RingPlan& plan, int part) const {
+  GradientRows<T> rows_in(T* buffer, const RingPlan& plan, int part) const {
     const Index n = plan.keys(0, part).size, k_cols = packed_.n_kv_heads * packed_.d,
                 v_cols = packed_.n_kv_heads * packed_.d_v;
-    T* from = buffer.data() + offset(plan, part);
+    T* from = buffer + offset(plan, part);
     return {{from, n, k_cols, k_cols, 1}, {from + n * k_cols, n, v_cols, v_cols, 1}};
   }
-  template <class M>
-  static void copy(const View<T>& from, M& to, Index first) {
+  template <class S>
+  static void copy(const View<T>& from, const View<S>& to, Index first) {
     for (Index i = 0; i < from.rows; ++i) {
-      for (Index c = 0; c < from.cols; ++c) to(first + i, c) = static_cast<typename M::Scalar>(from(i, c));
+      for (Index c = 0; c < from.cols; ++c) to(first + i, c) = static_cast<S>(from(i, c));
     }
   }
 
   PackedHeads packed_;
-  Index n_q_ = 0;
-  std::vector<T> d_q_, means_, sinks_, buffers_[4];
+  Index n_q_ = 0, n_k_ = 0;
+  T *d_q_ = nullptr, *means_ = nullptr, *sinks_ = nullptr, *buffers_[4] = {};
 };
 
 }  // namespace heed::detail

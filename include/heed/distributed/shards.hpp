@@ -65,6 +65,7 @@ template <class Rows>
 struct RowsShard {
   using Scalar = typename Rows::Scalar;
   static constexpr bool has_rows = true;
+  static constexpr const char* call = "attend_sharded";
   Rows rows;
 
   template <class T, class Method>
@@ -86,16 +87,35 @@ struct RowsShard {
   }
 };
 
-/// A cache that only its own attend can read: out and lse are turned into sums, exact to the rounding of lse.
+/// Turns out and lse of a shard, of all queries and heads, into sums: exact to the rounding of lse, which is the only
+/// score there.
+template <class Answer, class T>
+void sums_of_answer(const Answer& part, const PackedHeads& packed, std::span<SoftmaxSums<T>> sums) {
+  for (Index h = 0; h < packed.n_heads; ++h) {
+    SoftmaxSums<T>& own = sums[static_cast<std::size_t>(h)];
+    const SoftmaxState<T> state = own.chunk(0);
+    for (Index i = 0; i < own.n_q; ++i) {
+      const T lse = part.lse(i, h);
+      if (is_minus_infinity(lse)) continue;
+      state.m[i] = is_finite(lse) ? lse : minus_infinity<T>;
+      state.l[i] = is_finite(lse) ? T(1) : lse;  // NaN stays in its row
+      for (Index c = 0; c < packed.d_v; ++c)
+        state.out[c * own.n_q + i] = static_cast<T>(part.out(i, h * packed.d_v + c));
+    }
+  }
+}
+
+/// A cache that only its own attend can read: out and lse are turned into sums.
 template <class Cache>
 struct OpaqueShard {
   struct Scalar {};
   static constexpr bool has_rows = false;
+  static constexpr const char* call = "attend_sharded";
   const Cache& cache;
 
   template <class T, class Method>
   auto factor_of(const Method&, const AttentionOptions&, const PackedHeads&) const {
-    return [](Index) { return static_cast<T>(SplitLse::log2_e); };  // lse is the only score
+    return [](Index) { return static_cast<T>(SplitLse::log2_e); };
   }
   template <class SQ, class Method, class T>
   void sum(const ConstView<SQ>& q, const ShardedKeys&, const PackedHeads& packed, const CallBlock& block,
@@ -106,18 +126,7 @@ struct OpaqueShard {
     options.sinks = PerHead();  // once, when all is merged
     using Rows = Eigen::Map<const Matrix<SQ>, 0, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>;
     const auto part = attend(Rows(q.data, q.rows, q.cols, {q.row_stride, q.col_stride}), cache, options, context);
-    for (Index h = 0; h < packed.n_heads; ++h) {
-      SoftmaxSums<T>& own = sums[static_cast<std::size_t>(h)];
-      const SoftmaxState<T> state = own.chunk(0);
-      for (Index i = 0; i < q.rows; ++i) {
-        const T lse = part.lse(i, h);
-        if (is_minus_infinity(lse)) continue;
-        state.m[i] = is_finite(lse) ? lse : minus_infinity<T>;
-        state.l[i] = is_finite(lse) ? T(1) : lse;  // NaN stays in its row
-        for (Index c = 0; c < packed.d_v; ++c)
-          state.out[c * own.n_q + i] = static_cast<T>(part.out(i, h * packed.d_v + c));
-      }
-    }
+    sums_of_answer(part, packed, sums);
   }
 };
 

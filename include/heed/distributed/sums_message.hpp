@@ -3,10 +3,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <span>
-#include <vector>
 
 #include "heed/core/types.hpp"
+#include "heed/core/workspace.hpp"
 #include "heed/distributed/failure.hpp"
 #include "heed/distributed/ranks.hpp"
 #include "heed/engine/softmax_sums.hpp"
@@ -18,18 +19,20 @@ namespace heed::detail {
 template <class T>
 class SumsMessage {
  public:
-  /// Room for so many queries: what follows allocates nothing.
-  void reserve(Index n_heads, Index n_q, Index d_v) {
-    memory_.resize(head_bytes + sizeof(T) * static_cast<std::size_t>(n_heads * SoftmaxSums<T>::size(n_q, d_v)));
-    sums_.reserve(static_cast<std::size_t>(n_heads));
+  /// Room for so many queries, in a frame that stays open: what follows allocates nothing.
+  void reserve(Workspace::Frame& frame, Index n_heads, Index n_q, Index d_v) {
+    const Index numbers = n_heads * SoftmaxSums<T>::size(n_q, d_v);
+    memory_ = frame.take<std::byte>(static_cast<Index>(head_bytes) + static_cast<Index>(sizeof(T)) * numbers);
+    sums_ = {frame.take<SoftmaxSums<T>>(n_heads), static_cast<std::size_t>(n_heads)};
   }
   /// Of n_q queries now, the scores of head h having the factor factor_of(h).
   template <class FactorOf>
   void begin(Index n_heads, Index n_q, Index d_v, const FactorOf& factor_of) {
     const Index size = SoftmaxSums<T>::size(n_q, d_v);
     bytes_ = head_bytes + sizeof(T) * static_cast<std::size_t>(n_heads * size);
+    T* numbers = reinterpret_cast<T*>(memory_ + head_bytes);
     for (Index h = 0; h < n_heads; ++h)
-      sums_.push_back({reinterpret_cast<T*>(memory_.data() + head_bytes) + h * size, n_q, d_v, 1, factor_of(h)});
+      new (&sums_[static_cast<std::size_t>(h)]) SoftmaxSums<T>{numbers + h * size, n_q, d_v, 1, factor_of(h)};
     set_failed(-1);
   }
   std::span<const SoftmaxSums<T>> sums() const { return sums_; }
@@ -39,7 +42,7 @@ class SumsMessage {
   /// kept.
   void merge_over(const Ranks& ranks, std::span<const SoftmaxSums<T>> own, const Failure& failure) {
     constexpr int tag = 1;
-    if (ranks.rank() > 0) receive(ranks, memory_.data(), bytes_, ranks.behind(-1), tag);
+    if (ranks.rank() > 0) receive(ranks, memory_, bytes_, ranks.behind(-1), tag);
     if (failure && failed() < 0) set_failed(ranks.rank());
     for (std::size_t h = 0; h < own.size() && failed() < 0; ++h) {
       if (ranks.rank() == 0) {
@@ -49,8 +52,8 @@ class SumsMessage {
         sums_[h].merge(own[h]);
       }
     }
-    if (ranks.rank() + 1 < ranks.size()) detail::send(ranks, memory_.data(), bytes_, ranks.behind(1), tag);
-    broadcast(ranks, memory_.data(), bytes_, ranks.size() - 1);
+    if (ranks.rank() + 1 < ranks.size()) detail::send(ranks, memory_, bytes_, ranks.behind(1), tag);
+    broadcast(ranks, memory_, bytes_, ranks.size() - 1);
     if (failed() >= 0) failure.throw_that_of(ranks, static_cast<Index>(failed()));
   }
 
@@ -59,14 +62,14 @@ class SumsMessage {
 
   std::int64_t failed() const {
     std::int64_t rank = 0;
-    std::memcpy(&rank, memory_.data(), sizeof rank);
+    std::memcpy(&rank, memory_, sizeof rank);
     return rank;
   }
-  void set_failed(std::int64_t rank) { std::memcpy(memory_.data(), &rank, sizeof rank); }
+  void set_failed(std::int64_t rank) { std::memcpy(memory_, &rank, sizeof rank); }
 
   std::size_t bytes_ = 0;
-  std::vector<std::byte> memory_;
-  std::vector<SoftmaxSums<T>> sums_;
+  std::byte* memory_ = nullptr;
+  std::span<SoftmaxSums<T>> sums_;
 };
 
 }  // namespace heed::detail

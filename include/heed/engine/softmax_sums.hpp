@@ -77,20 +77,26 @@ struct SoftmaxSums {
   void merge_rows(const SoftmaxSums& later, Index first) const { chunk(0).merge(later.chunk(0), first); }
 };
 
+/// Room for finish_sums, for heads of any number of queries.
+template <class T>
+SoftmaxState<T> take_finishing_room(Workspace::Frame& frame, Index d_v, Isa isa) {
+  SoftmaxState<T> some;
+  some.width = tile_kernels<T>(isa).lanes;
+  some.d_v = d_v;
+  some.m = frame.take<T>(some.width);
+  some.l = frame.take<T>(some.width);
+  some.out = frame.take<T>(some.width * d_v);
+  return some;
+}
+
 /// Ends the softmax of one head, whose `sums` stand in the first chunk: adds the sink, and writes out and lse as the
-/// call over all keys would have.
+/// call over all keys would have. Throws nothing.
 template <class T, class Call>
-void finish_sums(const Call& call, const SoftmaxSums<T>& sums, const PerHead& sinks, Isa isa, Workspace::Frame& frame) {
+void finish_sums(const Call& call, const SoftmaxSums<T>& sums, const PerHead& sinks, Isa isa, SoftmaxState<T> some) {
   const SoftmaxState<T> all = sums.chunk(0);
   if (sums.n_q == 1) return write_out(call, TokenSet{0, 1}, all, sinks, isa);
-  const Index width = tile_kernels<T>(isa).lanes;
-  SoftmaxState<T> some;
+  const Index width = some.width;
   some.factor = sums.factor;
-  some.width = width;
-  some.d_v = sums.d_v;
-  some.m = frame.take<T>(width);
-  some.l = frame.take<T>(width);
-  some.out = frame.take<T>(width * sums.d_v);
   for (Index first = 0; first < sums.n_q; first += width) {
     const Index n = std::min(width, sums.n_q - first);
     some.clear();

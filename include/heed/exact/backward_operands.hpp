@@ -105,9 +105,10 @@ void check_operand_gradient(Gradient&& gradient, const char* name, const char* o
   check_gradient(view.rows, view.cols, name, of, rows, cols);
 }
 
+/// What must hold of a backward pass but for d_bias.
 template <class S, class Out, class V, class Grads>
-void check_backward(const BackwardOperands<S, Out>& in, const V& v, bool has_softmax, Grads& grads,
-                    const AttentionOptions& options, const BackwardOptions& backward) {
+void check_backward_without_bias(const BackwardOperands<S, Out>& in, const V& v, bool has_softmax, Grads& grads,
+                                 const AttentionOptions& options, const BackwardOptions& backward) {
   const Index n_q = in.q.rows, d_v = in.heads.n_heads * in.heads.d_v;
   check_gradient_of_out(in.d_out.rows, in.d_out.cols, n_q, d_v);
   check_gradient(in.out.rows, in.out.cols, "out", "d_out", n_q, d_v);
@@ -120,18 +121,24 @@ void check_backward(const BackwardOperands<S, Out>& in, const V& v, bool has_sof
     check_operand_gradient<S>(grads.d_v, "d_v", "v", in.k.rows, in.heads.n_kv_heads * in.heads.d_v);
   }
   check_gradient_of_lse(backward.d_lse, n_q, in.heads.n_heads);
-  if constexpr (requires { grads.d_bias; }) {
-    const PairView& bias = options.mask.bias;
-    if (grads.d_bias.size() > 0) {
-      const char* of = bias.is_tensor() ? "mask.bias with the rows of its entries and heads stacked" : "mask.bias";
-      check_gradient(grads.d_bias.rows(), grads.d_bias.cols(), "d_bias", of, bias.stacked_rows(), bias.cols());
-    }
-  }
   if constexpr (requires { grads.d_sinks; }) {
     const Index n_sinks = options.sinks.given() ? in.heads.n_heads : 0;
     if (grads.d_sinks.size() > 0 && grads.d_sinks.size() != n_sinks) {
       throw ShapeError(
           message("d_sinks has ", grads.d_sinks.size(), " entries but must have one per head with a sink: ", n_sinks));
+    }
+  }
+}
+
+template <class S, class Out, class V, class Grads>
+void check_backward(const BackwardOperands<S, Out>& in, const V& v, bool has_softmax, Grads& grads,
+                    const AttentionOptions& options, const BackwardOptions& backward) {
+  check_backward_without_bias(in, v, has_softmax, grads, options, backward);
+  if constexpr (requires { grads.d_bias; }) {
+    const PairView& bias = options.mask.bias;
+    if (grads.d_bias.size() > 0) {
+      const char* of = bias.is_tensor() ? "mask.bias with the rows of its entries and heads stacked" : "mask.bias";
+      check_gradient(grads.d_bias.rows(), grads.d_bias.cols(), "d_bias", of, bias.stacked_rows(), bias.cols());
     }
   }
 }
