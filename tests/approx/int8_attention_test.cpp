@@ -34,11 +34,13 @@ Matrix<double> in_steps(Matrix<double> m) {
   return m;
 }
 
-/// Whole numbers of 8 bits as one would make them at first: a scale for each query, key and column of values.
+/// Whole numbers of 8 bits as one would make them at first: a scale for each query, key and value; values
+/// are rounded by column too, as a stand-in for weights.
 constexpr auto eight_bits = []<class S>(const Inputs<S>& in) requires(!std::is_same_v<S, double>) {
   const Inputs<double> exact = in.template cast<double>();
   if (!multiplies_bytes()) return exact;
-  return Inputs<double>{in_steps(exact.q), in_steps(exact.k), in_steps(exact.v.transpose()).transpose(), in.made_from};
+  const Matrix<double> by_column = in_steps(exact.v.transpose()).transpose();
+  return Inputs<double>{in_steps(exact.q), in_steps(exact.k), in_steps(by_column), in.made_from};
 };
 
 constexpr auto int8 = [](const auto&) { return Int8Attention{}; };
@@ -81,15 +83,60 @@ TEST(Int8Attention, OneLargeKeyOrQueryCostsTheOthersNothing) {
   EXPECT_LT(error_of(got.bottomRows(190), want.bottomRows(190)), 1.2 * ordinary + 1e-5);
 }
 
-TEST(Int8Attention, OneLargeValueCostsItsOwnColumnAlone) {
-  auto in = random_inputs<float>({.n_q = 100, .n_k = 64, .d = 16, .d_v = 20});
-  const Matrix<float> before = attend(in.q, in.k, in.v, {}, Int8Attention{}).out;
-  in.v(5, 17) = 1e6f;
-  const Matrix<float> after = attend(in.q, in.k, in.v, {}, Int8Attention{}).out;
-  for (Index c = 0; c < 20; ++c) {
-    if (c == 17) continue;
-    EXPECT_SAME_BITS(after.col(c).eval(), before.col(c).eval());
+/// Error of rows [0, n) of the answer under `options` once keys from `first` on hold garbage of this size.
+double error_beside_garbage(const AttentionOptions& options, Index n, Index first, float size) {
+  auto in = random_inputs<float>({.n_q = 120, .n_k = 120, .d = 16, .d_v = 20});
+  in.k.bottomRows(120 - first) *= size;
+  in.v.bottomRows(120 - first) *= size;
+  const auto exact = in.cast<double>();
+  const Matrix<double> want = reference_attention(exact.q, exact.k, exact.v, options).out;
+  const Matrix<float> got = attend(in.q, in.k, in.v, options, Int8Attention{}).out;
+  return error_of(got.topRows(n), want.topRows(n));
+}
+
+TEST(Int8Attention, WhatMasksHideCostsNoDigits) {
+  AttentionOptions padding, causal, allowed;
+  padding.mask.n_real_keys = 10;
+  causal.mask.causal = Causal::square;
+  PairMatrix pairs = PairMatrix::Constant(120, 120, true);
+  pairs.rightCols(110).setConstant(false);
+  allowed.mask.allowed = pairs;
+  for (const float size : {1.0f, 1e3f, 1e6f, 1e20f}) {
+    EXPECT_LT(error_beside_garbage(padding, 120, 10, size), 0.02) << size;
+    EXPECT_LT(error_beside_garbage(causal, 60, 60, size), 0.02) << size;
+    EXPECT_LT(error_beside_garbage(allowed, 120, 10, size), 0.02) << size;
   }
+}
+
+// A key that takes most of the weight and brings nothing: what is left of the weight is as exact as ever.
+TEST(Int8Attention, WeightOfAKeyWithoutValueDoesNotCrowdOutTheOthers) {
+  for (const float ahead : {3.0f, 6.5f, 12.0f}) {
+    auto in = random_inputs<float>({.n_q = 40, .n_k = 64, .d = 16, .d_v = 8});
+    in.v.row(0) *= 1e-3f;
+    Matrix<float> bias = Matrix<float>::Zero(40, 64);
+    bias.col(0).setConstant(ahead);
+    AttentionOptions options;
+    options.mask.bias = bias;
+    EXPECT_LT(error_of(in, options), 0.02) << ahead;
+  }
+}
+
+TEST(Int8Attention, ScoresOfLargeNumbersThatCancelStayFinite) {
+  Matrix<float> q(2, 2), k(2, 2), v(2, 1);
+  for (const float z : {1e10f, 1e25f, 1e30f}) {
+    q << z, 0, z, 0;
+    k << 0, z, 0, -z;
+    v << 1, 2;
+    const Matrix<float> out = attend(q, k, v, {}, Int8Attention{}).out;
+    EXPECT_NEAR(out(0, 0), 1.5f, 0.02f) << z;
+  }
+}
+
+TEST(Int8Attention, AnInfiniteValueIsSeenHoweverLittleItWeighs) {
+  Matrix<float> q = Matrix<float>::Ones(2, 1), k(2, 1), v(2, 1);
+  k << 0, -12;
+  v << 1, infinity_of<float>();
+  EXPECT_EQ(attend(q, k, v, {.scale = 1.0}, Int8Attention{}).out(0, 0), infinity_of<float>());
 }
 
 TEST(Int8Attention, NumbersOfAnySizeGiveFiniteAnswers) {

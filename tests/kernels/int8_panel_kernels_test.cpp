@@ -65,20 +65,23 @@ struct Keys {
     bytes.assign(n * static_cast<std::size_t>(stride), 7);
     offset.assign(n, 0);
     scale.assign(n, -1.0f);
-    std::vector<float> mean(static_cast<std::size_t>(k.cols() + lanes));
-    kernels.pack_keys(k.data(), k.cols(), k.rows(), k.cols(), share.data(), mean.data(), view());
+    of_mean.assign(n, -1.0f);
+    std::vector<float> mean(static_cast<std::size_t>(k.cols() + lanes)), top(n);
+    kernels.largest(k.data(), k.cols(), k.rows(), k.cols(), top.data());
+    kernels.pack_keys(k.data(), k.cols(), k.rows(), k.cols(), top.data(), share.data(), mean.data(), view());
   }
-  Int8KeyRows view() { return {bytes.data(), stride, offset.data(), scale.data()}; }
+  Int8KeyRows view() { return {bytes.data(), stride, offset.data(), scale.data(), of_mean.data()}; }
   double byte(Index row, Index c) const { return bytes[static_cast<std::size_t>(row * stride + c)]; }
   double mean(Index c) const { return static_cast<double>(scale[0]) * (256 * byte(0, c) + byte(1, c)); }
   double number(Index j, Index c) const {
-    return mean(c) + static_cast<double>(scale[static_cast<std::size_t>(2 + j)]) * byte(2 + j, c);
+    const auto row = static_cast<std::size_t>(2 + j);
+    return static_cast<double>(of_mean[row]) * mean(c) + static_cast<double>(scale[row]) * byte(2 + j, c);
   }
 
   Index stride;
   std::vector<std::int8_t> bytes;
   std::vector<std::int32_t> offset;
-  std::vector<float> scale;
+  std::vector<float> scale, of_mean;
 };
 
 std::vector<float> shares(Index n) { return std::vector<float>(static_cast<std::size_t>(n), 1.0f / float(n)); }
@@ -110,8 +113,9 @@ TEST_F(Int8PanelKernelsTest, KeysAreWithinHalfAStepOfTheirBytesAndTheirMean) {
       EXPECT_NEAR(keys.mean(c), mean, 40.0 / 32258);
     }
     for (Index j = 0; j < 37; ++j) {
-      double most = 0;
-      for (Index c = 0; c < d; ++c) most = std::max(most, std::abs(static_cast<double>(k(j, c)) - keys.mean(c)));
+      double apart = 0;
+      for (Index c = 0; c < d; ++c) apart = std::max(apart, std::abs(static_cast<double>(k(j, c)) - keys.mean(c)));
+      const double most = std::min(apart, static_cast<double>(k.row(j).cwiseAbs().maxCoeff()));
       for (Index c = 0; c < d; ++c)
         EXPECT_NEAR(keys.number(j, c), static_cast<double>(k(j, c)), 0.501 * most / 127 + 1e-4) << j << ' ' << c;
     }
@@ -164,22 +168,26 @@ TEST_F(Int8PanelKernelsTest, WeightsAreStepsOfTheLargest) {
     s.col(20).setConstant(minus_infinity_of<float>());
     s(n - 1, 3) = n > 1 ? minus_infinity_of<float>() : s(n - 1, 3);
     const float factor = 1.5f;
-    std::vector<float> base(48), l(48, 2.0f), gain(48);
+    std::vector<float> base(48), l(48, 2.0f), gain(48), value_scale(static_cast<std::size_t>(n));
+    for (std::size_t j = 0; j < value_scale.size(); ++j) value_scale[j] = 0.1f + static_cast<float>(j % 3);
     for (Index i = 0; i < 48; ++i)
       base[static_cast<std::size_t>(i)] = i == 20 ? 0.0f : s.col(i).maxCoeff() + 0.1f * float(i % 5);
     Matrix<float> words = s;
-    kernels().weigh(n, 48, 0, 3, factor, base.data(), words.data(), words.data(), l.data(), gain.data());
+    kernels().weigh(n, 48, 0, 3, factor, base.data(), value_scale.data(), words.data(), words.data(), l.data(),
+                    gain.data());
     for (Index i = 0; i < 48; ++i) {
       const auto at = static_cast<std::size_t>(i);
-      double sum = 2;
+      double sum = 2, most = 0;
       for (Index j = 0; j < n; ++j) {
         const double weight = std::exp2(static_cast<double>(factor) * static_cast<double>(s(j, i) - base[at]));
         const auto word = std::bit_cast<std::uint32_t>(words(j / 4, i));
         const double byte = word >> (8 * (j % 4)) & 255u;
-        EXPECT_NEAR(byte * static_cast<double>(gain[at]), weight, 0.54 * static_cast<double>(gain[at]))
-            << j << ' ' << i;
+        const double part = weight * static_cast<double>(value_scale[static_cast<std::size_t>(j)]);
+        EXPECT_NEAR(byte * static_cast<double>(gain[at]), part, 0.54 * static_cast<double>(gain[at])) << j << ' ' << i;
+        most = std::max(most, part);
         sum += weight;
       }
+      EXPECT_NEAR(static_cast<double>(gain[at]), most / 255, 2e-4 * most / 255 + 1e-38);
       EXPECT_NEAR(static_cast<double>(l[at]), sum, 2e-4 * sum);
       for (Index j = n; j < (n + 3) / 4 * 4; ++j)
         EXPECT_EQ(std::bit_cast<std::uint32_t>(words(j / 4, i)) >> (8 * (j % 4)) & 255u, 0u);
@@ -191,22 +199,22 @@ TEST_F(Int8PanelKernelsTest, ValuesAreSumsOfWhatBytesStandFor) {
   for (const Index d_v : {1, 7, 8, 9, 24, 31}) {
     for (const Index n : {1, 4, 6, 64, 77}) {
       Matrix<float> v = random_matrix<float>(n, d_v, 8);
-      const Index scale_stride = (d_v + 15) / 16 * 16, block_stride = ((n + 3) / 4 + 1) * 8;
-      std::vector<std::int32_t> packed(static_cast<std::size_t>(scale_stride / 8 * block_stride), 7);
-      std::vector<float> scale(static_cast<std::size_t>(2 * scale_stride));
-      const Int8ValueWords to{packed.data(), block_stride, scale.data(), scale_stride};
+      const Index block_stride = ((n + 3) / 4 + 1) * 8;
+      std::vector<std::int32_t> packed(static_cast<std::size_t>((d_v + 15) / 16 * 2 * block_stride), 7);
+      std::vector<float> scale(static_cast<std::size_t>(n));
+      const Int8ValueWords to{packed.data(), block_stride, scale.data()};
       EXPECT_TRUE(kernels().pack_values(v.data(), d_v, n, d_v, to));
-      const auto number = [&](Index j, Index c) {
+      const auto byte = [&](Index j, Index c) {
         const auto word =
             static_cast<std::uint32_t>(packed[static_cast<std::size_t>(c / 8 * block_stride + j / 4 * 8 + c % 8)]);
-        return static_cast<double>(scale[static_cast<std::size_t>(j / 64 * scale_stride + c)]) *
-               static_cast<std::int8_t>(word >> (8 * (j % 4)) & 255u);
+        return static_cast<double>(static_cast<std::int8_t>(word >> (8 * (j % 4)) & 255u));
       };
       const Index n_first = std::min<Index>(n, 64);
-      for (Index c = 0; c < d_v; ++c) {
-        const double step = static_cast<double>(v.col(c).topRows(n_first).cwiseAbs().maxCoeff()) / 127;
-        for (Index j = 0; j < n_first; ++j)
-          EXPECT_NEAR(number(j, c), static_cast<double>(v(j, c)), 0.5001 * step) << j << ' ' << c;
+      for (Index j = 0; j < n; ++j) {
+        const double step = static_cast<double>(v.row(j).cwiseAbs().maxCoeff()) / 127;
+        EXPECT_NEAR(static_cast<double>(scale[static_cast<std::size_t>(j)]), step, 1e-6 * step);
+        for (Index c = 0; c < d_v; ++c)
+          EXPECT_NEAR(byte(j, c) * step, static_cast<double>(v(j, c)), 0.5001 * step) << j << ' ' << c;
       }
       NumberStream numbers(9);
       std::vector<std::uint32_t> weights(static_cast<std::size_t>((n_first + 3) / 4 * 48));
@@ -220,15 +228,15 @@ TEST_F(Int8PanelKernelsTest, ValuesAreSumsOfWhatBytesStandFor) {
       for (const bool corrected : {false, true}) {
         const Matrix<float> before = random_matrix<float>(d_v, 48, 10);
         Matrix<float> out = before;
-        kernels().values(packed.data(), block_stride, (n_first + 3) / 4, w.data(), scale.data(), d_v, 48, 1, 2,
-                         gain.data(), corrected ? correction.data() : nullptr, out.data());
+        kernels().values(packed.data(), block_stride, (n_first + 3) / 4, w.data(), d_v, 48, 1, 2, gain.data(),
+                         corrected ? correction.data() : nullptr, out.data());
         for (Index c = 0; c < d_v; ++c) {
           EXPECT_EQ(out(c, 5), before(c, 5));  // of a vector that is not visited
           for (Index i = lanes; i < 48; ++i) {
             double sum = 0;
             for (Index j = 0; j < (n_first + 3) / 4 * 4; ++j) {
               const std::uint32_t word = weights[static_cast<std::size_t>(j / 4 * 48 + i)];
-              sum += (j < n ? number(j, c) : 0.0) * static_cast<double>(word >> (8 * (j % 4)) & 255u);
+              sum += byte(j, c) * static_cast<double>(word >> (8 * (j % 4)) & 255u);  // behind the last: 0
             }
             const double want = static_cast<double>(gain[static_cast<std::size_t>(i)]) * sum +
                                 (corrected ? 0.5 * static_cast<double>(before(c, i)) : 0.0);
@@ -238,7 +246,7 @@ TEST_F(Int8PanelKernelsTest, ValuesAreSumsOfWhatBytesStandFor) {
       }
       v(n / 2, d_v - 1) = nan_of<float>();
       EXPECT_FALSE(kernels().pack_values(v.data(), d_v, n, d_v, to));
-      EXPECT_EQ(number(n / 2, d_v - 1), 0.0);
+      EXPECT_EQ(byte(n / 2, d_v - 1), 0.0);
     }
   }
 }

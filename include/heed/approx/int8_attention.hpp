@@ -25,20 +25,23 @@ namespace heed {
 ///     attend(q, k, v, {.mask = {.causal = true}}, Int8Attention{});
 ///     attend(q, k, v, {}, Int8Attention{WindowAttention(512)});
 ///
-///     q_i = a_i Q_i,   k_j = m + b_j K_j,   v_jc = g_c V_jc,   w_ij = h_i W_ij
-///     out_ic = sum over blocks of h_i g_c sum_j W_ij V_jc / sum_j w_ij
+///     q_i = a_i Q_i,   k_j = m + b_j K_j,   v_j = g_j V_j,   g_j w_ij = h_i W_ij
+///     out_i = sum over blocks of h_i sum_j W_ij V_j / sum_j w_ij
 ///
-/// Q, K, V and W are whole numbers of 8 bits. A query and a key have a scale each; m is the mean of up to 128 keys,
-/// without those that stand out; a column of values has a scale for 64 keys, as have the weights of a query, relative
-/// to the largest of them. Scores, masks, biases, functors, sums of weights and of blocks are float. The error is that
-/// of rounding: on trained heads .009 of the norm of out (bfloat16 .003), more where one number of a query, of a key or
-/// of a column of 64 values is far larger than the rest. Queries, keys and values that are not finite, and one query
-/// alone, give what the other method gives.
+/// Q, K, V and W are whole numbers of 8 bits. Queries, keys and values have a scale each; m is the mean of up to 128
+/// keys beside each other, without those that stand out, or nothing where it would not help a key; a query has a scale
+/// h_i for 64 keys, of which the largest weight times value is 255. Scores, masks, biases, functors, sums of weights
+/// and of blocks are float. The error is that of rounding: on trained heads .009 of the norm of out (bfloat16 .003),
+/// more where one number of a query, key or value is far larger than the rest of it. What a mask hides costs the rest
+/// no digits, but may change the last of them, through m.
+///
+/// NaN and Inf of a query or a key make NaN of the rows that keep it, those of a value are as in the other method;
+/// numbers below 1e-34 lose digits. Decoding, one query over all keys, is that of the other method.
 ///
 /// Shapes  as attend; float, half and bfloat16. In double, and on other CPUs, the other method runs as it is.
 /// Errors  as the other method; OptionError where its softmax is over more than pairs (TfOptions::leaf_cap). Gradients
 ///         and key importance do not compile: ask the other method for them.
-/// Cost    the FLOPs of the other method, counted as such, in .4 of its time in float and .72 of that in bfloat16
+/// Cost    the FLOPs of the other method, counted as such, in .4 of its time in float and .74 of that in bfloat16
 ///         (n = 2048, d = 64; Zen 5); a tile a thread of memory.
 /// Threads const and re-entrant; the same bits for any context.threads.
 /// Source  Zhang et al. 2024 (SageAttention: keys less their mean, a scale a block).

@@ -45,7 +45,8 @@ class Bf16Operands {
                     top);
   }
 
-  void weigh(const TilePart& strip, Index width, float factor, const float* base, float* s, float* l) const {
+  void weigh(const Tile&, const TilePart& strip, Index width, float factor, const float* base, float* s,
+             float* l) const {
     kernels_.weigh(strip.n_keys, width, strip.first, strip.count, factor, base, s, l);
   }
   static float weight(const float* w, Index width, Index j, Index i) {

@@ -16,8 +16,9 @@
 namespace heed::detail {
 
 /// How a panel multiplies in whole numbers of 8 bits, where they have an instruction of their own: queries with a scale
-/// each, keys less their mean with a scale each, weights relative to the largest of a query among 64 keys in 255 steps,
-/// values with a scale for a column of 64 keys; what is summed over blocks is float. Same members as WidenedOperands.
+/// each, keys less their mean with a scale each, values with a scale for each key, and weights times that scale in 255
+/// steps relative to the largest of a query among 64 keys; what is summed over blocks is float. A key that a query does
+/// not see so costs it no digit, whatever its values. Same members as WidenedOperands.
 template <class Call>
 class Int8PanelOperands {
  public:
@@ -52,26 +53,26 @@ class Int8PanelOperands {
     kernels_.scores(tile.k(), strip.at, strip.n_keys, q_, d_, width, strip.first, strip.count, s, top);
   }
 
-  void weigh(const TilePart& strip, Index width, float factor, const float* base, float* s, float* l) const {
+  void weigh(const Tile& tile, const TilePart& strip, Index width, float factor, const float* base, float* s,
+             float* l) const {
     for_each_block(strip, [&](Index from, Index n, Index block) {
       const Index at = from - strip.at;
-      kernels_.weigh(n, width, strip.first, strip.count, factor, base, s + at * width, s + at / granule * width, l,
-                     gain_ + block * width);
+      kernels_.weigh(n, width, strip.first, strip.count, factor, base, tile.v().scale + from, s + at * width,
+                     s + at / granule * width, l, gain_ + block * width);
     });
   }
-  /// Relative to the largest of its block.
+  /// In units of its block; never nothing, so that a value of Inf is not lost where it weighs little.
   static float weight(const float* w, Index width, Index j, Index i) {
     const auto word = std::bit_cast<std::uint32_t>(w[j / granule * width + i]);
-    return static_cast<float>(word >> (8 * (j % granule)) & 255u);
+    return static_cast<float>(word >> (8 * (j % granule)) & 255u) + 1;
   }
 
   void values(const Tile& tile, const TilePart& strip, Index width, const float* w, const float* correction,
               float* out) const {
     for_each_block(strip, [&](Index from, Index n, Index block) {
       kernels_.values(tile.words(from), tile.v().block_stride, (n + granule - 1) / granule,
-                      w + (from - strip.at) / granule * width,
-                      tile.v().scale + from / Int8ValueWords::block_keys * tile.v().scale_stride, tile.d_v(), width,
-                      strip.first, strip.count, gain_ + block * width, block == 0 ? correction : ones_, out);
+                      w + (from - strip.at) / granule * width, tile.d_v(), width, strip.first, strip.count,
+                      gain_ + block * width, block == 0 ? correction : ones_, out);
     });
   }
   void finite_values(const Tile& tile, const TilePart& strip, Index width, const float* w, const float* correction,

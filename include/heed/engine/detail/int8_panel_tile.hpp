@@ -15,7 +15,7 @@ namespace heed::detail {
 
 /// Keys and values of one tile in whole numbers of 8 bits (kernels/int8_panel_kernels.hpp). Keys are held less their
 /// mean, of all keys of the tile but those whose numbers stand out: one key of a thousand times the size would cost the
-/// others their digits. See KeyTile.
+/// others their digits, and where there are many of them the others go without a mean. See KeyTile.
 template <class S>
 class Int8PanelTile {
  public:
@@ -31,12 +31,11 @@ class Int8PanelTile {
     k_.bytes = scratch.take<std::int8_t>((keys + 2) * k_.stride);
     k_.offset = scratch.take<std::int32_t>(keys + 2);
     k_.scale = scratch.take<float>(keys + 2);
-    const Index blocks = (keys + Int8ValueWords::block_keys - 1) / Int8ValueWords::block_keys;
+    k_.of_mean = scratch.take<float>(keys + 2);
     const Index columns = (d_v + vector - 1) / vector * vector;
     v_.block_stride = ((keys + 3) / 4 + 1) * Int8ValueWords::columns;  // one quad more, see KeyTile
     v_.words = scratch.take<std::int32_t>(columns / Int8ValueWords::columns * v_.block_stride);
-    v_.scale_stride = columns;
-    v_.scale = scratch.take<float>(blocks * columns);
+    v_.scale = scratch.take<float>(keys);
   }
 
   void load(const ConstView<S>& keys_of, const ConstView<S>& values_of, const TokenSet& keys, Index) {
@@ -45,7 +44,7 @@ class Int8PanelTile {
     values_ = v;
     kernels_.largest(k.data, k.stride, keys.size, keys_of.cols, top_);
     share_mean();
-    kernels_.pack_keys(k.data, k.stride, keys.size, keys_of.cols, share_, mean_, k_);
+    kernels_.pack_keys(k.data, k.stride, keys.size, keys_of.cols, top_, share_, mean_, k_);
     all_finite_ = kernels_.pack_values(v.data, v.stride, keys.size, d_v_, v_);
   }
 

@@ -89,7 +89,7 @@ class SoftmaxPanel {
       }
       const bool spoiled = (part.partial || Operands::rounds_tiles) && !tile.finite(part.at, part.n_keys);
       if (spoiled) note_kept(tile, part, w);
-      scores_.operands().weigh(part, width, factor, room_.base, w, state_.l);
+      scores_.operands().weigh(tile, part, width, factor, room_.base, w, state_.l);
       if (spoiled) {
         scores_.operands().finite_values(tile, part, width, w, correction, state_.out);
         add_spoiled(tile, part, w);

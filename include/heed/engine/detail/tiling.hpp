@@ -103,7 +103,8 @@ class Tiling {
         TokenSet tile = keys.part(place.at, std::min(largest_tile, end - place.at));
         place.at += tile.size;
         if (tile[tile.size - 1] < low || tile[0] >= high) continue;
-        if (tile.list != nullptr && !whole) {  // keys that nobody sees are not worth gathering; pairs of keys stay together
+        if (tile.list != nullptr &&
+            !whole) {  // keys that nobody sees are not worth gathering; pairs of keys stay together
           const Index n_seen = std::lower_bound(tile.list, tile.list + tile.size, high) - tile.list;
           tile.size = std::min(tile.size, n_seen + n_seen % 2);
         }

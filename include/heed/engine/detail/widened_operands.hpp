@@ -17,7 +17,7 @@ class WidenedOperands {
  public:
   using Sum = typename Call::Sum;
   using Tile = KeyTile<Sum, typename Call::Key>;
-  static constexpr Index granule = 1;         ///< keys that share a row of weights; strips begin at multiples of it
+  static constexpr Index granule = 1;  ///< keys that share a row of weights; strips begin at multiples of it
   /// Keys and values of a tile are rounded together: always the same ones, and a panel adds NaN and Inf apart.
   static constexpr bool rounds_tiles = false;
 
@@ -38,7 +38,7 @@ class WidenedOperands {
   }
 
   /// Scores to weights, in place, and their sum to l.
-  void weigh(const TilePart& strip, Index width, Sum factor, const Sum* base, Sum* s, Sum* l) const {
+  void weigh(const Tile&, const TilePart& strip, Index width, Sum factor, const Sum* base, Sum* s, Sum* l) const {
     tiles_.weigh(strip.n_keys, width, strip.first, strip.count, factor, base, s, l);
   }
   static Sum weight(const Sum* w, Index width, Index j, Index i) { return w[j * width + i]; }

@@ -24,11 +24,12 @@ HEED_INLINE inline I join_bytes(I a, I b, I c, I d) {
                          _mm512_or_si512(_mm512_slli_epi32(_mm512_and_si512(c, low), 16), _mm512_slli_epi32(d, 24)));
 }
 
-// The scale of numbers up to `top`, and its inverse: 127 steps to either side. Below 1e-30 all numbers are next to 0.
-HEED_INLINE inline F scale_of(F top) { return Vf::mul(Vf::max(top, Vf::set(1e-30f)), Vf::set(1.0f / 127)); }
-HEED_INLINE inline F steps_of(F top) { return Vf::div(Vf::set(127.0f), Vf::max(top, Vf::set(1e-30f))); }
-HEED_INLINE inline float scale_of(float top) { return (top > 1e-30f ? top : 1e-30f) * (1.0f / 127); }
-HEED_INLINE inline float steps_of(float top) { return 127.0f / (top > 1e-30f ? top : 1e-30f); }
+// The scale of numbers up to `top`, and its inverse: 127 steps to either side. Below 1e-34 all numbers are next to 0.
+constexpr float least_top = 1e-34f;
+HEED_INLINE inline F scale_of(F top) { return Vf::mul(Vf::max(top, Vf::set(least_top)), Vf::set(1.0f / 127)); }
+HEED_INLINE inline F steps_of(F top) { return Vf::div(Vf::set(127.0f), Vf::max(top, Vf::set(least_top))); }
+HEED_INLINE inline float scale_of(float top) { return (top > least_top ? top : least_top) * (1.0f / 127); }
+HEED_INLINE inline float steps_of(float top) { return 127.0f / (top > least_top ? top : least_top); }
 
 // q: d x panel, transposed.
 inline void pack_queries(const float* q, Size d, Size panel, Int8Panel to) {
@@ -76,23 +77,30 @@ inline void largest(const float* k, Size stride, Size n, Size d, float* to) {
   }
 }
 
-// One row of keys: the whole numbers next to `steps` times it. Its columns beyond d are masked off.
+// Whole numbers of columns c and on of one row of keys; those behind its end are left out.
 HEED_INLINE inline void store_key(const Int8KeyRows& to, Size row, Size c, I whole, I& sum) {
   sum = Vi::add(sum, whole);
-  const __mmask16 mask = first_lanes(to.stride - c);
-  _mm512_mask_cvtepi32_storeu_epi8(to.bytes + row * to.stride + c, mask, whole);
+  _mm512_mask_cvtepi32_storeu_epi8(to.bytes + row * to.stride + c, first_lanes(to.stride - c), whole);
 }
 
-// Columns c and on of a key less the mean; 0 behind the last.
-HEED_INLINE inline F less_mean(const float* key, const float* mean, Size c, Size d) {
+// Columns c and on of a key less `part` of the mean; 0 behind the last.
+HEED_INLINE inline F less_mean(const float* key, const float* mean, F part, Size c, Size d) {
   const __mmask16 mask = first_lanes(d - c);
-  return Vf::sub(_mm512_maskz_loadu_ps(mask, key + c), _mm512_maskz_loadu_ps(mask, mean + c));
+  return Vf::sub(_mm512_maskz_loadu_ps(mask, key + c), Vf::mul(part, _mm512_maskz_loadu_ps(mask, mean + c)));
 }
 
-// Keys less their mean, which is that of keys weighted by share[j]; a share of 0 leaves a key out. mean: d numbers to
-// work in, padded to whole vectors.
-inline void pack_keys(const float* k, Size stride, Size n, Size d, const float* share, float* mean, Int8KeyRows to) {
-  I top = Vi::zero();
+HEED_INLINE inline float largest_less_mean(const float* key, const float* mean, float part, Size d) {
+  I most = Vi::zero();
+  for (Size c = 0; c < d; c += lanes)
+    most = _mm512_max_epu32(size_bits(less_mean(key, mean, Vf::set(part), c, d)), most);
+  return largest_of(most);
+}
+
+// Keys less their mean, which is that of keys weighted by share[j]; a share of 0 leaves a key out. top[j] is the
+// largest number of key j. mean: d numbers to work in, padded to whole vectors.
+inline void pack_keys(const float* k, Size stride, Size n, Size d, const float* top, const float* share, float* mean,
+                      Int8KeyRows to) {
+  I top_of_mean = Vi::zero();
   for (Size c = 0; c < d; c += lanes) {
     const __mmask16 mask = first_lanes(d - c);
     F sum = Vf::zero();
@@ -100,9 +108,9 @@ inline void pack_keys(const float* k, Size stride, Size n, Size d, const float* 
       if (share[j] != 0) sum = Vf::fma(_mm512_maskz_loadu_ps(mask, k + j * stride + c), Vf::set(share[j]), sum);
     }
     Vf::store(mean + c, sum);
-    top = _mm512_max_epu32(size_bits(sum), top);
+    top_of_mean = _mm512_max_epu32(size_bits(sum), top_of_mean);
   }
-  const float most_of_mean = largest_of(top);
+  const float most_of_mean = largest_of(top_of_mean);
   const F mean_steps = Vf::set(254 * steps_of(most_of_mean));  // 32258 of them
   to.scale[0] = to.scale[1] = scale_of(most_of_mean) / 254;
   I upper_sum = Vi::zero(), lower_sum = Vi::zero();
@@ -116,52 +124,56 @@ inline void pack_keys(const float* k, Size stride, Size n, Size d, const float* 
   to.offset[0] = -128 * _mm512_reduce_add_epi32(upper_sum);
   to.offset[1] = -128 * _mm512_reduce_add_epi32(lower_sum);
   for (Size j = 0; j < n; ++j, k += stride) {
-    I most = Vi::zero(), sum = Vi::zero();
-    for (Size c = 0; c < d; c += lanes) most = _mm512_max_epu32(size_bits(less_mean(k, mean, c, d)), most);
-    const float top_of_key = largest_of(most);
-    const F steps = Vf::set(steps_of(top_of_key));
-    to.scale[2 + j] = scale_of(top_of_key) + 0 * top_of_key;
-    for (Size c = 0; c < d; c += lanes)
-      store_key(to, 2 + j, c, Vi::from_float(Vf::mul(less_mean(k, mean, c, d), steps)), sum);
+    const float apart = largest_less_mean(k, mean, 1, d);
+    const bool centred = apart < top[j];
+    const float most = centred ? apart : top[j], part = centred ? 1.0f : 0.0f;
+    const bool finite = most < __builtin_inff();
+    const F steps = Vf::set(steps_of(most));
+    to.of_mean[2 + j] = part;
+    to.scale[2 + j] = finite ? scale_of(most) : __builtin_nanf("");
+    I sum = Vi::zero();
+    for (Size c = 0; c < d; c += lanes) {
+      const F x = Vf::mul(less_mean(k, mean, Vf::set(part), c, d), steps);
+      store_key(to, 2 + j, c, finite ? Vi::from_float(x) : Vi::zero(), sum);
+    }
     to.offset[2 + j] = -128 * _mm512_reduce_add_epi32(sum);
   }
 }
 
-// Rows of values as words; the last quad of keys is filled up with 0. True when all numbers are finite.
+// Rows of values as words, with a scale for each; the last quad of keys is filled up with 0. True when all numbers are
+// finite.
 inline bool pack_values(const float* v, Size stride, Size n, Size d_v, Int8ValueWords to) {
   constexpr Size columns = Int8ValueWords::columns;
   bool all_finite = true;
-  for (Size from = 0; from < n; from += Int8ValueWords::block_keys) {
-    const Size end = from + Int8ValueWords::block_keys < n ? from + Int8ValueWords::block_keys : n;
-    const Size scales = from / Int8ValueWords::block_keys * to.scale_stride;
+  for (Size j = 0; j < n; j += 4) {
+    const Size n_rows = n - j < 4 ? n - j : 4;
+    F steps[4] = {Vf::zero(), Vf::zero(), Vf::zero(), Vf::zero()};
+    for (Size b = 0; b < n_rows; ++b) {
+      I top = Vi::zero();
+      for (Size c = 0; c < d_v; c += lanes) {
+        const I size = size_bits(_mm512_maskz_loadu_ps(first_lanes(d_v - c), v + (j + b) * stride + c));
+        const __mmask16 finite = _mm512_cmplt_epi32_mask(size, _mm512_set1_epi32(0x7f800000));
+        all_finite &= finite == 0xffff;
+        top = _mm512_mask_max_epu32(top, finite, size, top);
+      }
+      const float most = largest_of(top);
+      to.scale[j + b] = scale_of(most);
+      steps[b] = Vf::set(steps_of(most));
+    }
     for (Size c = 0; c < d_v; c += lanes) {
-      const __mmask16 mask = first_lanes(d_v - c);
-      const float* column = v + c;
-      F top = Vf::zero(), spoiled = Vf::zero();
-      for (Size j = from; j < end; ++j) {
-        const F x = _mm512_maskz_loadu_ps(mask, column + j * stride), lost = Vf::mul(x, Vf::zero());  // 0, or NaN
-        spoiled = Vf::add(spoiled, lost);
-        top = Vf::max(Vf::abs(Vf::add(x, lost)), top);
-      }
-      all_finite &= Vf::all_finite(spoiled);
-      const F steps = steps_of(top);
-      Vf::store(to.scale + scales + c, scale_of(top));
-      std::int32_t* block = to.words + c / columns * to.block_stride;
-      for (Size j = from; j < end; j += 4) {
-        I bytes[4];
+      I bytes[4];
 #pragma GCC unroll 4
-        for (Size b = 0; b < 4; ++b) {
-          bytes[b] = Vi::zero();
-          if (j + b >= end) continue;
-          const F x = _mm512_maskz_loadu_ps(mask, column + (j + b) * stride);
-          bytes[b] = _mm512_maskz_cvtps_epi32(Vf::is_zero(Vf::mul(x, Vf::zero())), Vf::mul(x, steps));
-        }
-        const I words = join_bytes(bytes[0], bytes[1], bytes[2], bytes[3]);
-        std::int32_t* at = block + j / 4 * columns;
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), _mm512_castsi512_si256(words));
-        if (d_v - c > columns)
-          _mm256_storeu_si256(reinterpret_cast<__m256i*>(at + to.block_stride), _mm512_extracti64x4_epi64(words, 1));
+      for (Size b = 0; b < 4; ++b) {
+        bytes[b] = Vi::zero();
+        if (b >= n_rows) continue;
+        const F x = _mm512_maskz_loadu_ps(first_lanes(d_v - c), v + (j + b) * stride + c);
+        bytes[b] = _mm512_maskz_cvtps_epi32(Vf::is_zero(Vf::mul(x, Vf::zero())), Vf::mul(x, steps[b]));
       }
+      const I words = join_bytes(bytes[0], bytes[1], bytes[2], bytes[3]);
+      std::int32_t* at = to.words + c / columns * to.block_stride + j / 4 * columns;
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), _mm512_castsi512_si256(words));
+      if (d_v - c > columns)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(at + to.block_stride), _mm512_extracti64x4_epi64(words, 1));
     }
   }
   return all_finite;
@@ -201,7 +213,8 @@ HEED_INLINE inline void score_rows(const Int8KeyRows& keys, Size j, const unsign
     float* to = s + u * lanes;
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r, to += panel) {
-      const F score = Vf::fma(Vi::to_float(sum[r][u]), Vf::mul(scale[u], Vf::set(keys.scale[row + r])), mean[u]);
+      const F centre = Vf::mul(mean[u], Vf::set(keys.of_mean[row + r]));
+      const F score = Vf::fma(Vf::mul(Vi::to_float(sum[r][u]), scale[u]), Vf::set(keys.scale[row + r]), centre);
       Vf::store(to, score);
       best = Vf::max(score, best);
     }
@@ -220,7 +233,7 @@ HEED_INLINE inline void score_strip(const Int8KeyRows& keys, Size from, Size n_k
   for (int u = 0; u < U; ++u) {
     scale[u] = Vf::load(q_scale + u * lanes);
     const F whole = Vf::fma(Vi::to_float(sum[0][u]), Vf::set(256.0f), Vi::to_float(sum[1][u]));
-    mean[u] = Vf::mul(whole, Vf::mul(scale[u], Vf::set(keys.scale[0])));
+    mean[u] = Vf::mul(Vf::mul(whole, scale[u]), Vf::set(keys.scale[0]));
   }
   if (n_keys < R) {
     for (Size j = 0; j < n_keys; ++j) score_rows<U, 1>(keys, from + j, q, d, panel, scale, mean, s + j * panel, top);
@@ -256,21 +269,34 @@ HEED_INLINE inline F rough_exp2(F x) {
 }
 
 template <int U>
-HEED_INLINE inline void weigh_block(Size n_keys, Size panel, float c, const float* base, const float* s, float* words,
-                                    float* l, float* gain) {
-  F top[U], from[U], sum[U];
-  const F factor = Vf::set(c), steps = Vf::set(255.0f);
+HEED_INLINE inline void weigh_block(Size n_keys, Size panel, float c, const float* base, const float* value_scale,
+                                    float* s, float* words, float* l, float* gain) {
+  F from[U], top[U], sum[U];
+  const F factor = Vf::set(c);
 #pragma GCC unroll 4
   for (int u = 0; u < U; ++u) {
-    top[u] = Vf::set(-__builtin_inff());
-    sum[u] = Vf::zero();
+    from[u] = Vf::load(base + u * lanes);
+    top[u] = sum[u] = Vf::zero();
   }
   for (Size j = 0; j < n_keys; ++j) {
+    const F scale = Vf::set(value_scale[j]);
 #pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) top[u] = Vf::max(Vf::load(s + j * panel + u * lanes), top[u]);
+    for (int u = 0; u < U; ++u) {
+      float* at = s + j * panel + u * lanes;
+      const F weight = rough_exp2(Vf::mul(Vf::sub(Vf::load(at), from[u]), factor)), part = Vf::mul(weight, scale);
+      sum[u] = Vf::add(sum[u], weight);
+      top[u] = Vf::max(part, top[u]);
+      Vf::store(at, part);
+    }
   }
+  F steps[U];
 #pragma GCC unroll 4
-  for (int u = 0; u < U; ++u) from[u] = Vf::select(Vf::is_minus_infinity(top[u]), Vf::zero(), top[u]);
+  for (int u = 0; u < U; ++u) {
+    const F most = Vf::max(top[u], Vf::set(1e-36f));
+    Vf::store(l + u * lanes, Vf::add(Vf::load(l + u * lanes), sum[u]));
+    Vf::store(gain + u * lanes, Vf::mul(most, Vf::set(1.0f / 255)));
+    steps[u] = Vf::div(Vf::set(255.0f), most);
+  }
   for (Size j = 0; j < n_keys; j += 4, words += panel) {
     const Size n = n_keys - j < 4 ? n_keys - j : 4;
 #pragma GCC unroll 4
@@ -279,41 +305,32 @@ HEED_INLINE inline void weigh_block(Size n_keys, Size panel, float c, const floa
 #pragma GCC unroll 4
       for (Size b = 0; b < 4; ++b) {
         bytes[b] = Vi::zero();
-        if (b >= n) continue;
-        const F weight = rough_exp2(Vf::mul(Vf::sub(Vf::load(s + (j + b) * panel + u * lanes), from[u]), factor));
-        sum[u] = Vf::add(sum[u], weight);
-        bytes[b] = Vi::from_float(Vf::mul(weight, steps));
+        if (b < n) bytes[b] = Vi::from_float(Vf::mul(Vf::load(s + (j + b) * panel + u * lanes), steps[u]));
       }
       _mm512_storeu_si512(words + u * lanes, join_bytes(bytes[0], bytes[1], bytes[2], bytes[3]));
     }
   }
-#pragma GCC unroll 4
-  for (int u = 0; u < U; ++u) {
-    const F share = exp2(Vf::mul(Vf::sub(top[u], Vf::load(base + u * lanes)), factor));
-    Vf::store(l + u * lanes, Vf::fma(share, sum[u], Vf::load(l + u * lanes)));
-    Vf::store(gain + u * lanes, Vf::mul(share, Vf::set(1.0f / 255)));
-  }
 }
 
-// The weights of keys of one block as bytes, gain[i] * byte being about 2^(c * (s[j][i] - base[i])): 255 is the largest
-// of them. Four keys make a word, row j / 4 of `words`, which may begin where `s` does. l[i] += their sum before they
-// are rounded.
-inline void panel_weigh(Size n_keys, Size panel, Size first, Size count, float c, const float* base, const float* s,
-                        float* words, float* l, float* gain) {
-  const Size shift = first * lanes;
+// The weights 2^(c * (s[j][i] - base[i])) of keys of one block, each times the scale of its values, as bytes in units of
+// gain[i]: 255 is the largest of a query. Four keys make a word, row j / 4 of `words`, which may begin where `s` does; s
+// is written. l[i] += the weights before they are rounded.
+inline void panel_weigh(Size n_keys, Size panel, Size first, Size count, float c, const float* base,
+                        const float* value_scale, float* s, float* words, float* l, float* gain) {
+  const Size at = first * lanes;
   if (count == 1) {
-    weigh_block<1>(n_keys, panel, c, base + shift, s + shift, words + shift, l + shift, gain + shift);
+    weigh_block<1>(n_keys, panel, c, base + at, value_scale, s + at, words + at, l + at, gain + at);
   } else if (count == 2) {
-    weigh_block<2>(n_keys, panel, c, base + shift, s + shift, words + shift, l + shift, gain + shift);
+    weigh_block<2>(n_keys, panel, c, base + at, value_scale, s + at, words + at, l + at, gain + at);
   } else {
-    weigh_block<3>(n_keys, panel, c, base + shift, s + shift, words + shift, l + shift, gain + shift);
+    weigh_block<3>(n_keys, panel, c, base + at, value_scale, s + at, words + at, l + at, gain + at);
   }
 }
 
 // R columns of out: see panel_values.
 template <int U, int R>
-HEED_INLINE inline void value_columns(const std::int32_t* v, Size n_quads, const float* w, const float* scale,
-                                      Size panel, const float* gain, const float* correction, float* out) {
+HEED_INLINE inline void value_columns(const std::int32_t* v, Size n_quads, const float* w, Size panel,
+                                      const float* gain, const float* correction, float* out) {
   I sum[R][U];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -336,35 +353,33 @@ HEED_INLINE inline void value_columns(const std::int32_t* v, Size n_quads, const
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u) {
       float* to = out + u * lanes;
-      const F term = Vf::mul(Vi::to_float(sum[r][u]), Vf::mul(Vf::load(gain + u * lanes), Vf::set(scale[r])));
+      const F term = Vf::mul(Vi::to_float(sum[r][u]), Vf::load(gain + u * lanes));
       Vf::store(to, correction == nullptr ? term : Vf::fma(Vf::load(correction + u * lanes), Vf::load(to), term));
     }
   }
 }
 
 template <int U>
-HEED_INLINE inline void value_strip(const std::int32_t* v, Size block_stride, Size n_quads, const float* w,
-                                    const float* scale, Size d_v, Size panel, const float* gain,
-                                    const float* correction, float* out) {
+HEED_INLINE inline void value_strip(const std::int32_t* v, Size block_stride, Size n_quads, const float* w, Size d_v,
+                                    Size panel, const float* gain, const float* correction, float* out) {
   constexpr int R = Int8ValueWords::columns;
   Size c = 0;
   for (; c + R <= d_v; c += R, v += block_stride)
-    value_columns<U, R>(v, n_quads, w, scale + c, panel, gain, correction, out + c * panel);
-  for (; c < d_v; ++c, ++v) value_columns<U, 1>(v, n_quads, w, scale + c, panel, gain, correction, out + c * panel);
+    value_columns<U, R>(v, n_quads, w, panel, gain, correction, out + c * panel);
+  for (; c < d_v; ++c, ++v) value_columns<U, 1>(v, n_quads, w, panel, gain, correction, out + c * panel);
 }
 
 // out[c][i] = correction[i] * out[c][i] + sum_j w_ji v_jc over quads of keys of one block: weights as panel_weigh
 // leaves them, values as pack_values lays them. Without a correction out is only written.
-inline void panel_values(const std::int32_t* v, Size block_stride, Size n_quads, const float* w, const float* scale,
-                         Size d_v, Size panel, Size first, Size count, const float* gain, const float* correction,
-                         float* out) {
+inline void panel_values(const std::int32_t* v, Size block_stride, Size n_quads, const float* w, Size d_v, Size panel,
+                         Size first, Size count, const float* gain, const float* correction, float* out) {
   const Size shift = first * lanes;
   if (correction != nullptr) correction += shift;
   if (count == 1) {
-    value_strip<1>(v, block_stride, n_quads, w + shift, scale, d_v, panel, gain + shift, correction, out + shift);
+    value_strip<1>(v, block_stride, n_quads, w + shift, d_v, panel, gain + shift, correction, out + shift);
   } else if (count == 2) {
-    value_strip<2>(v, block_stride, n_quads, w + shift, scale, d_v, panel, gain + shift, correction, out + shift);
+    value_strip<2>(v, block_stride, n_quads, w + shift, d_v, panel, gain + shift, correction, out + shift);
   } else {
-    value_strip<3>(v, block_stride, n_quads, w + shift, scale, d_v, panel, gain + shift, correction, out + shift);
+    value_strip<3>(v, block_stride, n_quads, w + shift, d_v, panel, gain + shift, correction, out + shift);
   }
 }
