@@ -312,9 +312,9 @@ HEED_INLINE inline void weigh_block(Size n_keys, Size panel, float c, const floa
   }
 }
 
-// The weights 2^(c * (s[j][i] - base[i])) of keys of one block, each times the scale of its values, as bytes in units of
-// gain[i]: 255 is the largest of a query. Four keys make a word, row j / 4 of `words`, which may begin where `s` does; s
-// is written. l[i] += the weights before they are rounded.
+// The weights 2^(c * (s[j][i] - base[i])) of keys of one block, each times the scale of its values, as bytes in units
+// of gain[i]: 255 is the largest of a query. Four keys make a word, row j / 4 of `words`, which may begin where `s`
+// does; s is written. l[i] += the weights before they are rounded.
 inline void panel_weigh(Size n_keys, Size panel, Size first, Size count, float c, const float* base,
                         const float* value_scale, float* s, float* words, float* l, float* gain) {
   const Size at = first * lanes;
