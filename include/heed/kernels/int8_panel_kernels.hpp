@@ -35,7 +35,7 @@ struct Int8ValueWords {
 };
 
 /// Kernels that multiply panels and tiles in whole numbers of 8 bits, in the shapes of TileKernels<float> of the
-/// AVX-512 instance. What each computes stands beside its body in avx512_vnni/panel.inl.
+/// AVX-512 instance. What each computes stands beside its body in avx512_vnni/.
 struct Int8PanelKernels {
   void (*pack_queries)(const float* q, Size d, Size panel, Int8Panel to);
   void (*largest)(const float* k, Size stride, Size n, Size d, float* to);

@@ -20,6 +20,8 @@ using avx512::Vf;
 
 #include "heed/kernels/bodies/int8_scan.inl"
 
+#include "heed/kernels/avx512_vnni/pack.inl"
+
 #include "heed/kernels/avx512_vnni/panel.inl"
 
 inline constexpr Int8PanelKernels panel_table = {&pack_queries, &largest,     &pack_keys,   &pack_values,
