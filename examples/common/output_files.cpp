@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <stdexcept>
 #include <system_error>
 
@@ -35,6 +36,24 @@ void require_replaceable(const std::string& path, const std::string& option) {
   if (other || !std::ofstream(beside, std::ios::app))
     throw std::runtime_error(option + " is " + path + " but must be a file in a folder that can be written");
   if (!was_there) std::filesystem::remove(beside, failure);
+}
+
+void require_apart(const NamedFiles& inputs, const NamedFiles& outputs) {
+  std::map<std::filesystem::path, const char*> options;  // by the file
+  const auto place = [](const std::string& path) {
+    std::error_code failure;
+    return std::filesystem::weakly_canonical(std::filesystem::absolute(path), failure);
+  };
+  for (const auto& [option, path] : inputs) {
+    if (!path.empty()) options.emplace(place(path), option);
+  }
+  for (const auto& [option, path] : outputs) {
+    if (path.empty() || path.starts_with("/dev/")) continue;
+    const auto [other, is_new] = options.emplace(place(path), option);
+    if (!is_new)
+      throw std::invalid_argument(std::string(other->second) + " and " + option + " are both " + path +
+                                  " but must be two files");
+  }
 }
 
 void write_file(const std::string& path, const std::string& text) {

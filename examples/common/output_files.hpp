@@ -1,5 +1,7 @@
 #pragma once
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace common {
 
@@ -9,6 +11,12 @@ void require_writable(const std::string& path, const std::string& option);
 
 /// The same for a file that is written beside its place as `path`.new, and then renamed: no device, no pipe.
 void require_replaceable(const std::string& path, const std::string& option);
+
+/// Options and the files they name; an empty path is no file.
+using NamedFiles = std::vector<std::pair<const char*, std::string>>;
+
+/// Errors  std::invalid_argument where an output is an input too, or two outputs are one file. Devices may be both.
+void require_apart(const NamedFiles& inputs, const NamedFiles& outputs);
 
 /// Errors  std::runtime_error where the text was not written whole.
 void write_file(const std::string& path, const std::string& text);

@@ -8,6 +8,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "../common/output_files.hpp"
 #include "../common/parse.hpp"
 
 namespace compare {
@@ -67,6 +68,17 @@ void check(const Arguments& arguments) {
   if (!std::is_sorted(arguments.n.begin(), arguments.n.end(), std::less_equal<>())) {
     throw std::invalid_argument("--n must rise, as in 512,1024");
   }
+  common::require_apart({{"--input", arguments.input},
+                         {"--q", arguments.q},
+                         {"--k", arguments.k},
+                         {"--v", arguments.v},
+                         {"--x", arguments.x},
+                         {"--w-v", arguments.w_v},
+                         {"--b-v", arguments.b_v}},
+                        {{"--json", arguments.json},
+                         {"--svg", arguments.svg},
+                         {"--svg-flops", arguments.svg_flops},
+                         {"--svg-n", arguments.svg_n}});
   if (arguments.scale && !(std::abs(*arguments.scale) <= std::numeric_limits<double>::max())) {
     throw std::invalid_argument("--scale must be a finite number");
   }
@@ -103,11 +115,11 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   app.add_option("--real-keys", arguments.real_keys, "keys from here on are padding")->check(CLI::NonNegativeNumber);
   app.add_option("--n", arguments.n, "the first N tokens only, of q, k, v and x; several: one run after another")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 10000000))
       ->type_name("N,...");
   app.add_option("--decode", arguments.decode,
                  "the last N queries only, one by one against a cache of the keys and values, float and smaller ones")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 10000000))
       ->type_name("N");
   app.add_option("--methods", arguments.methods,
                  "these, separated by commas, or all; default: one or two of a family, see --list-methods")

@@ -1,14 +1,12 @@
 #include "arguments.hpp"
 
-#include <filesystem>
-#include <map>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <utility>
 
 #include <CLI/CLI.hpp>
 
+#include "../common/output_files.hpp"
 #include "../common/parse.hpp"
 
 namespace train_treeformer {
@@ -25,23 +23,6 @@ void check_evaluation(const Arguments& a) {
     throw std::invalid_argument(
         "--evaluate trains nothing: leave out --bootstrap, --pretrain, --resume, --table, --checkpoint, --model and "
         "--activations");
-  }
-}
-
-void check_files(const Arguments& a) {
-  std::map<std::filesystem::path, const char*> options;  // by what they would write
-  for (const auto& [option, path] : {std::pair("--csv", &a.csv),
-                                     {"--svg", &a.svg},
-                                     {"--checkpoint", &a.checkpoint},
-                                     {"--model", &a.model},
-                                     {"--activations", &a.activations}}) {
-    if (path->empty() || path->starts_with("/dev/")) continue;
-    std::error_code failure;
-    const auto [other, is_new] =
-        options.emplace(std::filesystem::weakly_canonical(std::filesystem::absolute(*path), failure), option);
-    if (!is_new)
-      throw std::invalid_argument(std::string(other->second) + " and " + option + " are both " + *path +
-                                  " but must be two files");
   }
 }
 
@@ -126,7 +107,12 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
         "--from needs --bootstrap and an --attention to convert to, and no --resume or --table");
   if ((!a.activations.empty() || !a.model.empty() || a.at_least) && !a.table.empty())
     throw std::invalid_argument("--model, --activations and --at-least are of one run, not of a --table");
-  check_files(a);
+  common::require_apart({{"--file", a.file}, {"--from", a.from}, {"--evaluate", a.evaluate}},
+                        {{"--csv", a.csv},
+                         {"--svg", a.svg},
+                         {"--checkpoint", a.checkpoint},
+                         {"--model", a.model},
+                         {"--activations", a.activations}});
   if (a.pretrain > 0 && a.task != "listops" && a.task != "bytes") {
     throw std::invalid_argument("--pretrain is for --task listops or bytes, which ask for a class, but --task is " +
                                 a.task);

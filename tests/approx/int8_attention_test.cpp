@@ -132,6 +132,14 @@ TEST(Int8Attention, ScoresOfLargeNumbersThatCancelStayFinite) {
   }
 }
 
+TEST(Int8Attention, LargeQueriesOfSmallKeysStayFinite) {
+  auto in = random_inputs<float>({.n_q = 20, .n_k = 70, .d = 16, .d_v = 8});
+  in.k.rowwise() += random_matrix<float>(1, 16, 3).row(0);
+  in.q *= 1e33f;
+  in.k *= 1e-33f;
+  EXPECT_LT(error_of(in), 0.03);
+}
+
 TEST(Int8Attention, AnInfiniteValueIsSeenHoweverLittleItWeighs) {
   Matrix<float> q = Matrix<float>::Ones(2, 1), k(2, 1), v(2, 1);
   k << 0, -12;

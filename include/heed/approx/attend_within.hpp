@@ -186,7 +186,7 @@ class ToleranceCalls {
 
 inline void check_tolerance(double tolerance) {
   if (!(tolerance >= 0 && std::isfinite(tolerance)))
-    throw OptionError(message("attend_within: tolerance = ", tolerance, " must be >= 0 and finite"));
+    throw OptionError(message("tolerance = ", tolerance, " must be >= 0 and finite"));
 }
 
 /// attend_within of checked heads and tolerance; fills `result` but for `visited`.

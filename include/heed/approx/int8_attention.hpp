@@ -22,21 +22,22 @@ namespace heed {
 /// Softmax attention over the pairs of another method, by default all, with products of 8-bit whole numbers: for many
 /// queries on CPUs that multiply bytes (AVX-512 VNNI), faster than bfloat16.
 ///
-///     attend(q, k, v, {.mask = {.causal = true}}, Int8Attention{});
+///     attend(q, k, v, {.mask = {.causal = Causal::square}}, Int8Attention{});
 ///     attend(q, k, v, {}, Int8Attention{WindowAttention(512)});
 ///
-///     q_i = a_i Q_i,   k_j = m + b_j K_j,   v_j = g_j V_j,   g_j w_ij = h_i W_ij
-///     out_i = sum over blocks of h_i sum_j W_ij V_j / sum_j w_ij
+///     q_i = a_i Q_i,   k_j = m + b_j K_j,   v_j = g_j V_j,   w_ij g_j = h_iB W_ij for the keys j of block B
+///     out_i = sum_B h_iB sum_{j in B} W_ij V_j / sum_j w_ij
 ///
-/// Q, K, V and W are whole numbers of 8 bits. Queries, keys and values have a scale each; m is the mean of up to 128
-/// keys beside each other, without those that stand out, or nothing where it would not help a key; a query has a scale
-/// h_i for 64 keys, of which the largest weight times value is 255. Scores, masks, biases, functors, sums of weights
-/// and of blocks are float. The error is that of rounding: on trained heads .009 of the norm of out (bfloat16 .003),
-/// more where one number of a query, key or value is far larger than the rest of it. What a mask hides costs the rest
-/// no digits, but may change the last of them, through m.
+/// Q, K, V and W are whole numbers of 8 bits. Each row of q, k and v has a scale of its own (a, b, g); m is the mean of
+/// up to 128 keys beside each other, without those that stand out, or 0 for a key that it would not help. A block is 64
+/// keys, and h_iB such that its largest W_ij is 255. Scores, masks, biases, functors, sums of weights and of blocks are
+/// float. The error is that of rounding: on trained heads .009 of the norm of out (bfloat16 .003). It is more where one
+/// number of a row is far larger than the others: a column of v a hundred times as large as the rest leaves the others
+/// one of their 127 steps. What a mask hides costs the rest no digits, but may change the last of them, through m.
 ///
-/// NaN and Inf of a query or a key make NaN of the rows that keep it, those of a value are as in the other method;
-/// numbers below 1e-34 lose digits. Decoding, one query over all keys, is that of the other method.
+/// NaN and Inf of a query or a key make NaN of the rows that keep it, those of a value are as in the other method.
+/// Numbers below 1e-34 lose digits, and scores of numbers above 1e34 may overflow. One query over all keys (decoding)
+/// is answered by the other method.
 ///
 /// Shapes  as attend; float, half and bfloat16. In double, and on other CPUs, the other method runs as it is.
 /// Errors  as the other method; OptionError where its softmax is over more than pairs (TfOptions::leaf_cap). Gradients

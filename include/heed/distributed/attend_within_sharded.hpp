@@ -110,7 +110,7 @@ double merged_report(const ErrorTerms& terms, const ToleranceResult<S>& all, Ind
 /// second that of w_s: a shard's sum of weights comes of the same keys as its output, and errs by as much, relatively.
 /// Of one shard without a sink reported = r_1.
 ///
-/// Errors of outputs that had no sign in common would add in squares, to r / sqrt(P) of P shards of equal weight. They
+/// Independent errors of outputs would add in squares, to r / sqrt(P) of P shards of equal weight. They
 /// are added as they are, for shards err alike where a text repeats, and in the rounding of the query: with 592 tokens
 /// of a trained model repeated over 4 shards the true error was within 1.5 times the sum in squares for 86% of heads
 /// and queries, and within 1.5 times this one for 99%. Where outputs of shards cancel, so that |out| is smaller than

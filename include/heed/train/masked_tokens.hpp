@@ -65,8 +65,8 @@ inline void hide_tokens(Batch& batch, std::int32_t stand_in, const MaskedTokens&
   }
 }
 
-/// Gives every parameter of `to`, a model's, but those of its head the values of the parameter of this name in `from`,
-/// the same model's of masked_model. The row of the token that stood in is left out.
+/// Copies every parameter of `from` but those of its head to the parameter of the same name in `to`. `to` is a model,
+/// and `from` what masked_model made of it; the row of the token that stood in is left out.
 /// Errors  ShapeError for a parameter that `from` has not, or in another shape; `to` is untouched then.
 template <class T>
 void take_encoder(const ParameterStore<T>& from, ParameterStore<T>& to) {

@@ -62,7 +62,8 @@ HEED_INLINE inline void score_strip(const Int8KeyRows& keys, Size from, Size n_k
   for (int u = 0; u < U; ++u) {
     scale[u] = Vf::load(q_scale + u * lanes);
     const F whole = Vf::fma(Vi::to_float(sum[0][u]), Vf::set(256.0f), Vi::to_float(sum[1][u]));
-    mean[u] = Vf::mul(Vf::mul(whole, scale[u]), Vf::set(keys.scale[0]));
+    // 2^15 is about the largest whole number: neither product overflows before the score does.
+    mean[u] = Vf::mul(Vf::mul(Vf::mul(whole, Vf::set(0x1p-15f)), scale[u]), Vf::set(keys.scale[0] * 0x1p15f));
   }
   if (n_keys < R) {
     for (Size j = 0; j < n_keys; ++j) score_rows<U, 1>(keys, from + j, q, d, panel, scale, mean, s + j * panel, top);
