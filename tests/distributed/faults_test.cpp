@@ -211,14 +211,20 @@ struct Outputs {
   }
 };
 
+/// What a rank gives to a ring of two heads that share keys.
+struct RingCase {
+  Matrix<float> q = random_matrix<float>(6, 8, 1), k = random_matrix<float>(6, 4, 2), v = random_matrix<float>(6, 3, 3),
+                d_out = random_matrix<float>(6, 6, 4), bias = random_matrix<float>(1, Outputs::n_k(), 5);
+  HeadOptions heads{.n_heads = 2, .n_kv_heads = 1};
+  std::vector<double> sinks{1.0, 2.0};
+};
+
 TEST(Faults, OutputsStayAsTheyAreOnEveryRankWhereOneRankIsWrongOrFails) {
   const FaultCase in;
-  const Matrix<float> q = random_matrix<float>(6, 8, 1), k = random_matrix<float>(6, 4, 2),
-                      v = random_matrix<float>(6, 3, 3), d_out = random_matrix<float>(6, 6, 4),
-                      bias = random_matrix<float>(1, Outputs::n_k(), 5);
-  const HeadOptions heads{.n_heads = 2, .n_kv_heads = 1};
-  const std::vector<double> sinks{1.0, 2.0};
-  const AttentionOptions options{.mask = {.bias = bias}, .sinks = sinks};
+  const RingCase own;
+  const Matrix<float>&q = own.q, &k = own.k, &v = own.v, &d_out = own.d_out, &bias = own.bias;
+  const HeadOptions& heads = own.heads;
+  const AttentionOptions options{.mask = {.bias = bias}, .sinks = own.sinks};
   const auto forward = multi_head_ring_attend(MPI_COMM_WORLD, q, k, v, heads, options);
   Outputs sharded(2, 2, 6, 8), ring(6, 2, 4, 3);
 
@@ -276,12 +282,10 @@ TEST(Faults, OutputsStayAsTheyAreOnEveryRankWhereOneRankIsWrongOrFails) {
 
 TEST(Faults, IntoAGrownWorkspaceNothingIsAllocated) {
   const FaultCase in;
-  const Matrix<float> q = random_matrix<float>(6, 8, 1), k = random_matrix<float>(6, 4, 2),
-                      v = random_matrix<float>(6, 3, 3), d_out = random_matrix<float>(6, 6, 4),
-                      bias = random_matrix<float>(1, Outputs::n_k(), 5);
-  const HeadOptions heads{.n_heads = 2, .n_kv_heads = 1};
-  const std::vector<double> sinks{1.0, 2.0};
-  const AttentionOptions options{.mask = {.causal = Causal::top_left}, .sinks = sinks};
+  const RingCase own;
+  const Matrix<float>&q = own.q, &k = own.k, &v = own.v, &d_out = own.d_out, &bias = own.bias;
+  const HeadOptions& heads = own.heads;
+  const AttentionOptions options{.mask = {.causal = Causal::top_left}, .sinks = own.sinks};
   AttentionOptions with_bias = options;
   with_bias.mask.bias = bias;
   Workspace workspace;

@@ -37,20 +37,17 @@ struct ShardAnswer {
 };
 
 /// An 8-bit cache that is read to a tolerance. Sinks are left to the merge.
-struct ToleranceShard {
-  struct Scalar {};
-  static constexpr bool has_rows = false;
+struct ToleranceShard : AnsweringShard {
   static constexpr const char* call = "attend_within_sharded";
   double tolerance;
   KeyValueCache<Int8>& cache;
   ShardAnswer& answer;
 
+  ToleranceShard(double given_tolerance, KeyValueCache<Int8>& given_cache, ShardAnswer& to)
+      : tolerance(given_tolerance), cache(given_cache), answer(to) {}
+
   void agree(Agreement& agreement) const { agreement.same_number("tolerance", tolerance); }
 
-  template <class T, class Method>
-  auto factor_of(const Method&, const AttentionOptions&, const PackedHeads&) const {
-    return [](Index) { return static_cast<T>(SplitLse::log2_e); };
-  }
   template <class SQ, class Method, class T>
   void sum(const ConstView<SQ>& q, const ShardedKeys&, const PackedHeads& packed, const CallBlock& block,
            std::span<SoftmaxSums<T>> sums, const Method&, const Context& context) const {

@@ -105,18 +105,25 @@ void sums_of_answer(const Answer& part, const PackedHeads& packed, std::span<Sof
   }
 }
 
-/// A cache that only its own attend can read: out and lse are turned into sums.
-template <class Cache>
-struct OpaqueShard {
+/// A shard whose rows nobody else reads: its own out and lse are turned into sums.
+struct AnsweringShard {
   struct Scalar {};
   static constexpr bool has_rows = false;
-  static constexpr const char* call = "attend_sharded";
-  const Cache& cache;
 
   template <class T, class Method>
   auto factor_of(const Method&, const AttentionOptions&, const PackedHeads&) const {
     return [](Index) { return static_cast<T>(SplitLse::log2_e); };
   }
+};
+
+/// A cache that only its own attend can read.
+template <class Cache>
+struct OpaqueShard : AnsweringShard {
+  static constexpr const char* call = "attend_sharded";
+  const Cache& cache;
+
+  explicit OpaqueShard(const Cache& given) : cache(given) {}
+
   template <class SQ, class Method, class T>
   void sum(const ConstView<SQ>& q, const ShardedKeys&, const PackedHeads& packed, const CallBlock& block,
            std::span<SoftmaxSums<T>> sums, const Method&, const Context& context) const {
