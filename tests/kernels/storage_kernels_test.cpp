@@ -88,6 +88,10 @@ void expect_row_products() {
           double want = 0.0;
           for (Index c = 0; c < d; ++c) want += static_cast<double>(m(j, c)) * static_cast<double>(q(g, c));
           ASSERT_NEAR(static_cast<double>(s(g, j)), want, 8.0 * epsilon * (1.0 + std::sqrt(static_cast<double>(d))));
+          T alone = 0;
+          kernels.row_scores(heed::detail::kernel_pointer(&m(j, 0)), d + 3, 1, q.data() + g * padded, padded, 1, d,
+                             &alone, 1);
+          ASSERT_EQ(alone, s(g, j)) << "key " << j << " of query " << g << " by itself";
         }
         ASSERT_EQ(s(g, 21), T(9)) << "behind the last key";
         for (Index c = 0; c < d; ++c) {

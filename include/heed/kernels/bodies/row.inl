@@ -14,32 +14,61 @@ HEED_INLINE inline void fetch_ahead(const S* row, Size ahead, Size n_columns) {
   for (Size b = 0; b < n_columns * static_cast<Size>(sizeof(S)); b += 64) __builtin_prefetch(at + b);
 }
 
+// sum[r * Q + g] += lanes of k_r times lanes of q_g, of up to a vector of columns from k on.
+template <class X, class S, int Q, int K>
+HEED_INLINE inline void add_row_products(const S* k, Size k_stride, Size n_columns, const typename X::Scalar* q,
+                                         Size q_stride, typename X::V* sum) {
+  typename X::V row[Q];
+#pragma GCC unroll 4
+  for (int g = 0; g < Q; ++g) row[g] = X::load(q + g * q_stride);
+#pragma GCC unroll 16
+  for (int r = 0; r < K; ++r) {
+    const typename X::V key = load_first<X, S>(k + r * k_stride, n_columns);
+#pragma GCC unroll 4
+    for (int g = 0; g < Q; ++g) sum[r * Q + g] = X::fma(key, row[g], sum[r * Q + g]);
+  }
+}
+
+// Scores of K keys, summed across lanes at once: every key is summed in the same order, alone or with others.
+template <class X, class S, int Q, int K>
+HEED_INLINE inline void row_scores_group(const S* k, Size k_stride, Size ahead, const typename X::Scalar* q,
+                                         Size q_stride, Size d, typename X::Scalar* s, Size s_stride) {
+  constexpr int lanes = static_cast<int>(X::lanes), n_sums = (Q * K + lanes - 1) / lanes * lanes;
+  typename X::V sum[n_sums];
+#pragma GCC unroll 16
+  for (int x = 0; x < n_sums; ++x) sum[x] = X::zero();
+  Size c = 0;
+  for (; c + lanes <= d; c += lanes) {
+    if (c % (64 / static_cast<Size>(sizeof(S))) == 0) {
+#pragma GCC unroll 16
+      for (int r = 0; r < K; ++r) __builtin_prefetch(k + r * k_stride + c + ahead);
+    }
+    add_row_products<X, S, Q, K>(k + c, k_stride, lanes, q + c, q_stride, sum);
+  }
+  if (c < d) add_row_products<X, S, Q, K>(k + c, k_stride, d - c, q + c, q_stride, sum);  // q is padded with zeros
+  typename X::Scalar score[n_sums];
+#pragma GCC unroll 4
+  for (int x = 0; x < n_sums; x += lanes) X::store(score + x, row_sums<X>(sum + x));
+#pragma GCC unroll 16
+  for (int r = 0; r < K; ++r) {
+#pragma GCC unroll 4
+    for (int g = 0; g < Q; ++g) s[g * s_stride + r] = score[r * Q + g];
+  }
+}
+
 template <class X, class S, int Q>
 HEED_INLINE inline void row_scores_typed(const S* k, Size k_stride, Size n_keys, const typename X::Scalar* q,
                                          Size q_stride, Size d, typename X::Scalar* s, Size s_stride) {
+  constexpr int K = X::lanes > Q ? static_cast<int>(X::lanes) / Q : 1;
   const Size ahead = entries_ahead<S>(k_stride, d);
-  for (Size j = 0; j < n_keys; ++j) {
-    const S* key = k + j * k_stride;
-    fetch_ahead(key, ahead, d);
-    typename X::V even[Q], odd[Q];
-#pragma GCC unroll 4
-    for (int g = 0; g < Q; ++g) even[g] = odd[g] = X::zero();
-    Size c = 0;
-    for (; c + 2 * X::lanes <= d; c += 2 * X::lanes) {
-      const typename X::V first = X::load_as(key + c), second = X::load_as(key + c + X::lanes);
-#pragma GCC unroll 4
-      for (int g = 0; g < Q; ++g) {
-        even[g] = X::fma(first, X::load(q + g * q_stride + c), even[g]);
-        odd[g] = X::fma(second, X::load(q + g * q_stride + c + X::lanes), odd[g]);
-      }
-    }
-    for (; c < d; c += X::lanes) {  // q is padded with zeros to whole vectors
-      const typename X::V part = load_first<X, S>(key + c, d - c);
-#pragma GCC unroll 4
-      for (int g = 0; g < Q; ++g) even[g] = X::fma(part, X::load(q + g * q_stride + c), even[g]);
-    }
-#pragma GCC unroll 4
-    for (int g = 0; g < Q; ++g) s[g * s_stride + j] = X::sum(X::add(even[g], odd[g]));
+  if (n_keys < K) {
+    for (Size j = 0; j < n_keys; ++j)
+      row_scores_group<X, S, Q, 1>(k + j * k_stride, k_stride, ahead, q, q_stride, d, s + j, s_stride);
+    return;
+  }
+  for (Size j = 0; j < n_keys; j += K) {
+    const Size from = j + K <= n_keys ? j : n_keys - K;  // the last group overlaps: the same scores, written again
+    row_scores_group<X, S, Q, K>(k + from * k_stride, k_stride, ahead, q, q_stride, d, s + from, s_stride);
   }
 }
 
@@ -86,25 +115,25 @@ HEED_INLINE inline void row_values_block(const S* v, Size v_stride, Size n_keys,
   typename X::V sum[Q][C];
 #pragma GCC unroll 4
   for (int g = 0; g < Q; ++g) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int u = 0; u < C; ++u) sum[g][u] = X::zero();
   }
   const Size ahead = entries_ahead<S>(v_stride, columns);
   for (Size j = 0; j < n_keys; ++j) {
-    typename X::V value[C];
+    typename X::V weight[Q];
     fetch_ahead(v + j * v_stride, ahead, columns);
 #pragma GCC unroll 4
-    for (int u = 0; u < C; ++u) value[u] = load_first<X, S>(v + j * v_stride + u * X::lanes, columns - u * X::lanes);
+    for (int g = 0; g < Q; ++g) weight[g] = X::set(w[g * w_stride + j]);
+#pragma GCC unroll 8
+    for (int u = 0; u < C; ++u) {
+      const typename X::V value = load_first<X, S>(v + j * v_stride + u * X::lanes, columns - u * X::lanes);
 #pragma GCC unroll 4
-    for (int g = 0; g < Q; ++g) {
-      const typename X::V weight = X::set(w[g * w_stride + j]);
-#pragma GCC unroll 4
-      for (int u = 0; u < C; ++u) sum[g][u] = X::fma(weight, value[u], sum[g][u]);
+      for (int g = 0; g < Q; ++g) sum[g][u] = X::fma(weight[g], value, sum[g][u]);
     }
   }
 #pragma GCC unroll 4
   for (int g = 0; g < Q; ++g) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int u = 0; u < C; ++u) {
       typename X::Scalar* at = out + g * out_stride + u * X::lanes;
       X::store(at, X::fma(X::set(correction[g]), X::load(at), sum[g][u]));
@@ -116,9 +145,15 @@ template <class X, class S, int Q>
 HEED_INLINE inline void row_values_typed(const S* v, Size v_stride, Size n_keys, const typename X::Scalar* w,
                                          Size w_stride, Size d_v, const typename X::Scalar* correction,
                                          typename X::Scalar* out, Size out_stride) {
+  // Of one query 8 sums, so that none waits for the last; of four as many as there are registers for.
+  constexpr int C = Q == 1 ? 8 : X::vectors * X::rows < 24 ? 2 : 4;
   Size c = 0;
-  for (; c + 4 * X::lanes <= d_v; c += 4 * X::lanes) {
-    row_values_block<X, S, Q, 4>(v + c, v_stride, n_keys, w, w_stride, 4 * X::lanes, correction, out + c, out_stride);
+  for (; c + C * X::lanes <= d_v; c += C * X::lanes) {
+    row_values_block<X, S, Q, C>(v + c, v_stride, n_keys, w, w_stride, C * X::lanes, correction, out + c, out_stride);
+  }
+  if constexpr (C > 4) {
+    for (; c + 4 * X::lanes <= d_v; c += 4 * X::lanes)
+      row_values_block<X, S, Q, 4>(v + c, v_stride, n_keys, w, w_stride, 4 * X::lanes, correction, out + c, out_stride);
   }
   for (; c < d_v; c += X::lanes) {
     row_values_block<X, S, Q, 1>(v + c, v_stride, n_keys, w, w_stride, d_v - c, correction, out + c, out_stride);
