@@ -1,10 +1,10 @@
 // Attention over ranks, run by mpirun: see include/heed/distributed/README.md.
 //
-//   mpirun -n P mpi_bench ring|prefill|sharded|decode|overhead <tokens of all ranks> [repeats] [link in MB/s]
+//   mpirun -n P mpi_bench ring|prefill|sharded|within|decode|overhead <tokens of all ranks> [repeats] [link in MB/s]
 //
 // ring: causal prefill over a ring, one head of d = 128; prefill: attend on one rank, the same work; sharded: one token
-// of 8 heads of d = 128 decoded over shards; decode: attend over one cache; overhead: both in turn, on one rank. One
-// thread a rank. A link slows messages on
+// of 8 heads of d = 128 decoded over shards; within: the same over 8-bit shards, to a tolerance of 5%; decode: attend
+// over one cache; overhead: sharded and decode in turn, on one rank. One thread a rank. A link slows messages on
 // purpose: what a rank receives is there no sooner than it would have been over a link of so many bytes a second.
 // "cpu" is the processor time of the rank that took most of it, without what it spent waiting in MPI: on a busy machine
 // the clock says little.
@@ -19,6 +19,7 @@
 
 #include <mpi.h>
 #include <heed/distributed/attend_sharded.hpp>
+#include <heed/distributed/attend_within_sharded.hpp>
 #include <heed/distributed/ring_attend.hpp>
 #include <heed/heed.hpp>
 
@@ -124,15 +125,37 @@ void prefill(bool ring, heed::Index n, heed::Index rank, heed::Index ranks, cons
   }
 }
 
-template <class Run>
-void decode(const std::string& what, heed::Index n, heed::Index rank, heed::Index ranks, const Run& run) {
-  const heed::Index own = n / ranks, heads = 8;
-  heed::KeyValueCache<float> cache(width, width, heads, own);
+constexpr heed::Index heads = 8;
+
+// What a rank holds of n tokens.
+template <class S>
+heed::KeyValueCache<S> cache_of(heed::Index n, heed::Index rank, heed::Index ranks) {
+  const heed::Index own = n / ranks;
+  heed::KeyValueCache<S> cache(width, width, heads, own);
   for (heed::Index at = 0; at < own; at += 4096) {  // a block at a time: memory is the cache's
     const heed::Index some = std::min<heed::Index>(4096, own - at);
     const auto seed = static_cast<std::uint64_t>(2 * (rank * own + at));
     cache.append(random_rows(some, heads * width, seed), random_rows(some, heads * width, seed + 1));
   }
+  return cache;
+}
+
+// Queries differ from call to call: a head learns from them how far to read.
+template <class Run>
+void decode_within(heed::Index n, heed::Index rank, heed::Index ranks, const Run& run) {
+  heed::KeyValueCache<heed::Int8> cache = cache_of<heed::Int8>(n, rank, ranks);
+  heed::Workspace workspace;
+  const heed::Context context{.workspace = &workspace, .threads = 1};
+  std::uint64_t step = 0;
+  run([&] {
+    const heed::Matrix<float> q = random_rows(1, heads * width, ++step);
+    heed::attend_within_sharded(MPI_COMM_WORLD, 0.05, q, cache, {}, context);
+  });
+}
+
+template <class Run>
+void decode(const std::string& what, heed::Index n, heed::Index rank, heed::Index ranks, const Run& run) {
+  const heed::KeyValueCache<float> cache = cache_of<float>(n, rank, ranks);
   const heed::Matrix<float> q = random_rows(1, heads * width, 7);
   heed::Workspace workspace;
   const heed::Context context{.workspace = &workspace, .threads = 1};
@@ -194,6 +217,8 @@ int main(int argc, char** argv) {
   };
   if (what == "ring" || what == "prefill") {
     prefill(what == "ring", n, rank, ranks, run);
+  } else if (what == "within") {
+    decode_within(n, rank, ranks, run);
   } else {
     decode(what, n, rank, ranks, run);
   }

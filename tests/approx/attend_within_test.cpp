@@ -317,6 +317,22 @@ TEST(AttendWithin, ManyKeysAndManyMoreAfterThem) {
   EXPECT_TRUE(attend_within(0.05, head.q, cache).out.isZero());
 }
 
+TEST(AttendWithin, LearnsTheSameWhateverStorageOutputsHave) {
+  Head head = drifting_head(4200, 12, 32, 0.5f, 5);
+  head.v.array() += 1.0f;
+  KeyValueCache<Int8> cache(32), other(32);
+  for (KeyValueCache<Int8>* one : {&cache, &other}) one->append(head.k, head.v);
+  for (Index i = 0; i < head.q.rows(); ++i) {
+    const Matrix<Eigen::bfloat16> q = head.q.row(i).cast<Eigen::bfloat16>();
+    const auto narrow = attend_within(0.02, q, cache);
+    const auto wide = attend_within(0.02, q.cast<float>().eval(), other);
+    EXPECT_SAME_BITS(narrow.out, wide.out.cast<Eigen::bfloat16>().eval());
+    EXPECT_EQ(narrow.reported, wide.reported);
+    EXPECT_EQ(narrow.visited, wide.visited);
+    EXPECT_EQ(narrow.paths, wide.paths);
+  }
+}
+
 TEST(AttendWithin, RefusesTolerancesThatAreNone) {
   KeyValueCache<Int8> cache(8);
   const Matrix<float> q = random_matrix<float>(1, 8, 1);

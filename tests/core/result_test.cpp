@@ -12,6 +12,12 @@ namespace {
 TEST(LseSpan, IsNotWantedByDefault) {
   EXPECT_FALSE(LseSpan<float>().wanted());
   EXPECT_FALSE(LseSpan<float>(nullptr).wanted());
+  std::vector<float> empty_with_memory;
+  empty_with_memory.reserve(8);
+  Vector<float> numbers(6);
+  EXPECT_FALSE(LseSpan<float>(empty_with_memory).wanted());
+  EXPECT_EQ(LseSpan<float>(empty_with_memory).data(), nullptr);
+  EXPECT_FALSE(LseSpan<float>(numbers.head(0)).wanted());
 }
 
 TEST(LseSpan, SeesSpansVectorsAndEigenVectorsInPlace) {

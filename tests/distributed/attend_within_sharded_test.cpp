@@ -172,6 +172,22 @@ TEST(AttendWithinSharded, TakesOptionsAndStorageOfEveryKind) {
   EXPECT_SAME_BITS(narrow.out, wide.out.cast<Eigen::bfloat16>().eval());
 }
 
+TEST(AttendWithinSharded, ReportsDoNotDependOnWhatTheStorageOfOutputsHolds) {
+  for (const float size : {1e-9f, 1.0f, 3e5f}) {  // as half: 0, a number, infinity
+    SCOPED_TRACE(size);
+    TrainedCase in(0, key_count(), 1);
+    in.own.clear();
+    in.own.append(in.k.middleRows(in.share.first, in.share.size),
+                  (size * (in.v.middleRows(in.share.first, in.share.size).array() + 1.0f)).matrix().eval());
+    const Matrix<Eigen::half> q = in.q.cast<Eigen::half>();
+    KeyValueCache<Int8> copy = in.own;
+    const auto wide = attend_within_sharded(MPI_COMM_WORLD, 0.05, q.cast<float>().eval(), copy);
+    const auto got = attend_within_sharded(MPI_COMM_WORLD, 0.05, q, in.own);
+    EXPECT_EQ(got.reported, wide.reported);
+    EXPECT_SAME_BITS(got.out, wide.out.cast<Eigen::half>().eval());
+  }
+}
+
 TEST(AttendWithinSharded, RefusesOnEveryRankAlike) {
   TrainedCase in(0, sharded_key_block * ranks_of_world(), 1);
   const bool last = rank_of_world() + 1 == ranks_of_world();

@@ -46,6 +46,28 @@ TEST(CacheFile, LargeNumbersComeBack) {
   EXPECT_SAME_BITS(attend_within(0.05, q, read).out, attend_within(0.05, q, cache).out);
 }
 
+TEST(CacheFile, HoldsNothingOfTokensThatWereCut) {
+  const heed_test::TemporaryFolder folder;
+  const Matrix<float> k = random_matrix<float>(400, 9, 2), v = random_matrix<float>(400, 5, 3);
+  const auto file_of = [&](const KeyValueCache<Int8>& cache) {
+    save_cache(folder.path("cache.safetensors"), cache);
+    return heed_test::bytes_of_file(folder.path("cache.safetensors"));
+  };
+  for (const Index n : {2, 50, 100, 230}) {  // the first tokens alone, more in float, a page, several pages
+    SCOPED_TRACE(n);
+    KeyValueCache<Int8> plain(9, 5), cut(9, 5), emptied(9, 5);
+    for (KeyValueCache<Int8>* one : {&plain, &cut}) one->append(k.topRows(n), v.topRows(n));
+    const Index more = n < 4 ? 1 : 20;  // so few that none goes to a page
+    cut.append(k.bottomRows(more), v.bottomRows(more));
+    cut.truncate(n);
+    EXPECT_EQ(file_of(cut), file_of(plain));
+    emptied.append(k, v);
+    emptied.clear();
+    emptied.append(k.topRows(n), v.topRows(n));
+    EXPECT_EQ(file_of(emptied), file_of(plain));
+  }
+}
+
 TEST(CacheFile, WithinATolerance) {
   const heed_test::TemporaryFolder folder;
   KeyValueCache<Int8> cache(64);

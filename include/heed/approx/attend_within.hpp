@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstddef>
 #include <span>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "heed/core/check.hpp"
@@ -13,6 +15,7 @@
 #include "heed/core/options.hpp"
 #include "heed/core/result.hpp"
 #include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
 #include "heed/core/workspace.hpp"
 #include "heed/engine/count.hpp"
 #include "heed/engine/tolerance_decode.hpp"
@@ -189,15 +192,23 @@ inline void check_tolerance(double tolerance) {
     throw OptionError(message("tolerance = ", tolerance, " must be >= 0 and finite"));
 }
 
+/// Queries in float: what probes learn is then of levels, and not of how the caller stores outputs.
+template <class SQ>
+Matrix<float> queries_in_float(const ConstView<SQ>& q) {
+  Matrix<float> queries(q.rows, q.cols);
+  for (Index i = 0; i < q.rows; ++i) {
+    for (Index c = 0; c < q.cols; ++c) queries(i, c) = static_cast<float>(q(i, c));
+  }
+  return queries;
+}
+
 /// attend_within of checked heads and tolerance; fills `result` but for `visited`.
-template <class Q>
-ToleranceKeys attend_heads_within(double tolerance, const Q& q, KeyValueCache<Int8>& cache, const PackedHeads& packed,
-                                  const AttentionOptions& options, const Context& context,
-                                  ToleranceResult<OperandScalar<Q>>& result) {
-  using S = OperandScalar<Q>;
-  using Call = HeadCall<S, Int8, S>;
+inline ToleranceKeys attend_heads_within(double tolerance, const Matrix<float>& q, KeyValueCache<Int8>& cache,
+                                         const PackedHeads& packed, const AttentionOptions& options,
+                                         const Context& context, ToleranceResult<float>& result) {
+  using Call = HeadCall<float, Int8, float>;
   const Index n_q = q.rows();
-  auto made = result_of_heads<S, ExactAttention<>>(n_q, packed.n_heads, packed.d_v);
+  auto made = result_of_heads<float, ExactAttention<>>(n_q, packed.n_heads, packed.d_v);
   result.reported = Matrix<double>::Zero(n_q, packed.n_heads);
   result.paths.resize(static_cast<std::size_t>(n_q * packed.n_heads));
   const WithWorkspace inner(context);
@@ -220,7 +231,7 @@ ToleranceKeys attend_heads_within(double tolerance, const Q& q, KeyValueCache<In
     const ToleranceCalls<Call> run(tolerance, probes, options, packed, inner.context());
     for (Index i = 0; i < n_q; ++i) {
       Workspace::Frame row(inner.workspace());
-      ConstView<S> own = view_of(q);
+      ConstView<float> own = view_of(q);
       own.data = entry(own.data, i * own.row_stride);
       own.rows = 1;
       const auto calls = calls_over<Call>(tokens, own, out.rows_from(i, 1), lse.rows_from(i, 1), packed, row);
@@ -259,9 +270,18 @@ auto attend_within(double tolerance, const Q& q, KeyValueCache<Int8>& cache, con
                    const Context& context = {}) -> ToleranceResult<detail::OperandScalar<Q>> {
   const detail::PackedHeads packed = detail::check_cached_heads(q, cache, options, ExactAttention<>{}, context);
   detail::check_tolerance(tolerance);
-  ToleranceResult<detail::OperandScalar<Q>> result;
-  result.visited = detail::attend_heads_within(tolerance, q, cache, packed, options, context, result).visited();
-  return result;
+  using S = detail::OperandScalar<Q>;
+  ToleranceResult<float> found;
+  found.visited = detail::attend_heads_within(tolerance, detail::queries_in_float(view_of(q)), cache, packed, options,
+                                              context, found)
+                      .visited();
+  if constexpr (std::is_same_v<S, float>) {
+    return found;
+  } else {
+    ToleranceResult<S> result{found.out.template cast<S>(), std::move(found.lse), std::move(found.reported),
+                              found.visited, std::move(found.paths)};
+    return result;
+  }
 }
 
 }  // namespace heed

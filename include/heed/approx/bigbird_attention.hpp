@@ -18,7 +18,7 @@ namespace heed {
 /// in. Under a causal mask random blocks come from the past only.
 ///
 /// Shapes  as attend.
-/// Empty   a query with no kept key gets out = 0 and lse = -inf.
+/// Empty   a query with no kept key gets out = 0 and lse = -inf, or its sink.
 /// Errors  as attend; OptionError for block < 1, a negative number of blocks, or any of them past 2^40.
 /// Cost    2 (d + d_v) flops and one exponential per kept pair, about n_q block (2 n_near + 1 + n_global + n_random)
 ///         pairs.

@@ -19,7 +19,7 @@ namespace heed {
 ///
 ///     attend(q, k, v, {}, PatternAttention{[](Index n_q, Index n_k) { return MyPattern{n_q, n_k}; }});
 ///
-/// Empty   a query with no kept key, or in no group, gets out = 0 and lse = -inf.
+/// Empty   a query with no kept key, or in no group, gets out = 0 and lse = -inf, or its sink.
 /// Errors  as attend_over, and what `pattern_for` throws: before anything is written.
 /// Cost    2 (d + d_v) flops and one exponential per kept pair.
 /// Threads const and re-entrant if `pattern_for` is; results do not depend on context.threads.

@@ -12,7 +12,7 @@
 namespace heed {
 
 /// What one head returns. out: n_q x d_v in the storage scalar; lse: n_q, natural log of the softmax denominator,
-/// -inf where no key was kept; empty for methods without a softmax.
+/// the sink, or -inf without one, where no key was kept; empty for methods without a softmax.
 template <class S>
 struct AttentionResult {
   Matrix<S> out;
@@ -42,10 +42,10 @@ class LseSpan {
                   "heed: lse is a temporary vector: its numbers would be lost; pass a vector, a block or a map");
   }
 
-  S* data() const { return data_; }
+  S* data() const { return size_ > 0 ? data_ : nullptr; }  // an empty vector may have memory
   Index size() const { return size_; }
   Index stride() const { return stride_; }
-  bool wanted() const { return data_ != nullptr; }
+  bool wanted() const { return data() != nullptr; }
 
  private:
   S* data_ = nullptr;

@@ -30,7 +30,7 @@ namespace heed {
 
 namespace detail {
 
-/// What one shard answers to a tolerance, in float: rounded to the storage of q once, when all is merged.
+/// What one shard answers to a tolerance, in float.
 struct ShardAnswer {
   ToleranceResult<float> found;
   ToleranceKeys keys;
@@ -53,11 +53,7 @@ struct ToleranceShard : AnsweringShard {
            std::span<SoftmaxSums<T>> sums, const Method&, const Context& context) const {
     AttentionOptions options = block.options;
     options.sinks = PerHead();
-    Matrix<float> queries(q.rows, q.cols);
-    for (Index i = 0; i < q.rows; ++i) {
-      for (Index c = 0; c < q.cols; ++c) queries(i, c) = static_cast<float>(q(i, c));
-    }
-    answer.keys = attend_heads_within(tolerance, queries, cache, packed, options, context, answer.found);
+    answer.keys = attend_heads_within(tolerance, queries_in_float(q), cache, packed, options, context, answer.found);
     sums_of_answer(answer.found, packed, sums);
   }
 };
@@ -69,14 +65,13 @@ struct ErrorTerms {
 };
 
 /// Of row i of head h, of the answer of this rank's shard and the merged one.
-template <class S>
-ErrorTerms error_terms(const ToleranceResult<float>& shard, const ToleranceResult<S>& all, Index i, Index h,
-                       Index d_v) {
+inline ErrorTerms error_terms(const ToleranceResult<float>& shard, const ToleranceResult<float>& all, Index i, Index h,
+                              Index d_v) {
   if (is_minus_infinity(shard.lse(i, h))) return {};
   const double w = std::exp(static_cast<double>(shard.lse(i, h)) - static_cast<double>(all.lse(i, h)));
   double own = 0, apart = 0;
   for (Index c = h * d_v; c < (h + 1) * d_v; ++c) {
-    const double x = static_cast<double>(shard.out(i, c)), y = static_cast<double>(static_cast<float>(all.out(i, c)));
+    const double x = static_cast<double>(shard.out(i, c)), y = static_cast<double>(all.out(i, c));
     own += x * x;
     apart += (x - y) * (x - y);
   }
@@ -85,13 +80,12 @@ ErrorTerms error_terms(const ToleranceResult<float>& shard, const ToleranceResul
 }
 
 /// The relative error of a row of one head, from the terms of all shards.
-template <class S>
-double merged_report(const ErrorTerms& terms, const ToleranceResult<S>& all, Index i, Index h, Index d_v) {
+inline double merged_report(const ErrorTerms& terms, const ToleranceResult<float>& all, Index i, Index h, Index d_v) {
   const double square = terms.of_outputs * terms.of_outputs + terms.of_weights;
   if (is_zero(square)) return ToleranceProbes::least_floor;  // no key was seen, or all values are 0
   double size = 0;
   for (Index c = h * d_v; c < (h + 1) * d_v; ++c) {
-    const double x = static_cast<double>(static_cast<float>(all.out(i, c)));
+    const double x = static_cast<double>(all.out(i, c));
     size += x * x;
   }
   return std::sqrt(square / size);
@@ -117,11 +111,12 @@ double merged_report(const ErrorTerms& terms, const ToleranceResult<S>& all, Ind
 /// Returns out, lse, reported as attend_within, and visited, the share of keys read in full by all ranks, of those they
 ///         see: the same on every rank. paths: what this rank's shard did. A shard in which a query sees fewer than
 ///         2048 keys reads them all.
-/// Empty   a query with no kept key gets out = 0, lse = -inf and reported = .003.
+/// Empty   a query with no kept key gets out = 0, lse = -inf, or its sink, and reported = .003.
 /// Bits    the same on every rank and in every run that decodes the same queries in the same order, for any
 ///         context.threads. They are not those of one process, for two reasons: the first 4 and the newest 64 to 95
 ///         tokens of each shard stay in float, so that pages begin elsewhere; and each shard probes for itself, and
-///         chooses its own levels. On one rank out has the bits of attend_within where no sink is given.
+///         chooses its own levels. On one rank out has the bits of attend_within where neither a sink nor lengths are
+///         given: sinks are merged last, and lengths are cut before a shard is asked, so that it may scan.
 /// Errors  as attend_sharded and attend_within, and OptionError where tolerances differ: on every rank the same, before
 ///         the first transfer. Where a rank fails later its error is thrown on all; probes of the other caches may have
 ///         learnt from the call. Mask::sequence_offsets is refused.
@@ -137,7 +132,8 @@ auto attend_within_sharded(MPI_Comm comm, double tolerance, const Q& q, KeyValue
   static_assert(std::is_same_v<Accumulator<S>, float>,
                 "heed: an 8-bit cache sums in float: cast double queries to float");
   const detail::Ranks ranks(comm);
-  ToleranceResult<S> result;
+  ToleranceResult<float> result;  // rounded to the storage of q once, when all is merged
+  Matrix<S> rounded;
   detail::ShardAnswer answer;
   std::vector<double> terms, room;  // two of each row and head; then keys read and seen
   const Index n_q = q.rows();
@@ -149,7 +145,8 @@ auto attend_within_sharded(MPI_Comm comm, double tolerance, const Q& q, KeyValue
     result.paths.assign(static_cast<std::size_t>(n), TolerancePath::few_keys);
     terms.assign(static_cast<std::size_t>(2 * n + 2), 0.0);
     room.resize(terms.size());
-    return detail::RankOutputs<S, float>{output_view_of(result.out), output_view_of(result.lse)};
+    if constexpr (!std::is_same_v<S, float>) rounded.resize(n_q, packed.n_heads * packed.d_v);
+    return detail::RankOutputs<float, float>{output_view_of(result.out), output_view_of(result.lse)};
   };
   const auto heads_of = [&] {
     detail::check_tolerance(tolerance);
@@ -179,7 +176,13 @@ auto attend_within_sharded(MPI_Comm comm, double tolerance, const Q& q, KeyValue
     }
   }
   result.visited = detail::ToleranceKeys{terms[at(n_q, 0)], terms[at(n_q, 0) + 1]}.visited();
-  return result;
+  if constexpr (std::is_same_v<S, float>) {
+    return result;
+  } else {
+    rounded = result.out.template cast<S>();
+    return {std::move(rounded), std::move(result.lse), std::move(result.reported), result.visited,
+            std::move(result.paths)};
+  }
 }
 
 }  // namespace heed

@@ -97,7 +97,7 @@ void attend_into(Out&& out, LseSpan<Accumulator<detail::OperandScalar<Q>>> lse, 
 ///
 /// Shapes  q: n_q x d, k: n_k x d, v: n_k x d_v, one row per token, either storage order, any strides; out: n_q x d_v,
 ///         lse: n_q, natural log. In the place of v a value source may stand (core/values.hpp).
-/// Empty   a query with no kept key gets out = 0 and lse = -inf; n_q = 0 an empty result.
+/// Empty   a query with no kept key gets out = 0 and lse = -inf, or its sink; n_q = 0 an empty result.
 /// Errors  ShapeError if cols(q) != cols(k) or rows(k) != rows(v) or a mask does not fit; OptionError for an option
 ///         outside its range. Wrong types do not compile.
 /// Cost    as the method states; the exact default: 2 (d + d_v) flops and one exponential per kept pair.

@@ -44,7 +44,7 @@ struct OverPattern {
 ///
 /// Shapes  q: n_q x d, k: n_k x d, values: a TokenMatrix or a ValueSource of n_k rows of d_v; returns out: n_q x d_v,
 ///         lse: n_q.
-/// Empty   a query in no group, or with no kept key, gets out = 0 and lse = -inf.
+/// Empty   a query in no group, or with no kept key, gets out = 0 and lse = -inf, or its sink.
 /// Errors  as attend; OptionError when the pattern names a token outside q or k, or out of order, a query in two groups
 ///         or a key in two segments of one group. Every entry is looked at.
 /// Cost    2 (d + d_v) flops and one exponential per kept pair; memory O(n_q d_v) and a tile per thread. Tiles the mask

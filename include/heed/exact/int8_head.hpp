@@ -14,8 +14,8 @@
 namespace heed::detail {
 
 /// Owns the tokens of one key/value head of an 8-bit cache: see Int8Rows for how they lie. A page is closed from the
-/// oldest 32 of 96 float tokens and never changed again, so that the bytes depend on the tokens alone and not on how
-/// they came.
+/// oldest 32 of 96 float tokens and never changed again, and what no token fills is 0, so that the bytes depend on the
+/// tokens alone and not on how they came, and nothing is left of those that were cut.
 class Int8Head {
  public:
   static constexpr Index most_last = 96;  ///< with so many newest tokens the oldest 32 go to a page
@@ -77,6 +77,7 @@ class Int8Head {
     } else {
       n_last_ = size - all.pages_end();
     }
+    clear_floats_behind();
   }
 
   Int8Rows rows() const {
@@ -156,7 +157,15 @@ class Int8Head {
     mean_keys_.resize(static_cast<std::size_t>(n_pages_ * layout_.d_padded + vector_room));
     mean_values_.resize(static_cast<std::size_t>(n_pages_ * layout_.v_padded + vector_room));
     statistics_.resize(static_cast<std::size_t>(n_pages_));
+    std::fill(mean_keys_.end() - vector_room, mean_keys_.end(), Bfloat{});
+    std::fill(mean_values_.end() - vector_room, mean_values_.end(), Bfloat{});
+    clear_bytes_behind(near_, n_pages_ * layout_.near_bytes);
+    clear_bytes_behind(far_, n_pages_ * layout_.far_bytes);
   }
+  static void clear_bytes_behind(std::vector<Line>& lines, Index n) {
+    std::fill(bytes_of(lines) + n, bytes_of(lines) + 64 * lines.size(), static_cast<unsigned char>(0));
+  }
+  static unsigned char* bytes_of(std::vector<Line>& lines) { return reinterpret_cast<unsigned char*>(lines.data()); }
   static std::size_t lines_of(Index bytes) { return static_cast<std::size_t>((bytes + 63) / 64); }
 
   float* first_keys() { return floats_.data(); }
@@ -174,8 +183,7 @@ class Int8Head {
     ++n_pages_;
     resize_pages();
     const Index page = n_pages_ - 1;
-    unsigned char* near = reinterpret_cast<unsigned char*>(near_.data()) + page * layout_.near_bytes;
-    unsigned char* far = reinterpret_cast<unsigned char*>(far_.data()) + page * layout_.far_bytes;
+    unsigned char *near = bytes_of(near_) + page * layout_.near_bytes, *far = bytes_of(far_) + page * layout_.far_bytes;
     Bfloat* mean_key = mean_keys_.data() + page * layout_.d_padded;
     Bfloat* mean_value = mean_values_.data() + page * layout_.v_padded;
     close_keys(layout_, last_keys(), mean_key, near, far, statistics_.back());
@@ -184,6 +192,18 @@ class Int8Head {
     n_last_ -= Int8Layout::keys;
     std::copy_n(last_keys() + Int8Layout::keys * layout_.d, n_last_ * layout_.d, last_keys());
     std::copy_n(last_values() + Int8Layout::keys * layout_.d_v, n_last_ * layout_.d_v, last_values());
+    clear_floats_behind();
+  }
+
+  void clear_floats_behind() {
+    const auto clear = [](float* rows, Index n, Index capacity, Index width) {
+      std::fill(rows + n * width, rows + capacity * width, 0.0f);
+    };
+    if (floats_.empty()) return;
+    clear(first_keys(), n_first_, Int8Rows::n_first, layout_.d);
+    clear(first_values(), n_first_, Int8Rows::n_first, layout_.d_v);
+    clear(last_keys(), n_last_, most_last, layout_.d);
+    clear(last_values(), n_last_, most_last, layout_.d_v);
   }
 
   // Every fourth page is enough for the moments.
