@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <string>
 #include <vector>
@@ -318,14 +319,13 @@ TEST(AttendWithin, ManyKeysAndManyMoreAfterThem) {
 }
 
 TEST(AttendWithin, LearnsTheSameWhateverStorageOutputsHave) {
-  Head head = drifting_head(4200, 12, 32, 0.5f, 5);
-  head.v.array() += 1.0f;
-  KeyValueCache<Int8> cache(32), other(32);
-  for (KeyValueCache<Int8>* one : {&cache, &other}) one->append(head.k, head.v);
-  for (Index i = 0; i < head.q.rows(); ++i) {
-    const Matrix<Eigen::bfloat16> q = head.q.row(i).cast<Eigen::bfloat16>();
-    const auto narrow = attend_within(0.02, q, cache);
-    const auto wide = attend_within(0.02, q.cast<float>().eval(), other);
+  const Matrix<float> k = random_matrix<float>(4500, 32, 1), v = random_matrix<float>(4500, 32, 2);
+  KeyValueCache<Int8> cache(32), other(32);  // as tight a tolerance as levels reach: bfloat16 would round as much
+  for (KeyValueCache<Int8>* one : {&cache, &other}) one->append(k, (v.array() + 1.0f).matrix().eval());
+  for (std::uint64_t i = 0; i < 16; ++i) {
+    const Matrix<Eigen::bfloat16> q = (0.3f * random_matrix<float>(1, 32, 1000 + i)).eval().cast<Eigen::bfloat16>();
+    const auto narrow = attend_within(0.006, q, cache);
+    const auto wide = attend_within(0.006, q.cast<float>().eval(), other);
     EXPECT_SAME_BITS(narrow.out, wide.out.cast<Eigen::bfloat16>().eval());
     EXPECT_EQ(narrow.reported, wide.reported);
     EXPECT_EQ(narrow.visited, wide.visited);
