@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 #include <span>
 #include <string>
 #include <utility>
@@ -120,6 +121,21 @@ TEST(ParameterFile, AForeignFileIsRefusedAndTheStoreUntouched) {
   tensors["options/a.w"] = Tensor::of<double>({2}, std::vector<double>{1, -3});
   write_safetensors(path, tensors, {{"heed.parameters", "1"}});
   refused("tensor \"options/a.w\" is (1.000000, -3.000000) but must be 0 or 1, and a finite rate >= 0");
+
+  auto broken = before;
+  const auto refused_number = [&](std::span<float> numbers, float number, const std::string& part) {
+    const float good = std::exchange(numbers[5], number);
+    save_parameters(path, broken, {}, ParameterParts::training);
+    refused(part);
+    numbers[5] = good;
+  };
+  constexpr float infinity = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  for (const float number : {nan, infinity})
+    refused_number(broken.all_values(), number, "but must have finite ones, or -inf");
+  for (const float number : {nan, infinity, -infinity}) {
+    refused_number(broken.first_moments(), number, "tensor \"first_moment/a.w\" has the number");
+    refused_number(broken.second_moments(), number, "tensor \"second_moment/a.w\" has the number");
+  }
 }
 
 TEST(ParameterFile, ATruncatedFileIsRefusedWhereverItEnds) {

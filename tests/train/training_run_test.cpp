@@ -487,6 +487,9 @@ TEST(TrainingRun, RefusesOptionsOutOfRange) {
   refused([](auto& options) { options.n_steps = -1; });
   refused([](auto& options) { options.median_share = 1.5; });
   refused([](auto& options) { options.adamw.beta_2 = 1; });
+  constexpr Index most = std::numeric_limits<Index>::max();
+  refused([](auto& options) { options.earlier_steps = most; });
+  EXPECT_THROW(train(run.model, run.store, SmallRun::hooks(), SmallRun::options(1), most), OptionError);
   EXPECT_THROW(train(run.model, run.store, {}), OptionError);
   const auto refused_ranks = [&](const TrainingRanks& ranks) {
     TrainingHooks over = SmallRun::hooks();

@@ -76,6 +76,17 @@ inline Tensor load_as(const SafetensorsFile& file, const std::string& name, cons
   return file.load(name);
 }
 
+/// Refuses a tensor with a number that no run leaves behind. Values may be -inf: so is the logit of a level of a tree
+/// that counts for nothing.
+template <class T>
+void check_numbers(const std::string& path, const std::string& name, const std::vector<T>& numbers, bool may_be_off) {
+  for (const T number : numbers) {
+    if (is_finite(number) || (may_be_off && is_minus_infinity(number))) continue;
+    refuse_file(path, "tensor " + in_quotes(name) + " has the number " + std::to_string(number) +
+                          " but must have finite ones" + (may_be_off ? ", or -inf" : ""));
+  }
+}
+
 /// Refuses tensors that belong to no parameter of the store.
 template <class T>
 void check_no_strangers(const SafetensorsFile& file, const ParameterStore<T>& store) {
@@ -144,8 +155,8 @@ inline TextMap read_description(const std::string& path) {
 /// are.
 ///
 /// Errors  FormatError naming the file and the tensor, what it is and what it must be: as SafetensorsFile, and for
-///         another format or version, a missing or foreign tensor, another shape or dtype, options that are none. The
-///         store is then untouched.
+///         another format or version, a missing or foreign tensor, another shape or dtype, a number that is NaN or
+///         infinite (a value may be -inf), options that are none. The store is then untouched.
 /// Cost    a copy of what is read.
 template <class T>
 TextMap load_parameters(const std::string& path, ParameterStore<T>& store,
@@ -164,6 +175,7 @@ TextMap load_parameters(const std::string& path, ParameterStore<T>& store,
     const auto load = [&](const std::string& as, std::span<T> all, const char* reason) {
       loaded.push_back({detail::load_as(file, as, {slice.rows, slice.cols}, tensor_dtype_of<T>(), reason),
                         all.data() + slice.first});
+      detail::check_numbers(path, as, loaded.back().tensor.template as<T>(), as == name);
     };
     load(name, store.all_values(), "");
     if (parts == ParameterParts::values) continue;

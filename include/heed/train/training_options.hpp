@@ -29,7 +29,7 @@ struct TrainingOptions {
   /// Trees with TreeBiases::key_medians: how far stored biases go towards the medians of a step's keys, 0 .. 1; 0: they
   /// stay. A twentieth forgets within a few dozen steps how the planes lay before, and averages as many batches.
   double median_share = 0.05;
-  /// Steps that moments kept from a phase before have seen, >= 0: AdamW corrects the bias of young moments only.
+  /// Steps that moments kept from a phase before have seen, 0 .. 2^40: AdamW corrects the bias of young moments only.
   Index earlier_steps = 0;
   double balance = 0;       ///< weight of add_balance_loss over each layer with trees of stored biases; 0: off; >= 0
   double distillation = 0;  ///< weight of distil_attention; 0: off; >= 0
@@ -98,8 +98,8 @@ void check_training(const ParameterStore<T>& store, const TrainingHooks& hooks, 
   check_at_least(options.n_steps.value_or(0), 0, "TrainingOptions::n_steps");
   check_at_least(options.micro_batches, 1, "TrainingOptions::micro_batches");
   check_at_least(options.save_every, 0, "TrainingOptions::save_every");
-  check_at_least(options.earlier_steps, 0, "TrainingOptions::earlier_steps");
-  check_at_least(steps_done, 0, "steps_done");
+  check_size(options.earlier_steps, 0, "TrainingOptions::earlier_steps");  // their sum is a number of steps too
+  check_size(steps_done, 0, "steps_done");
   check_within(options.median_share, 0, 1, "TrainingOptions::median_share");
   check_within(options.balance, 0, 1e30, "TrainingOptions::balance");
   check_within(options.distillation, 0, 1e30, "TrainingOptions::distillation");
