@@ -1,7 +1,10 @@
 #include "arguments.hpp"
 
+#include <charconv>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include <CLI/CLI.hpp>
@@ -24,6 +27,14 @@ void check_evaluation(const Arguments& a) {
         "--evaluate trains nothing: leave out --bootstrap, --pretrain, --resume, --table, --checkpoint, --model and "
         "--activations");
   }
+}
+
+// CLI11 would take -1 for the largest number there is, and a larger one for it too.
+std::string whole_number(const std::string& text) {
+  std::uint64_t number = 0;
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (failure == std::errc() && end == text.data() + text.size()) return "";
+  return "Value " + text + " must be a whole number of 0 to 2^64 - 1";
 }
 
 }  // namespace
@@ -50,7 +61,9 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
          "with --bootstrap: a file of --model of --attention exact with the same task, heads, seed and steps; it "
          "is converted, and not trained again")
       ->type_name("FILE");
-  app.add_option("--height", a.height, "of trees: 2^height leaves, default 5")->check(CLI::Range(1, 16));
+  app.add_option("--height", a.height,
+                 "of trees: 2^height leaves, no more than the longest sequence has tokens; default 5")
+      ->check(CLI::Range(1, 16));
   app.add_option("--trees", a.trees, "of a head, their leaves united; default 1")->check(CLI::Range(1, 16));
   app.add_option("--heads", a.heads, "of 32 columns each; default: the task's")->check(CLI::Range(1, 64));
   app.add_option("--length", a.length, "tokens of the longest sequence; default: the task's")
@@ -64,7 +77,8 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
                  "listops and bytes: steps before those of --steps, which tell hidden symbols of the task's own inputs")
       ->check(CLI::Range(1, 10000000))
       ->type_name("STEPS");
-  app.add_option("--seed", a.seed, "of data, parameters and methods that draw, default 1");
+  app.add_option("--seed", a.seed, "of data, parameters and methods that draw, default 1")
+      ->check(CLI::Validator(whole_number, "", "whole"));
   app.add_flag("--untied", a.untied, "W_k starts as W_q and goes its own way; default: as the task's recipe says");
   choice("--routing", a.routing, {"flip", "all", "none"},
          "gradient of trees' routing: leaves of one flipped decision (default), all leaves, none");
@@ -108,11 +122,8 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   if ((!a.activations.empty() || !a.model.empty() || a.at_least) && !a.table.empty())
     throw std::invalid_argument("--model, --activations and --at-least are of one run, not of a --table");
   common::require_apart({{"--file", a.file}, {"--from", a.from}, {"--evaluate", a.evaluate}},
-                        {{"--csv", a.csv},
-                         {"--svg", a.svg},
-                         {"--checkpoint", a.checkpoint},
-                         {"--model", a.model},
-                         {"--activations", a.activations}});
+                        {{"--csv", a.csv}, {"--svg", a.svg}},
+                        {{"--checkpoint", a.checkpoint}, {"--model", a.model}, {"--activations", a.activations}});
   if (a.pretrain > 0 && a.task != "listops" && a.task != "bytes") {
     throw std::invalid_argument("--pretrain is for --task listops or bytes, which ask for a class, but --task is " +
                                 a.task);

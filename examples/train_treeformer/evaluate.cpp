@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include <heed/io/parameter_file.hpp>
 #include <heed/sampling/monte_carlo_options.hpp>
 
 #include "../common/printf_text.hpp"
@@ -47,15 +46,6 @@ heed::MonteCarloOptions values_named(const std::string& text, std::uint64_t seed
   return options;
 }
 
-// Refuses a file whose description says something else than `wanted` of `what`.
-void check_description(const std::string& path, const char* what, const std::string& wanted) {
-  const heed::TextMap said = heed::read_description(path);
-  const auto found = said.find(what);
-  const std::string given = found == said.end() ? "not said" : found->second;
-  if (given != wanted)
-    throw std::runtime_error(path + " is no such model: its " + what + " is " + given + " but must be " + wanted);
-}
-
 std::string line_of(const std::string& name, const Evaluation& got) {
   return format("%-16s accuracy %.4f  loss %.4f (%.3f bits)", name.c_str(), got.accuracy, got.loss,
                 got.loss / std::log(2.0));
@@ -68,8 +58,6 @@ double evaluate_model(const Arguments& arguments, const Task& task,
   std::vector<std::pair<std::string, heed::MonteCarloOptions>> kinds;
   for (const std::string& text : arguments.values) kinds.emplace_back(text, values_named(text, arguments.seed));
   const std::unique_ptr<Model> model = make_model(arguments, task);
-  check_description(arguments.evaluate, "task", arguments.task);
-  check_description(arguments.evaluate, "attention", arguments.attention);
   model->load_values(arguments.evaluate);
   const std::vector<Batch> batches = task.evaluation(task.recipe().length);
   const Evaluation exact = model->evaluate(batches, heed::TreeBiases::stored, arguments.threads);

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 #include <exception>
+#include <functional>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -18,6 +19,7 @@
 #include "../common/progress.hpp"
 #include "arguments.hpp"
 #include "evaluate.hpp"
+#include "inputs.hpp"
 #include "ranks.hpp"
 #include "report.hpp"
 #include "table.hpp"
@@ -35,27 +37,28 @@ void complain(const std::string& message) { std::cerr << "train_treeformer: " <<
 
 void say(const std::string& line) { std::cout << line << "\n" << std::flush; }
 
-Run train_aloud(const Arguments& arguments, const Task& task, Trained& trained, const heed::TrainingRanks& ranks = {}) {
+Run train_aloud(const Arguments& arguments, const Task& task, Trained& trained,
+                const std::function<void(const Run&)>& end = {}, const heed::TrainingRanks& ranks = {}) {
   Progress progress("train_treeformer", true, std::chrono::seconds(5));
-  return train(
-      arguments, task, trained,
-      [&](const CurvePoint& point, Index n_steps, double seconds_left) {
-        if (progress.due()) progress(progress_text(point, n_steps, seconds_left));
-      },
-      [&](const Milestone& milestone) {
-        progress.clear();
-        say(milestone_text(milestone));
-      },
-      ranks);
+  return train(arguments, task, trained,
+               {.step =
+                    [&](const CurvePoint& point, Index n_steps, double seconds_left) {
+                      if (progress.due()) progress(progress_text(point, n_steps, seconds_left));
+                    },
+                .milestone =
+                    [&](const Milestone& milestone) {
+                      progress.clear();
+                      say(milestone_text(milestone));
+                    },
+                .end = end},
+               ranks);
 }
 
 // What ranks above 0 do: the same, without a word and without a file.
 int run_along(Arguments arguments, const heed::TrainingRanks& ranks) {
   for (std::string* path : {&arguments.csv, &arguments.svg, &arguments.model, &arguments.activations}) path->clear();
   Trained trained;
-  train(
-      arguments, *make_task(arguments), trained, [](const CurvePoint&, Index, double) {}, [](const Milestone&) {},
-      ranks);
+  train(arguments, *make_task(arguments), trained, {}, ranks);
   return 0;
 }
 
@@ -67,6 +70,8 @@ int exit_code_of(const Arguments& arguments, double accuracy) {
 
 int run_one(const Arguments& arguments, const heed::TrainingRanks& ranks) {
   if (ranks.rank > 0) return run_along(arguments, ranks);
+  const std::unique_ptr<Task> task = make_task(arguments);
+  check_inputs(arguments, *task);
   if (arguments.evaluate.empty()) {  // else nothing is written
     require_writable(arguments.csv, "--csv");
     require_writable(arguments.svg, "--svg");
@@ -76,19 +81,19 @@ int run_one(const Arguments& arguments, const heed::TrainingRanks& ranks) {
   }
   const Machine machine = describe_machine(arguments.threads);
   say(machine.text());
-  const std::unique_ptr<Task> task = make_task(arguments);
   if (!task->about().empty()) say(task->about());
   const std::vector<Guess> guesses = task->guesses(task->evaluation(task->recipe().length));
   std::cout << guess_text(guesses) << std::flush;
   if (!arguments.evaluate.empty()) return exit_code_of(arguments, evaluate_model(arguments, *task, say));
   Trained trained;
-  const Run run = train_aloud(arguments, *task, trained, ranks);
-  const double accuracy = run.milestones.back().evaluation.accuracy;
-  say(format("%.0f s, seed %llu", run.seconds, static_cast<unsigned long long>(arguments.seed)));
-  if (!arguments.csv.empty()) write_file(arguments.csv, csv_text(run));
-  const std::string title = arguments.task + ", " + arguments.attention;
-  if (!arguments.svg.empty()) write_file(arguments.svg, svg_text(run, guesses, title, machine.text()));
-  return exit_code_of(arguments, accuracy);
+  const auto tell = [&](const Run& run) {
+    say(format("%.0f s, seed %llu", run.seconds, static_cast<unsigned long long>(arguments.seed)));
+    if (!arguments.csv.empty()) write_file(arguments.csv, csv_text(run));
+    const std::string title = arguments.task + ", " + arguments.attention;
+    if (!arguments.svg.empty()) write_file(arguments.svg, svg_text(run, guesses, title, machine.text()));
+  };
+  const Run run = train_aloud(arguments, *task, trained, tell, ranks);
+  return exit_code_of(arguments, run.milestones.back().evaluation.accuracy);
 }
 
 // What one row of a table came to, a number a seed.
@@ -109,6 +114,7 @@ int run_table(const Arguments& given) {
     return 0;
   }
   const std::vector<TableRow> rows = table_rows(given.table, given);
+  for (const TableRow& row : rows) check_inputs(row.arguments, *make_task(row.arguments));
   say(describe_machine(given.threads).text());
   std::vector<Outcome> outcomes(rows.size());
   std::map<std::string, std::vector<double>> guesses;

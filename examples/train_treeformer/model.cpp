@@ -8,6 +8,7 @@
 #include <heed/core/flops.hpp>
 #include <heed/core/workspace.hpp>
 #include <heed/exact/multi_head.hpp>
+#include <heed/io/detail/replace_file.hpp>
 #include <heed/io/parameter_file.hpp>
 #include <heed/io/safetensors.hpp>
 #include <heed/io/tensor.hpp>
@@ -215,8 +216,8 @@ void Model::save_activations(const std::string& path, const Batch& batch, heed::
   p.pass.run(p.transformer, p.store, batch, {.threads = threads}, false, look);
   heed::use_biases(p.transformer, before);
   const double scale = o.attention.cosine ? 1.0 : 1.0 / std::sqrt(static_cast<double>(d));
-  heed::write_safetensors(path, tensors,
-                          {{"causal", o.attention.causal ? "true" : "false"}, {"scale", std::to_string(scale)}});
+  const heed::TextMap said{{"causal", o.attention.causal ? "true" : "false"}, {"scale", std::to_string(scale)}};
+  heed::detail::replace_file(path, [&](const std::string& fresh) { heed::write_safetensors(fresh, tensors, said); });
 }
 
 void Model::settle_medians(const Batch& batch, int threads) {

@@ -1,5 +1,7 @@
 #include "plan.hpp"
 
+#include <stdexcept>
+
 #include "method.hpp"
 
 namespace train_treeformer {
@@ -68,8 +70,16 @@ const Phase& Stage::phase_of(Index step) const {
 }
 
 Plan::Plan(const Arguments& given, const Task& task)
-    : arguments(given), recipe(recipe_of(given, task)), options(options_of(given, task, recipe)) {
+    : arguments(given),
+      recipe(recipe_of(given, task)),
+      source(task.source()),
+      options(options_of(given, task, recipe)) {
   method = method_of(given, recipe.length, options.attention.causal);
+  const bool has_trees = method.kind == heed::AttentionKind::tf || method.kind == heed::AttentionKind::tc;
+  if (has_trees && (Index(1) << given.height) > recipe.length)
+    throw std::invalid_argument("--height is " + std::to_string(given.height) +
+                                " but 2^height must be at most the tokens of the longest sequence, " +
+                                std::to_string(recipe.length) + ": leaves without a key are worth nothing");
   converts = given.bootstrap && method.kind != heed::AttentionKind::exact;
   if (!converts) options.attention.choice = method;
   // A projection of positions belongs to one length.
@@ -81,7 +91,8 @@ Plan::Plan(const Arguments& given, const Task& task)
     n_steps += stage.n_steps();
   };
   const Index n_pretraining = n_short > 0 ? recipe.short_length : recipe.length;
-  add(pretraining, Aim::hidden_symbols, recipe.rate, 50, {{"hidden symbols", n_pretraining, given.pretrain}});
+  if (given.pretrain > 0)
+    add(pretraining, Aim::hidden_symbols, recipe.rate, 50, {{"hidden symbols", n_pretraining, given.pretrain}});
   const std::string name = converts ? "exact" : given.attention;
   add(first, Aim::task, recipe.rate, 50, {{name, recipe.short_length, n_short}, {name, recipe.length, n_full}});
   if (!converts) return;
@@ -96,7 +107,7 @@ std::string Plan::name_of_first() const {
   name += exact ? " exact" : " " + method_text(arguments);
   if (pretraining.n_steps() > 0) name += " pretrained" + text_of(pretraining.phases);
   name += text_of(first.phases);
-  if (!arguments.file.empty()) name += " of " + arguments.file;
+  if (!source.empty()) name += " of " + source;
   if (arguments.micro_batches > 1) name += " of " + std::to_string(arguments.micro_batches) + " batches";
   return name;
 }

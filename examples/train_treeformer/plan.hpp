@@ -39,6 +39,7 @@ struct Stage {
 
 /// What a run does: the task's recipe, with what the command line says otherwise.
 struct Plan {
+  /// Errors  std::invalid_argument for trees with more leaves than the longest sequence has tokens.
   Plan(const Arguments& arguments, const Task& task);
 
   /// Runs with the same name here have the same model when the steps of `first` are done.
@@ -48,10 +49,11 @@ struct Plan {
 
   Arguments arguments;
   Recipe recipe;
+  std::string source;                   ///< Task::source
   heed::AttentionChoice method;         ///< that the arguments name
   bool converts = false;                ///< to the method, from exact attention
   heed::TransformerOptions options;     ///< of the model before it is converted
-  Stage pretraining, first, converted;  ///< of no steps where there is none
+  Stage pretraining, first, converted;  ///< of no phases where there is none
   Index n_steps = 0;
 };
 

@@ -52,6 +52,8 @@ class Task {
   [[nodiscard]] virtual Index n_told() const { return 0; }
   /// The most frequent answer of training first, then what else is easily had, each on these batches.
   [[nodiscard]] virtual std::vector<Guess> guesses(const std::vector<Batch>& evaluation) const;
+  /// What sequences are made of besides the seed, as settings say it: runs of two sources are two runs. May be empty.
+  [[nodiscard]] virtual std::string source() const { return ""; }
   /// What a reader must know of the data; may be empty.
   [[nodiscard]] virtual std::string about() const { return ""; }
 };

@@ -6,8 +6,10 @@
 #include <iterator>
 #include <stdexcept>
 
+#include <heed/core/digest.hpp>
 #include <heed/core/random.hpp>
 
+#include "../common/printf_text.hpp"
 #include "task.hpp"
 
 namespace train_treeformer {
@@ -106,6 +108,12 @@ class TextLm final : public Task {
   }
 
   [[nodiscard]] std::string about() const override { return std::to_string(text_.size()) + " bytes of text"; }
+
+  [[nodiscard]] std::string source() const override {
+    heed::detail::Digest digest;
+    for (const char c : text_) digest.add(static_cast<unsigned char>(c));
+    return common::format("%zu bytes %016llx", text_.size(), static_cast<unsigned long long>(digest.sum()));
+  }
 
  private:
   [[nodiscard]] std::size_t byte(Index i) const {

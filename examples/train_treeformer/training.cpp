@@ -1,17 +1,14 @@
 #include "training.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
-#include <optional>
-#include <stdexcept>
-#include <system_error>
+#include <exception>
 #include <utility>
 
 #include <heed/core/random.hpp>
-#include <heed/io/parameter_file.hpp>
 #include <heed/train/masked_tokens.hpp>
 
+#include "inputs.hpp"
 #include "plan.hpp"
 
 namespace train_treeformer {
@@ -24,20 +21,17 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 // One run: its phases, its clock and what it has to say.
 class Training {
  public:
-  Training(const Arguments& arguments, const Task& task, const Listener& listener, const MilestoneListener& milestone,
-           const heed::TrainingRanks& ranks)
+  Training(const Arguments& arguments, const Task& task, const Listeners& listeners, const heed::TrainingRanks& ranks)
       : arguments_(arguments),
         ranks_(ranks),
         task_(task),
-        listener_(listener),
-        milestone_(milestone),
+        listeners_(listeners),
         plan_(arguments, task),
         evaluation_(task.evaluation(plan_.recipe.length)) {}
 
   Run run(Trained& trained) {
     start_ = Clock::now();
-    Checkpoint from;
-    if (arguments_.resume) from = checkpoint_of(arguments_.checkpoint, plan_.settings());
+    const Checkpoint from = checkpoint_of(plan_);
     auto& [exact, run_of_exact] = trained[plan_.name_of_first()];
     if (from.is_of(Aim::converted_task)) {
       exact = std::make_unique<Model>(plan_.options);
@@ -47,7 +41,6 @@ class Training {
         begin(*exact, from);
         learn(*exact, plan_.first, from.is_of(Aim::task) ? from.steps_done : 0);
       } else {
-        checkpoint_of(arguments_.from, plan_.name_of_first());
         exact->load_values(arguments_.from);
       }
       evaluate(*exact, plan_.converts ? "exact" : arguments_.attention, plan_.n_steps - plan_.converted.n_steps());
@@ -68,42 +61,14 @@ class Training {
       }
       learn(model, plan_.converted, from.is_of(Aim::converted_task) ? from.steps_done : 0);
       evaluate(model, arguments_.attention, plan_.n_steps);
-      save_results(model);
+      finish(model);
     } else {
-      save_results(*exact);
+      finish(*exact);
     }
-    run_.seconds = spent();
     return run_;
   }
 
  private:
-  struct Checkpoint {
-    std::optional<Aim> aim{};  // of its stage; none: there is no checkpoint
-    Index steps_done = 0;      // of its stage
-    [[nodiscard]] bool is_of(Aim wanted) const { return aim == wanted; }
-  };
-
-  // How far the run had come that wrote a file, which must be a run of these settings.
-  static Checkpoint checkpoint_of(const std::string& path, const std::string& settings) {
-    const heed::TextMap said = heed::read_description(path);
-    const auto entry = [&](const char* key) {
-      const auto found = said.find(key);
-      return found == said.end() ? std::string() : found->second;
-    };
-    if (entry("settings") != settings)
-      throw std::runtime_error(path + " is of the run \"" + entry("settings") + "\" but must be of \"" + settings +
-                               "\"");
-    const std::string done = entry("steps_done");  // a checkpoint's; parameters alone do not say
-    Checkpoint made{Aim::task, 0};
-    for (const Aim aim : {Aim::hidden_symbols, Aim::converted_task})
-      if (entry("stage") == text_of(aim)) made.aim = aim;
-    const auto [end, failure] = std::from_chars(done.data(), done.data() + done.size(), made.steps_done);
-    const bool read = failure == std::errc() && end == done.data() + done.size() && made.steps_done >= 0;
-    if (!read && !entry("stage").empty())
-      throw std::runtime_error(path + " says steps_done \"" + done + "\" but must say how many steps were done");
-    return made;
-  }
-
   // Brings a new model to the first step of the task that is to be made.
   void begin(Model& model, const Checkpoint& from) {
     if (from.is_of(Aim::task)) return model.load(arguments_.checkpoint);
@@ -118,9 +83,8 @@ class Training {
     learn(telling, plan_.pretraining, from.steps_done);
     std::vector<Batch> hidden = evaluation_;
     for (std::size_t b = 0; b < hidden.size(); ++b) hide(hidden[b], static_cast<Index>(b), 1);
-    run_.milestones.push_back({plan_.pretraining.n_steps(), plan_.pretraining.phases.front().name,
-                               telling.evaluate(hidden, biases(), arguments_.threads)});
-    milestone_(run_.milestones.back());
+    add({plan_.pretraining.n_steps(), plan_.pretraining.phases.front().name,
+         telling.evaluate(hidden, biases(), arguments_.threads)});
     model.take_encoder(telling);
   }
 
@@ -154,7 +118,8 @@ class Training {
       const bool first = run_.curve.empty() || run_.curve.back().phase != phase.name || run_.curve.back().n != phase.n;
       usual = first ? report.seconds : 0.9 * usual + 0.1 * report.seconds;
       run_.curve.push_back({step, phase.name, phase.n, spent(), report});
-      listener_(run_.curve.back(), plan_.n_steps, static_cast<double>(plan_.n_steps - step) * usual);
+      if (!listeners_.step) return;
+      listeners_.step(run_.curve.back(), plan_.n_steps, static_cast<double>(plan_.n_steps - step) * usual);
     };
     hooks.save = [&](Index done) {
       if (arguments_.checkpoint.empty() || ranks_.rank > 0) return;
@@ -162,29 +127,47 @@ class Training {
                  {{"settings", plan_.settings()}, {"stage", text_of(stage.aim)}, {"steps_done", std::to_string(done)}});
     };
     model.learn(hooks, options, steps_done, arguments_.threads);
+    if (stage.n_steps() == 0) hooks.save(0);  // no step has written the checkpoint
   }
 
   [[nodiscard]] heed::TreeBiases biases() const {
     return plan_.options.attention.causal ? heed::TreeBiases::stored : heed::TreeBiases::key_medians;
   }
-  void save_results(Model& model) const {
-    if (!arguments_.model.empty())
+  // Every result is written, though another could not be: the first failure is thrown behind the last of them.
+  void finish(Model& model) {
+    run_.seconds = spent();
+    std::exception_ptr failure;
+    const auto attempt = [&](bool wanted, const auto& write) {
+      try {
+        if (wanted) write();
+      } catch (...) {
+        if (!failure) failure = std::current_exception();
+      }
+    };
+    attempt(listeners_.end != nullptr, [&] { listeners_.end(run_); });
+    attempt(!arguments_.model.empty(), [&] {
       model.save_values(
           arguments_.model,
           {{"settings", plan_.settings()}, {"task", arguments_.task}, {"attention", arguments_.attention}});
-    if (!arguments_.activations.empty())
-      model.save_activations(arguments_.activations, evaluation_.front(), biases(), arguments_.threads);
+    });
+    attempt(!arguments_.activations.empty(),
+            [&] { model.save_activations(arguments_.activations, evaluation_.front(), biases(), arguments_.threads); });
+    if (failure) std::rethrow_exception(failure);
+  }
+
+  void add(const Milestone& milestone) {
+    run_.milestones.push_back(milestone);
+    if (listeners_.milestone) listeners_.milestone(milestone);
   }
 
   void evaluate(Model& model, const std::string& name, Index step) {
-    const auto add = [&](const std::string& called, heed::TreeBiases biases) {
-      run_.milestones.push_back({step, called, model.evaluate(evaluation_, biases, arguments_.threads)});
-      milestone_(run_.milestones.back());
+    const auto add_with = [&](const std::string& called, heed::TreeBiases biases) {
+      add({step, called, model.evaluate(evaluation_, biases, arguments_.threads)});
     };
     const bool trees = name.starts_with("tf") || name.starts_with("tc");
     const bool medians = trees && !plan_.options.attention.causal;
-    if (medians) add(name + ", running medians", heed::TreeBiases::stored);
-    add(name, medians ? heed::TreeBiases::key_medians : heed::TreeBiases::stored);
+    if (medians) add_with(name + ", running medians", heed::TreeBiases::stored);
+    add_with(name, medians ? heed::TreeBiases::key_medians : heed::TreeBiases::stored);
   }
 
   [[nodiscard]] double spent() const { return spent_before_ + seconds_since(start_); }
@@ -192,8 +175,7 @@ class Training {
   const Arguments& arguments_;
   const heed::TrainingRanks& ranks_;
   const Task& task_;
-  const Listener& listener_;
-  const MilestoneListener& milestone_;
+  const Listeners& listeners_;
   const Plan plan_;
   std::vector<Batch> evaluation_;
   Run run_;
@@ -207,9 +189,9 @@ std::unique_ptr<Model> make_model(const Arguments& arguments, const Task& task) 
   return std::make_unique<Model>(Plan(arguments, task).options);
 }
 
-Run train(const Arguments& arguments, const Task& task, Trained& trained, const Listener& listener,
-          const MilestoneListener& milestone, const heed::TrainingRanks& ranks) {
-  return Training(arguments, task, listener, milestone, ranks).run(trained);
+Run train(const Arguments& arguments, const Task& task, Trained& trained, const Listeners& listeners,
+          const heed::TrainingRanks& ranks) {
+  return Training(arguments, task, listeners, ranks).run(trained);
 }
 
 }  // namespace train_treeformer

@@ -39,10 +39,13 @@ struct Run {
 /// Exact models that runs of a table share, by what they were trained on.
 using Trained = std::map<std::string, std::pair<std::unique_ptr<Model>, Run>>;
 
-/// Called after every step: the point, the steps of the whole run, and an estimate of the seconds left.
-using Listener = std::function<void(const CurvePoint&, Index n_steps, double seconds_left)>;
-/// Called with every milestone.
-using MilestoneListener = std::function<void(const Milestone&)>;
+/// What is told of a run; none of them must be given.
+struct Listeners {
+  /// After every step: the point, the steps of the whole run, and an estimate of the seconds left.
+  std::function<void(const CurvePoint&, Index n_steps, double seconds_left)> step{};
+  std::function<void(const Milestone&)> milestone{};
+  std::function<void(const Run&)> end{};  ///< the whole run, before its model and activations are written
+};
 
 /// A model as `arguments` say, before its first step.
 std::unique_ptr<Model> make_model(const Arguments& arguments, const Task& task);
@@ -50,8 +53,10 @@ std::unique_ptr<Model> make_model(const Arguments& arguments, const Task& task);
 /// Trains as `arguments` say: the method from the start, or exact attention that is then converted, all layers at once,
 /// and trained on; before that, where asked for, the same encoder tells hidden symbols of the task's inputs. Rates rise
 /// over 50 steps (20 after the conversion) and fall by half a cosine to 5%. Over `ranks`, all of them run it; rank 0
-/// writes.
-Run train(const Arguments& arguments, const Task& task, Trained& trained, const Listener& listener,
-          const MilestoneListener& milestone, const heed::TrainingRanks& ranks = {});
+/// writes. Files that a run begins with are those that check_inputs accepts.
+/// Errors  what training, reading and writing throw, and what a listener does; where Listeners::end throws, or one file
+///         cannot be written, the others of these are made first.
+Run train(const Arguments& arguments, const Task& task, Trained& trained, const Listeners& listeners = {},
+          const heed::TrainingRanks& ranks = {});
 
 }  // namespace train_treeformer
