@@ -15,6 +15,13 @@ namespace {
 // 0 where there is no such number: no pair is kept, or a clock saw no time pass.
 double ratio(double of, double over) { return of > 0 && over > 0 ? of / over : 0; }
 
+// How many times faster in the middle round: methods take turns, so that what slows the machine slows both.
+double middle_ratio(const std::vector<double>& of, const std::vector<double>& over) {
+  std::vector<double> ratios;
+  for (std::size_t r = 0; r < std::min(of.size(), over.size()); ++r) ratios.push_back(ratio(of[r], over[r]));
+  return median(ratios);
+}
+
 double error_percentile(const std::vector<double>& errors, double part) {
   const bool finite = std::all_of(errors.begin(), errors.end(), [](double error) { return std::isfinite(error); });
   return finite ? percentile(errors, part) : std::numeric_limits<double>::quiet_NaN();
@@ -24,9 +31,11 @@ double error_percentile(const std::vector<double>& errors, double part) {
 
 Comparison compare_methods(const Inputs& inputs, const std::vector<Measurement>& measurements, const Settings& settings,
                            const common::Machine& machine) {
-  Comparison comparison{&inputs, &measurements, &settings, machine, {}, measurements.front().seconds.size()};
+  const std::vector<double>& exact_seconds = measurements.front().seconds;
+  Comparison comparison{&inputs, &measurements, &settings, machine, {}, exact_seconds.size()};
+  comparison.exact_low = percentile(exact_seconds, 0.25);
+  comparison.exact_high = percentile(exact_seconds, 0.75);
   const double exact_flops = measurements.front().flops.products();
-  const double exact_seconds = median(measurements.front().seconds);
   for (const Measurement& m : measurements) {
     Row row;
     row.name = m.method.name;
@@ -36,7 +45,7 @@ Comparison compare_methods(const Inputs& inputs, const std::vector<Measurement>&
     row.fewer = ratio(exact_flops, row.flops);
     row.exponentials = m.flops.exponentials();
     row.seconds = median(m.seconds);
-    row.faster = ratio(exact_seconds, row.seconds);
+    row.faster = middle_ratio(exact_seconds, m.seconds);
     row.value_flops = m.flops.products(heed::Phase::project) + m.flops.products(heed::Phase::sample);
     row.error_p50 = error_percentile(m.errors, 0.5);
     row.error_p90 = error_percentile(m.errors, 0.9);
@@ -69,6 +78,7 @@ std::string not_finite_text(const Comparison& comparison) {
 }
 
 std::string verdict_text(const Comparison& comparison) {
+  constexpr double notable = 1.05;  // rounds differ by as much
   std::string text;
   for (const double bound : {0.01, 0.1}) {
     const Row* best = nullptr;
@@ -78,13 +88,17 @@ std::string verdict_text(const Comparison& comparison) {
     }
     const std::string within = format("within %.0f%% of exact at nine heads of ten: ", 100 * bound);
     text += text.empty() ? "For these heads, " + within : "; " + within;
-    if (best == nullptr || best->faster <= 1) {
+    if (best == nullptr || best->faster < notable) {
       text += "nothing faster";
     } else {
       text += best->name + format(", %.2fx faster, p90 error %.2g", best->faster, best->error_p90);
     }
   }
-  return text + ".";
+  text += ".";
+  constexpr double steady = 1.25;
+  if (comparison.exact_high > steady * comparison.exact_low)
+    text += " The machine was busy: run it again for the times.";
+  return text;
 }
 
 std::string problem_text(const Comparison& comparison) {

@@ -15,8 +15,8 @@ struct Row {
   double flops = 0;  ///< products of kept pairs, 2 per multiply-add, all heads
   double fewer = 1;  ///< exact's flops over these; 0 where there is no such number
   double exponentials = 0;
-  double seconds = 0;                                  ///< median over rounds of one pass over all heads
-  double faster = 1;                                   ///< exact's seconds over these; 0 where there is no such number
+  double seconds = 0;  ///< median over rounds of one pass over all heads
+  double faster = 1;   ///< median over rounds of exact's seconds over these; 0 where there is no such number
   double error_p50 = 0, error_p90 = 0, error_max = 0;  ///< NaN where the output of some head is not finite
   double bytes = 0;         ///< keys and values a query read, where queries decode, all heads
   double reported_p90 = 0;  ///< relative error the method reports; 0: nothing
@@ -31,6 +31,7 @@ struct Comparison {
   common::Machine machine;
   std::vector<Row> rows;
   std::size_t rounds = 0;
+  double exact_low = 0, exact_high = 0;  ///< quartiles of exact's seconds
 };
 
 Comparison compare_methods(const Inputs& inputs, const std::vector<Measurement>& measurements, const Settings& settings,
@@ -40,7 +41,8 @@ Comparison compare_methods(const Inputs& inputs, const std::vector<Measurement>&
 /// Empty where every output is finite.
 std::string not_finite_text(const Comparison& comparison);
 
-/// What the numbers say of these heads: the fastest method within 1% and within 10% of exact.
+/// What the numbers say of these heads: the fastest method within 1% and within 10% of exact, if it is faster by more
+/// than rounds differ.
 std::string verdict_text(const Comparison& comparison);
 
 /// "8 heads, n = 592, d = 64, causal (square), scale 0.125".

@@ -139,11 +139,12 @@ std::string table_text(const Comparison& comparison) {
   text += values_text(comparison);
   text += decoding_text(comparison);
   text += "\n" + tokens_text(comparison);
-  text +=
-      wrapped("FLOPs: products of kept pairs, 2 per multiply-add, all heads. exps: exponentials. time: median of " +
-              std::to_string(comparison.rounds) + (comparison.rounds == 1 ? " round" : " rounds") +
-              ", one pass over all heads, methods taking turns. times fewer, faster: than exact (float). error: |out - "
-              "oracle| / |oracle| of a head's output, Frobenius norm; oracle: heed's exact attention in double.");
+  text += wrapped("FLOPs: products of kept pairs, 2 per multiply-add, all heads. exps: exponentials. time: median of " +
+                  std::to_string(comparison.rounds) + (comparison.rounds == 1 ? " round" : " rounds") +
+                  ", one pass over all heads, methods taking turns; the middle half of exact's took " +
+                  time_text(comparison.exact_low) + " to " + time_text(comparison.exact_high) +
+                  " ms. times fewer, faster: than exact (float), faster in the middle round. error: |out - oracle| / "
+                  "|oracle| of a head's output, Frobenius norm; oracle: heed's exact attention in double.");
   text += wrapped("machine: " + comparison.machine.text());
   text += "methods: compare --list-methods says what each of them is; --methods all runs every one\n";
   text += wrapped(verdict_text(comparison));
