@@ -1,5 +1,6 @@
 #include "heed/distributed/attend_sharded.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <string>
@@ -11,6 +12,7 @@
 #include "heed/exact/attend.hpp"
 #include "heed/exact/multi_head.hpp"
 #include "heed/exact/reference.hpp"
+#include "heed/kernels/select.hpp"
 #include "distributed/rank_case.hpp"
 #include "support/inputs.hpp"
 #include "support/matrices.hpp"
@@ -39,7 +41,8 @@ struct ShardedCase {
 template <class SQ, class S>
 void expect_bits_of_one_process() {
   const ShardedCase<S> in;
-  for (const Index n_q : {0, 1, 2, 17}) {
+  const auto& kernels = detail::tile_kernels<Accumulator<SQ>>(active_isa());
+  for (const Index n_q : {Index(0), Index(1), Index(2), std::min<Index>(17, kernels.lanes * kernels.vectors)}) {
     const Matrix<SQ> q = random_matrix<SQ>(n_q, 40, 5);
     const AttentionOptions options{.mask = {.causal = Causal::bottom_right}};
     const auto got = attend_sharded(MPI_COMM_WORLD, q, in.own, options);

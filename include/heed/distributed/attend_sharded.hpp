@@ -136,10 +136,10 @@ void attend_packed_shard(MPI_Comm comm, const Q& q, const K& k, const V& v, cons
 ///         q, lse: n_q x n_heads. n_k in the options is the sum over ranks, and positions of masks are those of all
 ///         keys; `keys`, `allowed` and `bias` have columns for all, of which a rank reads those of its own.
 /// Bits    those of `attend` over one cache with all keys, for any number of ranks, where n_q = 1 or all queries of a
-///         head stand in one panel (n_q <= lanes x vectors of the kernels: 48 with AVX-512 in float), and neither
-///         Mask::keys nor sequence_offsets is given. Elsewhere they are the same on every rank and in every run, and
-///         those of one process to the rounding of a sum over n_k keys. A cache of another kind than KeyValueCache of
-///         float, double, half or bfloat16 is merged from its (out, lse), to the rounding of lse.
+///         head stand in one panel (n_q <= lanes x vectors of the kernels: in float 48 with AVX-512, 16 with AVX2),
+///         and neither Mask::keys nor sequence_offsets is given. Elsewhere they are the same on every rank and in every
+///         run, and those of one process to the rounding of a sum over n_k keys. A cache of another kind than
+///         KeyValueCache of float, double, half or bfloat16 is merged from its (out, lse), to the rounding of lse.
 /// Errors  ShapeError and OptionError as `attend`, and where ranks differ in shapes, scalars, options or queries, split
 ///         keys otherwise, or have none: on every rank the same, before the first transfer. DistributedError where a
 ///         call of MPI fails, or a rank has run out of memory.
