@@ -16,7 +16,7 @@ class RunningRanks {
   void abort(int code) const;
 
  private:
-  bool started_ = false;
+  [[maybe_unused]] bool started_ = false;
   heed::TrainingRanks hooks_;
 };
 
