@@ -202,6 +202,18 @@ Matrix<float> queries_in_float(const ConstView<SQ>& q) {
   return queries;
 }
 
+/// The same answer with outputs rounded to the storage of the caller, into `out`: nothing is allocated where it has
+/// their size.
+template <class S>
+ToleranceResult<S> rounded_answer(ToleranceResult<float> found, Matrix<S> out = {}) {
+  if constexpr (std::is_same_v<S, float>) {
+    return found;
+  } else {
+    out = found.out.template cast<S>();
+    return {std::move(out), std::move(found.lse), std::move(found.reported), found.visited, std::move(found.paths)};
+  }
+}
+
 /// attend_within of checked heads and tolerance; fills `result` but for `visited`.
 inline ToleranceKeys attend_heads_within(double tolerance, const Matrix<float>& q, KeyValueCache<Int8>& cache,
                                          const PackedHeads& packed, const AttentionOptions& options,
@@ -270,18 +282,11 @@ auto attend_within(double tolerance, const Q& q, KeyValueCache<Int8>& cache, con
                    const Context& context = {}) -> ToleranceResult<detail::OperandScalar<Q>> {
   const detail::PackedHeads packed = detail::check_cached_heads(q, cache, options, ExactAttention<>{}, context);
   detail::check_tolerance(tolerance);
-  using S = detail::OperandScalar<Q>;
   ToleranceResult<float> found;
   found.visited = detail::attend_heads_within(tolerance, detail::queries_in_float(view_of(q)), cache, packed, options,
                                               context, found)
                       .visited();
-  if constexpr (std::is_same_v<S, float>) {
-    return found;
-  } else {
-    ToleranceResult<S> result{found.out.template cast<S>(), std::move(found.lse), std::move(found.reported),
-                              found.visited, std::move(found.paths)};
-    return result;
-  }
+  return detail::rounded_answer<detail::OperandScalar<Q>>(std::move(found));
 }
 
 }  // namespace heed

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <span>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <mpi.h>
@@ -176,13 +177,7 @@ auto attend_within_sharded(MPI_Comm comm, double tolerance, const Q& q, KeyValue
     }
   }
   result.visited = detail::ToleranceKeys{terms[at(n_q, 0)], terms[at(n_q, 0) + 1]}.visited();
-  if constexpr (std::is_same_v<S, float>) {
-    return result;
-  } else {
-    rounded = result.out.template cast<S>();
-    return {std::move(rounded), std::move(result.lse), std::move(result.reported), result.visited,
-            std::move(result.paths)};
-  }
+  return detail::rounded_answer<S>(std::move(result), std::move(rounded));
 }
 
 }  // namespace heed
