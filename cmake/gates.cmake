@@ -12,10 +12,10 @@
 # tidy          clang-tidy over every header and every example
 # test          the workflow preset `test`: g++, warnings as errors, tests under each kernel instance, examples,
 #               layering, consumers but for that of heed::compiled
-# clang         examples, consumers, benchmarks, and the tests of kernels and exact attention, with clang at -O2; the
-#               other tests meet clang in asan. Here heed::compiled is built, installed and found as others do it
-# asan          tests under sanitizers, after programs with deliberate mistakes have been caught; each test file on its
-# tsan          own, and those of several threads
+# clang         examples, consumers, benchmarks, and the tests of kernels, with clang at -O2; the other tests meet clang
+#               in asan. Here heed::compiled is built, installed and found as others do it
+# asan          tests under sanitizers, after programs with deliberate mistakes have been caught: all of them,
+# tsan          and those of several threads
 # neon          tests of kernels and of exact attention on 64-bit Arm, emulated; skipped where its tools are not found
 #
 # Not among them, because a clock is no gate: cmake/include_cost.cmake, what heed.hpp costs to include.

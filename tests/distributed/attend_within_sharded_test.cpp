@@ -16,7 +16,7 @@
 #include "support/inputs.hpp"
 #include "support/matrices.hpp"
 
-namespace heed::test {
+namespace heed::test::within_sharded {
 namespace {
 
 constexpr Index n_heads = 4, d = 64;
@@ -214,4 +214,4 @@ TEST(AttendWithinSharded, RefusesOnEveryRankAlike) {
 }
 
 }  // namespace
-}  // namespace heed::test
+}  // namespace heed::test::within_sharded

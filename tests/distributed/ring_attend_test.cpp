@@ -16,7 +16,7 @@
 #include "support/option_kinds.hpp"
 #include "support/rounding.hpp"
 
-namespace heed::test {
+namespace heed::test::ring {
 namespace {
 
 template <class M>
@@ -191,4 +191,4 @@ TEST(RingAttend, AnUnevenSplitIsEverybodysError) {
 }
 
 }  // namespace
-}  // namespace heed::test
+}  // namespace heed::test::ring
