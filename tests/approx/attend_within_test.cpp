@@ -399,13 +399,17 @@ TEST(ToleranceProbes, ChooseTheCheapestLevelThatMeetsTheTolerance) {
     probe.error[level] = std::pow(detail::ToleranceLevels::tau[level], 2);
     probe.budget[level] = probe.error[level] / 4;
   }
+  probe.scanned.fill(0.5);
   probes.add(probe);
-  EXPECT_EQ(probes.level_for(0.05), 3) << "2 tau <= tolerance while probes are few";
+  EXPECT_EQ(probes.level_for(0.05), 6) << "2 tau <= tolerance while probes are few";
   for (int i = 0; i < 3; ++i) probes.add(probe);
-  EXPECT_EQ(probes.level_for(0.05), 2) << "1.5 * .03 < .05 < 1.5 * .05";
-  EXPECT_EQ(probes.level_for(0.01), 6);
+  EXPECT_EQ(probes.level_for(0.05), 5) << "1.5 * .03 < .05 < 1.5 * .05";
+  EXPECT_EQ(probes.level_for(0.01), 9);
   EXPECT_EQ(probes.level_for(0.003), detail::ToleranceLevels::n_levels) << "below what 8 bits reach";
   EXPECT_NEAR(probes.factor_of(2), 3.0, 1e-12) << "1.5 times what the truth was of the budget";
+  probe.scanned.fill(0.3);
+  for (int i = 0; i < 16; ++i) probes.add(probe);
+  EXPECT_EQ(probes.level_for(0.05), 1) << "pages are left out where that leaves out more than half";
   probe.error.fill(0.01);
   probes.add(probe);
   EXPECT_EQ(probes.level_for(0.05), detail::ToleranceLevels::n_levels) << "the last probe was past it";

@@ -172,11 +172,11 @@ class ToleranceCalls {
   }
   void count(const ToleranceAnswer& answer, const typename ToleranceDecode<Call>::Reach& reach) const {
     if (context_.flops == nullptr) return;
-    const double pages = static_cast<double>(reach.n_pages()), scanned = pages * Int8Layout::keys;
+    const double pages = static_cast<double>(reach.n_pages()), scanned = answer.pages * Int8Layout::keys;
     const auto d = static_cast<double>(packed_.d), d_v = static_cast<double>(packed_.d_v);
     context_.flops->add_products(Phase::scores, 2 * d * (scanned + answer.keys_read));
     context_.flops->add_products(Phase::values, 2 * d_v * answer.keys_read);
-    context_.flops->add_products(Phase::far_field, 2 * pages * (d + 2 * d_v));
+    context_.flops->add_products(Phase::far_field, 2 * pages * (2 * d + 2 * d_v));
     context_.flops->add_exponentials(scanned + answer.keys_read);
   }
 

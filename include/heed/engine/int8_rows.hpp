@@ -26,6 +26,8 @@ struct Int8Rows {
   /// Null for wide keys.
   const float* moments = nullptr;
   double squared_scales = 0;  ///< of the keys those sums are of
+  /// Of the columns of a page's keys: d_padded numbers a page. Null for wide keys.
+  const Bfloat* variances = nullptr;
 
   static constexpr Index widest_moments = 256;
   static Index moment_width(Index d) { return (d + 15) / 16 * 16; }

@@ -16,6 +16,7 @@
 #include "heed/engine/detail/write_out.hpp"
 #include "heed/engine/head_call.hpp"
 #include "heed/engine/int8_rows.hpp"
+#include "heed/engine/page_look.hpp"
 #include "heed/engine/tasks.hpp"
 #include "heed/engine/tolerance_levels.hpp"
 #include "heed/engine/tolerance_row.hpp"
@@ -35,11 +36,13 @@ struct ToleranceAnswer {
   double budget = 0;     ///< squared relative error, by the budget
   double floor = 0;      ///< relative error of reading all in 8 bits
   double keys_read = 0;  ///< in full
+  double pages = 0;      ///< scanned
   ToleranceProbes::Probe probe{};
 };
 
 /// One query of several heads over an 8-bit cache, to a tolerance. Pages wholly within the keys the query sees are
-/// scanned; other keys are read in full. Work is cut into chunks of pages and heads, by shapes alone.
+/// scanned, but for those a head's level leaves out; other keys are read in full. Work is cut into chunks of pages and
+/// heads, by shapes alone.
 template <class Call>
 class ToleranceDecode {
  public:
@@ -72,9 +75,12 @@ class ToleranceDecode {
     const Index n = static_cast<Index>(calls_.size());
     queries_ = frame_.template take<ScanQuery>(n);
     scans_ = frame_.template take<PageScan>(n);
+    exact_ = frame_.template take<SoftmaxState<float>>(n);
     const Int8Layout& layout = tokens_of(0).layout;
     Scratch measure;
     PageScan(measure, reach_.first_page, reach_.end_page, layout.d_v);
+    const Index v_width = (layout.d_v + 15) / 16 * 16;
+    SoftmaxState<float>(measure, 1, v_width);
     const Index bytes = static_cast<Index>(measure.used());
     std::byte* memory = frame_.template take<std::byte>(bytes * n);
     const Index q_width = layout.d_padded + 16;
@@ -83,6 +89,7 @@ class ToleranceDecode {
     for (Index h = 0; h < n; ++h) {
       Scratch scratch(memory + bytes * h);
       new (scans_ + h) PageScan(scratch, reach_.first_page, reach_.end_page, layout.d_v);
+      new (exact_ + h) SoftmaxState<float>(scratch, 1, v_width);
       const ScoreRule<float> rule(options_, layout.d, call(h).head, false);
       float* own = q + h * q_width;
       std::fill_n(own, q_width, 0.0f);
@@ -90,23 +97,33 @@ class ToleranceDecode {
       new (queries_ + h)
           ScanQuery{quantised_query(own, layout.d, layout.d_padded, whole + h * layout.d_padded), rule.softmax_factor};
     }
+    for_each_task(
+        n, threads_, frame_, [&](Scratch& scratch) { return Opener(scratch, reach_.n_pages(), layout, isa_); },
+        [&](Opener& opener, Index h) { open(opener, h); });
     scan_pages(n);
     for_each_task(
-        n, threads_, frame_, [&](Scratch& scratch) { return Worker(scratch, reach_.n_pages(), layout, isa_); },
+        n, threads_, frame_, [&](Scratch& scratch) { return Worker(scratch, reach_, layout, isa_); },
         [&](Worker& worker, Index h) { answer(worker, h); });
   }
 
  private:
-  struct Worker {
-    Worker(Scratch& scratch, Index pages, const Int8Layout& layout, Isa isa)
-        : row(scratch, pages, layout, isa),
+  struct Opener {
+    Opener(Scratch& scratch, Index pages, const Int8Layout& layout, Isa isa)
+        : look(scratch, pages, layout, isa),
           operands(scratch, most_exact, 1, layout.d, layout.d_v, isa),
-          state(scratch, 1, (layout.d_v + 15) / 16 * 16),
           s(scratch.take<float>(most_exact + 16)) {}
-    ToleranceRow row;
+    PageLook look;
     RowOperands<float, Int8> operands;
-    SoftmaxState<float> state;
     float* s;
+  };
+  struct Worker {
+    Worker(Scratch& scratch, const Reach& reach, const Int8Layout& layout, Isa isa)
+        : row(scratch, reach.n_pages(), layout, isa),
+          scanner(scratch, isa),
+          some(scratch, reach.first_page, reach.end_page, layout.d_v) {}
+    ToleranceRow row;
+    PageScanner scanner;
+    PageScan some;  // of a probe at a level that skips
   };
   // At most the first tokens, a page cut at each end, and the newest.
   static constexpr Index most_exact = 256;
@@ -135,17 +152,49 @@ class ToleranceDecode {
         });
   }
 
+  // What is read exactly, and which pages are to be scanned.
+  void open(Opener& opener, Index h) {
+    const ToleranceWish& wish = wishes_[static_cast<std::size_t>(h)];
+    PageScan& scan = scans_[h];
+    read_exactly(opener, h);
+    const bool skips = ToleranceLevels::skips(wish.level);
+    if (tokens_of(h).variances != nullptr && (wish.is_probe || skips))
+      opener.look.run(tokens_of(h), queries_[h], scale_of(h), exact_[h], scan);
+    scan.want(skips && !wish.is_probe ? ToleranceLevels::skip[static_cast<std::size_t>(wish.level)] : -1);
+  }
+
+  // What every level that skips would have said.
+  void probe_skips(Worker& worker, Index h) {
+    const PageScan& all = scans_[h];
+    ToleranceProbes::Probe& probe = answers_[static_cast<std::size_t>(h)].probe;
+    for (std::size_t level = 0; level < probe.scanned.size(); ++level) {
+      probe.error[level] = probe.scanned[level] = 1;
+      if (!all.has_guesses) continue;
+      worker.scanner.leave_out(tokens_of(h), queries_[h], ToleranceLevels::skip[level], all, worker.some);
+      worker.row.begin(tokens_of(h), queries_[h], scale_of(h), exact_[h], worker.some);
+      const auto [bin, budget] = worker.row.cut_for(ToleranceLevels::tau[level]);
+      worker.row.read(bin, ToleranceRow::n_bins);
+      probe.budget[level] = budget;
+      if (worker.row.is_sound()) {
+        const SoftmaxState<float> some = worker.row.answer();
+        probe.error[level] = std::max(error_of(some, call(h)), error_of_lse(some, call(h)));
+      }
+      probe.scanned[level] = static_cast<double>(worker.some.n_scanned()) / static_cast<double>(reach_.n_pages());
+    }
+  }
+
   void answer(Worker& worker, Index h) {
     const Int8Rows& tokens = tokens_of(h);
     const auto at = static_cast<std::size_t>(h);
-    read_exactly(worker, h);
     ToleranceRow& row = worker.row;
-    row.begin(tokens, queries_[h], scale_of(h), worker.state, scans_[h]);
     ToleranceAnswer& answer = answers_[at];
+    answer.pages = static_cast<double>(scans_[h].n_scanned());
+    if (wishes_[at].is_probe) probe_skips(worker, h);
+    row.begin(tokens, queries_[h], scale_of(h), exact_[h], scans_[h]);
     answer.floor = std::hypot(ToleranceProbes::least_floor, std::sqrt(row.floor_square()));
     Index read_from = ToleranceRow::n_bins;
     if (wishes_[at].is_probe) {
-      for (std::size_t level = 0; level < answer.probe.error.size(); ++level) {
+      for (std::size_t level = ToleranceLevels::n_skipping; level < answer.probe.error.size(); ++level) {
         const auto [bin, budget] = row.cut_for(ToleranceLevels::tau[level]);
         row.read(bin, std::exchange(read_from, bin));
         answer.probe.budget[level] = budget;
@@ -166,37 +215,49 @@ class ToleranceDecode {
   // What multiplies the scores of a head.
   float scale_of(Index h) const { return queries_[h].factor / static_cast<float>(ScoreRule<float>::log2_e); }
 
-  // What lies outside the pages to scan, into the worker's state.
-  void read_exactly(Worker& worker, Index h) const {
+  // What lies outside the pages to scan.
+  void read_exactly(Opener& opener, Index h) const {
     const Int8Rows& tokens = tokens_of(h);
     const Int8Layout& layout = tokens.layout;
-    SoftmaxState<float>& state = worker.state;
+    SoftmaxState<float>& state = exact_[h];
     state.clear();
     state.factor = queries_[h].factor;
     const float* q = queries_[h].query.q;
-    worker.operands.begin(call(h).k, q, layout.d_padded + 16, 1, scale_of(h));
+    opener.operands.begin(call(h).k, q, layout.d_padded + 16, 1, scale_of(h));
     const Index begin = Int8Rows::n_first + reach_.first_page * Int8Layout::keys;
     const Index end = Int8Rows::n_first + reach_.end_page * Int8Layout::keys;
     const Index before = begin - reach_.low, behind = reach_.high - end;
-    float* s = worker.s;
-    worker.operands.scores(call(h).k, reach_.low, before, q, layout.d_padded, 1, s, most_exact);
-    worker.operands.scores(call(h).k, end, behind, q, layout.d_padded, 1, s + before, most_exact);
+    float* s = opener.s;
+    opener.operands.scores(call(h).k, reach_.low, before, q, layout.d_padded, 1, s, most_exact);
+    opener.operands.scores(call(h).k, end, behind, q, layout.d_padded, 1, s + before, most_exact);
     const TileKernels<float>& tiles = tile_kernels<float>(isa_);
     state.m[0] = tiles.row_top(before + behind, s, minus_infinity<float>);
     state.l[0] = tiles.row_weigh(before + behind, state.factor, is_minus_infinity(state.m[0]) ? 0.0f : state.m[0], s);
     const float one = 1;
-    worker.operands.add_values(call(h).v, reach_.low, 0, before, s, most_exact, 1, &one, state.out, state.d_v);
-    worker.operands.add_values(call(h).v, end, 0, behind, s + before, most_exact, 1, &one, state.out, state.d_v);
+    opener.operands.add_values(call(h).v, reach_.low, 0, before, s, most_exact, 1, &one, state.out, state.d_v);
+    opener.operands.add_values(call(h).v, end, 0, behind, s + before, most_exact, 1, &one, state.out, state.d_v);
   }
 
+  // The denominator of a softmax, in units of its largest weight.
+  double mass_of(const SoftmaxState<float>& some, const Call& call) const {
+    const auto mass = static_cast<double>(some.l[0]);
+    if (!options_.sinks.given()) return mass;
+    const float sink = score_of_sink(options_.sinks.of(call.head), some.factor);
+    return mass +
+           std::exp2(static_cast<double>(some.factor) * (static_cast<double>(sink) - static_cast<double>(some.m[0])));
+  }
+  // Squared relative error of the denominator against that of all keys. Where pages are guessed, an output of values
+  // that are much alike may hide it, and those who merge answers by their lse would not.
+  double error_of_lse(const SoftmaxState<float>& some, const Call& call) const {
+    if (call.lse == nullptr) return 0;
+    const double lse = static_cast<double>(some.factor) * static_cast<double>(some.m[0]) * std::log(2.0) +
+                       std::log(mass_of(some, call));
+    return std::pow(lse - static_cast<double>(*call.lse), 2);
+  }
   // Squared relative error of an answer against the row that all keys gave.
   double error_of(const SoftmaxState<float>& some, const Call& call) const {
-    double mass = static_cast<double>(some.l[0]), square = 0, error = 0;
-    if (options_.sinks.given()) {
-      const float sink = score_of_sink(options_.sinks.of(call.head), some.factor);
-      mass +=
-          std::exp2(static_cast<double>(some.factor) * (static_cast<double>(sink) - static_cast<double>(some.m[0])));
-    }
+    const double mass = mass_of(some, call);
+    double square = 0, error = 0;
     for (Index c = 0; c < some.d_v; ++c) {
       const double exact = static_cast<double>(static_cast<float>(call.out(0, c)));
       square += exact * exact;
@@ -216,6 +277,7 @@ class ToleranceDecode {
   Isa isa_;
   ScanQuery* queries_ = nullptr;
   PageScan* scans_ = nullptr;
+  SoftmaxState<float>* exact_ = nullptr;
 };
 
 }  // namespace heed::detail

@@ -9,10 +9,14 @@
 namespace heed::detail {
 
 /// How much of a cache a query reads in full: what is left out may cost tau of the output at most, by a budget of
-/// errors of random signs. Level n_levels reads all.
+/// errors of random signs. The first levels do not even scan pages of which no key may be more than `skip` of the
+/// answer. Level n_levels reads all.
 struct ToleranceLevels {
-  static constexpr Index n_levels = 9;
-  static constexpr std::array<double, n_levels> tau = {.1, .05, .03, .02, .015, .01, .006, .004, .002};
+  static constexpr Index n_skipping = 3, n_levels = 12;
+  static constexpr std::array<double, n_levels> tau = {.05, .03, .015, .1, .05, .03, .02, .015, .01, .006, .004, .002};
+  static constexpr std::array<double, n_skipping> skip = {.1, .03, .01};
+
+  static constexpr bool skips(Index level) { return level < n_skipping; }
 };
 
 /// What queries of one head that were answered at every level have said of them. A budget of errors falls behind the
@@ -20,9 +24,10 @@ struct ToleranceLevels {
 class ToleranceProbes {
  public:
   struct Probe {
-    std::array<double, ToleranceLevels::n_levels> error{};   ///< |out - out of all keys|^2 / |out|^2 of each level
-    std::array<double, ToleranceLevels::n_levels> budget{};  ///< what the budget said of it
-    double floor = 0;                                        ///< relative error of reading all in 8 bits
+    std::array<double, ToleranceLevels::n_levels> error{};      ///< |out - out of all keys|^2 / |out|^2 of each level
+    std::array<double, ToleranceLevels::n_levels> budget{};     ///< what the budget said of it
+    std::array<double, ToleranceLevels::n_skipping> scanned{};  ///< share of the pages that are scanned
+    double floor = 0;                                           ///< relative error of reading all in 8 bits
   };
 
   /// True for a query that should be a probe: 0, 1, 2, 4, 8, ..., then every 64th, or every 16th while reports are past
@@ -56,6 +61,9 @@ class ToleranceProbes {
       if (std::hypot(factor_of(static_cast<Index>(level)) * std::sqrt(budget_of(level)), std::sqrt(floor)) >
           room * tolerance)
         continue;
+      if (ToleranceLevels::skips(static_cast<Index>(level)) &&
+          !(mean([&](const Probe& probe) { return probe.scanned[level]; }) < most_scanned))
+        continue;
       if (n_probes_ < enough && 2 * ToleranceLevels::tau[level] > tolerance) continue;
       return static_cast<Index>(level);
     }
@@ -77,7 +85,8 @@ class ToleranceProbes {
   static constexpr double least_floor = .003;  ///< rounding a query errs for all keys alike
 
  private:
-  static constexpr double room = 1.25;  // what a report may be past the tolerance
+  static constexpr double room = 1.25;         // what a report may be past the tolerance
+  static constexpr double most_scanned = 0.5;  // past it a skip saves too little for what it errs
   static constexpr Index n_recent = 16, enough = 4, soon = 16;
 
   // The mean of squared errors and one standard error of it more: a few probes may have missed the worst queries.

@@ -31,7 +31,9 @@ namespace heed::detail {
 ///   E = sum w^2 (spread_p + sigma_p^2 (|v_p - out|^2 + spread_p)) / |out|^2 / Z^2
 ///
 /// squared and relative, were signs random; sigma_p^2 = (scale |q| 16 s_p)^2 / 12 and s_p the root mean square of the
-/// steps of its page's keys.
+/// steps of its page's keys. A page that was not scanned, of guess F and scores of variance var, errs by
+///
+///   F^2 min(exp(var) - 1, 31) / 32 spread_p / |out|^2 / Z^2.
 class ToleranceRow {
  public:
   ToleranceRow(Scratch& scratch, Index most_pages, const Int8Layout& layout, Isa isa)
@@ -92,6 +94,7 @@ class ToleranceRow {
   Cut cut_for(double tau) const {
     Cut cut;
     while (cut.bin < n_bins && cut.budget + error_of_bin_[cut.bin] <= tau * tau) cut.budget += error_of_bin_[cut.bin++];
+    cut.budget += skipped_;
     return cut;
   }
   /// Reads in full the groups of bins [from, to).
@@ -177,7 +180,7 @@ class ToleranceRow {
     means_.row_scores(tokens_->pages_from(scan_->first).mean_values, layout.v_padded, n, out_, width_, 1, layout.d_v,
                       distance_, n);
     std::fill_n(error_of_bin_, n_bins, 0.0);
-    floor_ = 0;
+    floor_ = skipped_ = 0;
     const double coarse = static_cast<double>(scale) * static_cast<double>(scale) * q_square * rounding;
     // Of the query's bytes; a coarse query is read in twice as many where all keys are.
     const double step = static_cast<double>(scale) * static_cast<double>(query_->query.scale) /
@@ -189,6 +192,13 @@ class ToleranceRow {
       for (Index p = from; p < to; ++p) {
         const PageStatistics& of = tokens_->pages.statistics[scan_->first + p];
         const double spread = static_cast<double>(of.spread);
+        if (!scan_->scanned[p]) {
+          const auto variance = static_cast<double>(scan_->variance[p]), keys = static_cast<double>(Int8Layout::keys);
+          const auto mass = static_cast<double>(scan_->sums[p].mass);
+          skipped_ += relative * mass * mass * std::min(std::expm1(variance), keys - 1) / keys * spread;
+          bin_[2 * p] = bin_[2 * p + 1] = n_bins;
+          continue;
+        }
         const double distance =
             std::max(0.0, static_cast<double>(of.mean_value_square) - 2 * static_cast<double>(distance_[p]) + square);
         const double sigma = coarse * static_cast<double>(of.key_scale_square);
@@ -250,7 +260,7 @@ class ToleranceRow {
   const StorageKernels<float, Bfloat>& means_;
   Index width_;
   float *num_, *out_, *beta_, *product_, *distance_;
-  std::uint16_t* bin_;  // of each group, by the size of its error
+  std::uint16_t* bin_;  // of each group, by the size of its error; n_bins where its page was not scanned
   Size* groups_;
   float *rough_, *fine_, *weights_, *excess_;
   Size* places_;
@@ -260,7 +270,7 @@ class ToleranceRow {
   const PageScan* scan_ = nullptr;
   float top_ = 0, mass_ = 0, moment_ = 0;
   float most_ = 0;  // the largest mass_ has been
-  double floor_ = 0;
+  double floor_ = 0, skipped_ = 0;
   Index n_read_ = 0;
 };
 

@@ -44,6 +44,9 @@ class Int8Head {
     if (floats_.empty()) {
       floats_.resize(static_cast<std::size_t>((Int8Rows::n_first + most_last) * (layout_.d + layout_.d_v)));
     }
+    if (layout_.d <= Int8Rows::widest_moments) {
+      variances_.reserve(static_cast<std::size_t>(pages * layout_.d_padded + vector_room));
+    }
     if (moments_.empty() && layout_.d <= Int8Rows::widest_moments) {
       moments_.resize(static_cast<std::size_t>(layout_.d * rest_width()));
       rests_.resize(static_cast<std::size_t>(Int8Layout::keys * (rest_width() + layout_.d)));
@@ -95,6 +98,7 @@ class Int8Head {
     all.last_values = floats == nullptr ? floats : all.first_values + Int8Rows::n_first * layout_.d_v;
     all.moments = moments_.empty() ? nullptr : moments_.data();
     all.squared_scales = squared_scales_;
+    all.variances = variances_.empty() ? nullptr : variances_.data();
     return all;
   }
 
@@ -113,7 +117,7 @@ class Int8Head {
   void remake_moments() {
     std::fill(moments_.begin(), moments_.end(), 0.0f);
     squared_scales_ = 0;
-    for (Index page = 0; page < n_pages_; page += moment_pages) add_moments(page);
+    for (Index page = 0; page < n_pages_; ++page) add_moments(page);
   }
   /// True where no number is NaN or Inf: a file may hold any bytes.
   bool is_finite() const {
@@ -140,7 +144,7 @@ class Int8Head {
 
   std::size_t bytes() const {
     return (near_.capacity() + far_.capacity()) * sizeof(Line) +
-           (mean_keys_.capacity() + mean_values_.capacity()) * sizeof(Bfloat) +
+           (mean_keys_.capacity() + mean_values_.capacity() + variances_.capacity()) * sizeof(Bfloat) +
            statistics_.capacity() * sizeof(PageStatistics) +
            (floats_.capacity() + moments_.capacity() + rests_.capacity()) * sizeof(float);
   }
@@ -157,6 +161,10 @@ class Int8Head {
     mean_keys_.resize(static_cast<std::size_t>(n_pages_ * layout_.d_padded + vector_room));
     mean_values_.resize(static_cast<std::size_t>(n_pages_ * layout_.v_padded + vector_room));
     statistics_.resize(static_cast<std::size_t>(n_pages_));
+    if (layout_.d <= Int8Rows::widest_moments) {
+      variances_.resize(mean_keys_.size());
+      std::fill(variances_.end() - vector_room, variances_.end(), Bfloat{});
+    }
     std::fill(mean_keys_.end() - vector_room, mean_keys_.end(), Bfloat{});
     std::fill(mean_values_.end() - vector_room, mean_values_.end(), Bfloat{});
     clear_bytes_behind(near_, n_pages_ * layout_.near_bytes);
@@ -211,7 +219,7 @@ class Int8Head {
 
   // Of the numbers a page stands for, so that they are the same whenever they are made.
   void add_moments(Index page) {
-    if (page % moment_pages != 0 || moments_.empty()) return;
+    if (moments_.empty()) return;
     const Index d = layout_.d, width = Int8Rows::moment_width(d), n = Int8Layout::keys;
     const Int8Rows all = rows();
     const Int8PagesView of = all.pages_from(page);
@@ -219,9 +227,21 @@ class Int8Head {
     for (Index j = 0; j < n; ++j) {
       float* row = rests + j * rest_width();
       all.widen_key(Int8Rows::n_first + page * n + j, row);
-      all.widen_value(Int8Rows::n_first + page * n + j, row + width);
       for (Index c = 0; c < d; ++c) columns[c * n + j] = row[c] -= Int8Rows::number(of.mean_keys, c);
-      for (Index c = 0; c < layout_.d_v; ++c) row[width + c] -= Int8Rows::number(of.mean_values, c);
+    }
+    for (Index c = 0; c < d; ++c) {
+      double square = 0;
+      for (Index j = 0; j < n; ++j) {
+        square += static_cast<double>(columns[c * n + j]) * static_cast<double>(columns[c * n + j]);
+      }
+      variances_[static_cast<std::size_t>(page * layout_.d_padded + c)].bits =
+          bfloat_nearest(within_bfloat(square / static_cast<double>(n)));
+    }
+    if (page % moment_pages != 0) return;
+    for (Index j = 0; j < n; ++j) {
+      float* row = rests + j * rest_width() + width;
+      all.widen_value(Int8Rows::n_first + page * n + j, row);
+      for (Index c = 0; c < layout_.d_v; ++c) row[c] -= Int8Rows::number(of.mean_values, c);
     }
     gradient_kernels<float>(active_isa())
         .add_products(columns, n, d, rests, rest_width(), n, rest_width(), moments_.data(), rest_width());
@@ -232,6 +252,7 @@ class Int8Head {
   Int8Layout layout_;
   std::vector<Line> near_, far_;
   std::vector<Bfloat> mean_keys_, mean_values_;
+  std::vector<Bfloat> variances_;  // of the columns of pages' keys
   std::vector<PageStatistics> statistics_;
   std::vector<float> floats_;   // keys: the first, the newest; values: the first, the newest
   std::vector<float> moments_;  // see Int8Rows
