@@ -263,9 +263,11 @@ inline ToleranceKeys attend_heads_within(double tolerance, const Matrix<float>& 
 /// Decoding to a tolerance: softmax attention of new queries over an 8-bit cache, as close to exact attention over the
 /// tokens that were appended as asked, with fewer bytes read. A head's query looks at all keys in 4 bits; what those it
 /// does not read in full add comes of their pages' mean values, corrected by the regression of values on scores; keys
-/// whose share of the error is too large are read in 8 bits. How far, every head learns from probes, queries answered
-/// from all keys and at every level: the first, then ever fewer, at last one in 64. They change the cache's memory of
-/// them, which is why it is not const; its tokens stay as they are.
+/// whose share of the error is too large are read in 8 bits. Pages of 32 keys whose means and variances say that no key
+/// of theirs can matter are not looked at, where they are more than half of all: those statistics say what they weigh.
+/// How far, every head learns from probes, queries answered from all keys and at every level: the first, then ever
+/// fewer, at last one in 64. They change the cache's memory of them, which is why it is not const; its tokens stay as
+/// they are.
 ///
 /// All keys are read in 8 bits where that is as cheap (fewer than 2048 keys of d = 64), where the tolerance asks for
 /// it, and with options the scan does not know (softcap, bias, boolean masks, ALiBi, absent keys, lengths, packed
@@ -275,7 +277,8 @@ inline ToleranceKeys attend_heads_within(double tolerance, const Matrix<float>& 
 /// Returns out, lse; reported: the relative error of each head and query, estimated, so that the true one is at most
 ///         1.5 times that for 95% of them on real activations; visited: the share of keys read in full.
 /// Errors  as attend; OptionError for a tolerance that is negative or not finite.
-/// Cost    a scan reads a third of the bytes of an 8-bit cache; 2 d flops a key seen and 2 (d + d_v) a key read.
+/// Cost    a scan reads a third of the bytes of an 8-bit cache, the statistics a twelfth; 2 d flops a key looked at,
+///         2 (d + d_v) a key read, and 4 (d + d_v) a page.
 /// Threads over heads and chunks of pages; results do not depend on context.threads.
 template <class Q>
 auto attend_within(double tolerance, const Q& q, KeyValueCache<Int8>& cache, const AttentionOptions& options = {},

@@ -16,7 +16,7 @@
 
 namespace heed {
 
-/// Keys and values in 8 bits: 28% of the memory of float at d = 64, and decoding is as much sooner where memory is the
+/// Keys and values in 8 bits: 29% of the memory of float at d = 64, and decoding is as much sooner where memory is the
 /// price. The first 4 tokens and the newest 64 to 95 stay in float; the others lie in pages of 32, a key as mean of its
 /// page + scale * whole number, a value as scale * whole number, with a scale a token. `attend` takes it as it takes
 /// every cache, with all masks and options. Relative error on real heads .002 to .012. A query that comes alone is
