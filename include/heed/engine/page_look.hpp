@@ -12,12 +12,14 @@
 namespace heed::detail {
 
 /// What means and variances of pages say of one head before any of their keys is read. With b the score of a page's
-/// mean key and sigma^2 = scale^2 sum_c q_c^2 var_c the variance of its scores, its keys are taken to weigh
+/// mean key and sigma^2 = scale^2 sum_c q_c^2 var_c the variance of its scores, F is a guess of what its keys weigh,
+/// and share is how much of the answer a key 4 sigma above the mean would be:
 ///
-///   F = 32 exp(b + min(sigma^2 / 2, 3)),    and a page asks to be scanned as loudly as its key 4 sigma above the mean,
-///   share = exp(b + 4 sigma) sqrt(32 spread) min(1, sigma) / (Z |out|),
+///   F     = 32 exp(b + min(sigma^2 / 2, 3))
+///   share = exp(b + 4 sigma) sqrt(32 spread) min(1, sigma) / (Z |out|)
 ///
-/// Z out the sum of these guesses and of what was read exactly; spread = mean |value - mean value|^2.
+/// Z out is the sum of all pages' F times their mean values and of what was read exactly; spread is the mean of
+/// |value - mean value|^2 over a page.
 class PageLook {
  public:
   PageLook(Scratch& scratch, Index most_pages, const Int8Layout& layout, Isa isa)

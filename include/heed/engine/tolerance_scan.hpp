@@ -18,7 +18,7 @@ struct ScanQuery {
 };
 
 /// What a scan of pages [first, end) in 4 bits says of one head: every page's weights are in units of those of the
-/// largest score of its chunk. Of a page that is not scanned its guess says it (PageLook).
+/// largest score of its chunk. A page that is not scanned is stood for by its guess (PageLook).
 struct PageScan {
   static constexpr Index chunk_pages = 64;
 
