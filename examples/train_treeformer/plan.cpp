@@ -17,7 +17,7 @@ Recipe recipe_of(const Arguments& arguments, const Task& task) {
   }
   if (arguments.as_long_as_converted) recipe.long_steps += recipe.converted_steps;
   recipe.n_heads = arguments.heads.value_or(recipe.n_heads);
-  recipe.tied = recipe.tied && !arguments.untied;
+  recipe.tied = arguments.tied.value_or(recipe.tied);
   return recipe;
 }
 

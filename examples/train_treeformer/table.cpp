@@ -16,13 +16,8 @@ TableRow row(const std::string& name, const Arguments& given, const std::string&
   return made;
 }
 
-TableRow untied(TableRow made, const std::string& routing) {
-  made.arguments.untied = true;
-  made.arguments.routing = routing;
-  return made;
-}
-
-TableRow tied(TableRow made, const std::string& routing) {
+TableRow with(TableRow made, bool tied, const std::string& routing) {
+  made.arguments.tied = tied;
   made.arguments.routing = routing;
   return made;
 }
@@ -61,13 +56,34 @@ std::vector<TableRow> trees(const Arguments& given) {
 }
 
 std::vector<TableRow> gradients(const Arguments& given) {
-  return {untied(row("exact, 2 heads, untied", given, "exact", 2, 5), "none"),
-          untied(row("tf, untied, no routing gradient", given, "tf", 2, 5), "none"),
-          untied(row("tf, untied, one flip", given, "tf", 2, 5), "flip"),
-          untied(row("tf, untied, all leaves", given, "tf", 2, 5), "all"),
-          tied(row("tf, tied, no routing gradient", given, "tf", 2, 5), "none"),
-          tied(row("tf, tied, one flip", given, "tf", 2, 5), "flip"),
-          tied(row("tf, tied, all leaves", given, "tf", 2, 5), "all")};
+  const Index heads = given.heads.value_or(2), height = given.height;
+  return {with(row("exact, untied", given, "exact", heads, height), false, "none"),
+          with(row("tf, untied, no routing gradient", given, "tf", heads, height), false, "none"),
+          with(row("tf, untied, one flip", given, "tf", heads, height), false, "flip"),
+          with(row("tf, untied, all leaves", given, "tf", heads, height), false, "all"),
+          with(row("tf, tied, no routing gradient", given, "tf", heads, height), true, "none"),
+          with(row("tf, tied, one flip", given, "tf", heads, height), true, "flip"),
+          with(row("tf, tied, all leaves", given, "tf", heads, height), true, "all")};
+}
+
+std::vector<TableRow> recipes(const Arguments& given) {
+  const Index heads = given.heads.value_or(2);
+  std::vector<TableRow> rows;
+  for (const bool tied : {false, true}) {
+    const std::string projections = tied ? ", tied" : ", untied";
+    rows.push_back(
+        with(as_long_as_converted(row("exact" + projections, given, "exact", heads, given.height)), tied, "none"));
+    for (const std::string tree : {"tf", "tc"}) {
+      for (const std::string routing : {"none", "flip"}) {
+        const std::string name = tree + projections + (routing == "none" ? ", no routing gradient" : "");
+        const TableRow converted = with(row(name, given, tree, heads, given.height), tied, routing);
+        rows.push_back(converted);
+        rows.push_back(as_long_as_converted(converted));
+        rows.back().name += ", from the start";
+      }
+    }
+  }
+  return rows;
 }
 
 std::vector<TableRow> others(const Arguments& given) {
@@ -112,6 +128,7 @@ struct Table {
 const Table tables[] = {
     {"trees", "exact attention, and converted trees of 2 and 4 heads and several heights", trees},
     {"gradients", "with and without the gradient of routing, keys and queries untied and tied", gradients},
+    {"recipes", "TF and TC converted and from the start, with and without it, untied and tied, for any task", recipes},
     {"others", "other methods of about equal FLOPs, from the start", others},
     {"methods", "every method at one height, for any task: TF and TC converted, the others from the start", methods},
     {"claims", "exact, TF and TC converted, Linformer from the start, all after as many steps, for any task", claims},
