@@ -100,6 +100,11 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
                  "with --evaluate: values made by Monte Carlo; mca:ALPHA, published:ALPHA, largest:SHARE, draws:SHARE")
       ->delimiter(',')
       ->type_name("KIND:NUMBER,...");
+  app.add_option(
+         "--decode", a.decode,
+         "with --evaluate and text-lm: token after token, from a cache; float, bfloat16, int8, within:TOLERANCE")
+      ->delimiter(',')
+      ->type_name("CACHE,...");
   app.add_option("--model", a.model, "parameters, written after the run")->type_name("FILE");
   app.add_option("--activations", a.activations,
                  "queries, keys, inputs, value weights and trees of all heads on a sequence of evaluation, for compare")
@@ -117,6 +122,7 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
     throw std::invalid_argument("--checkpoint is of one run, not of a --table");
   check_evaluation(a);
   if (!a.values.empty() && a.evaluate.empty()) throw std::invalid_argument("--values needs --evaluate FILE");
+  if (!a.decode.empty() && a.evaluate.empty()) throw std::invalid_argument("--decode needs --evaluate FILE");
   if (!a.from.empty() && (!a.bootstrap || a.attention == "exact" || a.resume || !a.table.empty()))
     throw std::invalid_argument(
         "--from needs --bootstrap and an --attention to convert to, and no --resume or --table");

@@ -36,6 +36,7 @@ struct Arguments {
   bool resume = false;
   std::string evaluate;              ///< a file of --model: it is evaluated, and nothing is trained; empty: train
   std::vector<std::string> values;   ///< how a model that is evaluated makes its values: "mca:0.4", ...
+  std::vector<std::string> decode;   ///< from which caches it answers token after token: "int8", ...
   std::string model;                 ///< parameters, written after the run; empty: nothing
   std::string activations;           ///< what attention saw and gave, written after the run; empty: nothing
   std::string table;                 ///< a named set of runs; empty: one run

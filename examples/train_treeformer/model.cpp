@@ -4,7 +4,6 @@
 #include <cmath>
 #include <utility>
 
-#include <heed/approx/monte_carlo_values.hpp>
 #include <heed/core/flops.hpp>
 #include <heed/core/workspace.hpp>
 #include <heed/exact/multi_head.hpp>
@@ -112,33 +111,12 @@ Evaluation Model::evaluate(const std::vector<Batch>& batches, heed::TreeBiases b
   return all;
 }
 
-Evaluation Model::evaluate_sampled(const std::vector<Batch>& batches, const heed::MonteCarloOptions& values,
-                                   int threads) {
-  Parts& p = *parts_;
-  heed::FlopCounter counted;
-  double dense = 0;
-  const auto sampled = [&](const heed::ConstView<float>& q, const heed::ConstView<float>& k,
-                           const heed::ConstView<float>& x, const heed::ConstView<float>& w_v,
-                           const heed::AttentionOptions& attention, const heed::View<float>& out,
-                           const heed::Context& context) {
-    using Rows = Eigen::Map<const heed::Matrix<float>, 0, Eigen::OuterStride<>>;
-    const auto rows = [](const auto& view) {
-      return Rows(view.data, view.rows, view.cols, Eigen::OuterStride<>(view.row_stride));
-    };
-    const Rows inputs = rows(x), weights = rows(w_v);
-    heed::Matrix<float> lse(q.rows, options().attention.n_heads);
-    heed::multi_head_attend_into(heed::detail::map_of(out), lse, rows(q), rows(k),
-                                 heed::MonteCarloValues<float>(inputs, weights, values),
-                                 {.n_heads = options().attention.n_heads}, attention, heed::ExactAttention{},
-                                 {.flops = &counted, .workspace = context.workspace, .threads = context.threads});
-    dense += 2.0 * static_cast<double>(x.rows) * static_cast<double>(w_v.rows) * static_cast<double>(w_v.cols);
-  };
-  for (Index l = 0; l < p.transformer.n_layers(); ++l) p.transformer.attention(l).set_substitute(sampled);
-  Evaluation result = evaluate(batches, heed::TreeBiases::stored, threads);
-  for (Index l = 0; l < p.transformer.n_layers(); ++l) p.transformer.attention(l).set_substitute({});
-  const double made = counted.products(heed::Phase::sample) + counted.products(heed::Phase::project);
-  result.values_fewer = dense / made;
-  result.values_fewer_all = dense / (made + counted.products(heed::Phase::route));
+Evaluation Model::evaluate_with(const heed::AttentionLayer<float>::Substitute& substitute,
+                                const std::vector<Batch>& batches, int threads) {
+  Transformer& transformer = parts_->transformer;
+  for (Index l = 0; l < transformer.n_layers(); ++l) transformer.attention(l).set_substitute(substitute);
+  const Evaluation result = evaluate(batches, heed::TreeBiases::stored, threads);
+  for (Index l = 0; l < transformer.n_layers(); ++l) transformer.attention(l).set_substitute({});
   return result;
 }
 

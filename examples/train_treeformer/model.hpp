@@ -6,7 +6,6 @@
 
 #include <heed/io/safetensors.hpp>
 #include <heed/layers/transformer.hpp>
-#include <heed/sampling/monte_carlo_options.hpp>
 #include <heed/train/batch.hpp>
 #include <heed/train/training_run.hpp>
 
@@ -20,11 +19,9 @@ struct Evaluation {
   double loss = 0;  ///< nats an answer
   double accuracy = 0;
   Index n_answers = 0;
-  double flops_per_token = 0;   ///< attention of all layers, forward, routing included, as FlopCounter counts it
-  double fewer = 0;             ///< exact attention's score and value products over these
-  double values_fewer = 0;      ///< sampled values: products of x W_v of all tokens over those that were made
-  double values_fewer_all = 0;  ///< the same with what it took to choose them
-  double fullest_leaf = 0;      ///< largest leaf over mean leaf, the worst of all trees and sequences; 0: no trees
+  double flops_per_token = 0;  ///< attention of all layers, forward, routing included, as FlopCounter counts it
+  double fewer = 0;            ///< exact attention's score and value products over these
+  double fullest_leaf = 0;     ///< largest leaf over mean leaf, the worst of all trees and sequences; 0: no trees
 };
 
 /// A transformer, its parameters and the state of its optimiser, which copies share nothing of. What is a template is
@@ -43,8 +40,9 @@ class Model {
   /// `biases`: medians of each sequence, or the stored ones; matters for trees alone.
   Evaluation evaluate(const std::vector<Batch>& batches, heed::TreeBiases biases, int threads);
 
-  /// The same, every layer of exact attention making its values by Monte Carlo.
-  Evaluation evaluate_sampled(const std::vector<Batch>& batches, const heed::MonteCarloOptions& values, int threads);
+  /// The same, with `substitute` in place of the attention of every layer.
+  Evaluation evaluate_with(const heed::AttentionLayer<float>::Substitute& substitute, const std::vector<Batch>& batches,
+                           int threads);
 
   /// Replaces the method of every layer. Moments of the optimiser are cleared.
   void convert(const heed::AttentionChoice& choice, std::uint64_t seed);
