@@ -47,8 +47,8 @@ foreach(kind IN ITEMS int4 within within: within:-1 within:nan within:0.05x floa
   refused("--decode has ${kind} but must have float, bfloat16, int8 or within:TOLERANCE" --task text-lm ${evaluation}
           --decode ${kind})
 endforeach()
-execute_process(COMMAND "${TRAIN}" --task listops --quick --attention exact --heads 1 --steps 0,1,0 --csv none --svg none
-                        --model "${SCRATCH}/listops.safetensors" OUTPUT_QUIET ERROR_QUIET)
+execute_process(COMMAND "${TRAIN}" --task listops --quick --attention exact --heads 1 --steps 0,1,0 --csv none
+                        --svg none --model "${SCRATCH}/listops.safetensors" OUTPUT_QUIET ERROR_QUIET)
 refused("--decode needs a model that is causal: --task text-lm" --task listops --quick --attention exact --heads 1
         --steps 0,1,0 --evaluate "${SCRATCH}/listops.safetensors" --decode int8)
 message("check_decoding: caches answer as one pass does: ${said}")
