@@ -28,7 +28,7 @@ enum class TolerancePath {
   scan,           ///< a scan in 4 bits, and keys in full where it pays
   probe,          ///< all keys in 8 bits, and every level beside them to choose by
   few_keys,       ///< all keys in 8 bits: the query sees fewer than 2048, or more that are narrow
-  not_tolerant,   ///< all keys: the tolerance is below what 8 bits or any level reach
+  not_tolerant,   ///< all keys: the tolerance is below what 8 bits, any level, or this query's own budget reach
   other_options,  ///< all keys: options the scan does not know
 };
 
@@ -124,22 +124,24 @@ class ToleranceCalls {
     for (std::size_t s = 0; s < n; ++s) {
       const Index h = scanned[s].head;
       const ToleranceAnswer& answer = answers[s];
-      if (!answer.found) {
+      reported[h] = learn(probes_[static_cast<std::size_t>(h)], wishes[s], answer);
+      const bool serves = answer.found && (wishes[s].is_probe || !(reported[h] > most_past * tolerance_));
+      if (!serves) {
         paths[h] = TolerancePath::not_tolerant;
+        reported[h] = answer.floor;
         new (whole + n_whole++) Call(scanned[s]);
       }
-      reported[h] = learn(probes_[static_cast<std::size_t>(h)], wishes[s], answer);
-      if (!wishes[s].is_probe) keys.read += answer.found ? answer.keys_read : seen;
+      if (!wishes[s].is_probe) keys.read += serves ? answer.keys_read : seen;
       count(answer, reach);
       // Where all keys are read, that counts tokens.
-      if (context_.flops != nullptr && answer.found && !wishes[s].is_probe)
-        count_tokens(*context_.flops, own.mask, n_k, 1);
+      if (context_.flops != nullptr && serves && !wishes[s].is_probe) count_tokens(*context_.flops, own.mask, n_k, 1);
     }
     read_all({whole, static_cast<std::size_t>(n_whole)}, own);
     return keys;
   }
 
  private:
+  static constexpr double most_past = 2;  // an answer whose report is further past the tolerance is read in full
   // Below, a scan and what comes with it cost as much as reading all: 2048 keys, and as many numbers as they have with
   // keys and values of 64 columns.
   bool pays_over(double keys) const {
@@ -164,7 +166,7 @@ class ToleranceCalls {
     } else if (!answer.found) {
       head.alarm();
     } else {
-      report = std::hypot(head.factor_of(wish.level) * std::sqrt(answer.budget), answer.floor);
+      report = std::hypot(head.report_of(wish.level, answer.budget), answer.floor);
       if (report > tolerance_) head.alarm();
     }
     head.count_query();
@@ -266,7 +268,7 @@ inline ToleranceKeys attend_heads_within(double tolerance, const Matrix<float>& 
 /// whose share of the error is too large are read in 8 bits. Pages of 32 keys whose means and variances say that no key
 /// of theirs can matter are not looked at, where they are more than half of all: those statistics say what they weigh.
 /// How far, every head learns from probes, queries answered from all keys and at every level: the first, then ever
-/// fewer, at last one in 64. They change the cache's memory of them, which is why it is not const; its tokens stay as
+/// fewer, at last one in 61. They change the cache's memory of them, which is why it is not const; its tokens stay as
 /// they are.
 ///
 /// All keys are read in 8 bits where that is as cheap (fewer than 2048 keys of d = 64), where the tolerance asks for
@@ -275,7 +277,8 @@ inline ToleranceKeys attend_heads_within(double tolerance, const Matrix<float>& 
 ///
 /// Shapes  as attend over a cache; queries are answered one after another, so that this is for decoding.
 /// Returns out, lse; reported: the relative error of each head and query, estimated, so that the true one is at most
-///         1.5 times that for 95% of them on real activations; visited: the share of keys read in full.
+///         1.5 times that for 95% of them on real activations; where all keys are read, what 8 bits erred in the
+///         head's probes, or .003 before any, whatever this query's own error is; visited: the share of keys read in full.
 /// Errors  as attend; OptionError for a tolerance that is negative or not finite.
 /// Cost    a scan reads a third of the bytes of an 8-bit cache, the statistics a twelfth; 2 d flops a key looked at,
 ///         2 (d + d_v) a key read, and 4 (d + d_v) a page.

@@ -12,23 +12,28 @@
 namespace heed::detail {
 
 /// What means and variances of pages say of one head before any of their keys is read. With b the score of a page's
-/// mean key and sigma^2 = scale^2 sum_c q_c^2 var_c the variance of its scores, F is a guess of what its keys weigh,
-/// and share is how much of the answer a key 4 sigma above the mean would be:
+/// mean key and sigma^2 = R scale^2 sum_c q_c^2 var_c the variance of its scores, F is a guess of what its keys
+/// weigh, and share is how much of the answer, or of its denominator where that is more, a key 4 sigma above the mean
+/// would be:
 ///
 ///   F     = 32 exp(b + min(sigma^2 / 2, 3))
-///   share = exp(b + 4 sigma) sqrt(32 spread) min(1, sigma) / (Z |out|)
+///   share = exp(b + 4 sigma) min(1, sigma) max(sqrt(32 spread) / |out|, 1) / Z
 ///
-/// Z out is the sum of all pages' F times their mean values and of what was read exactly; spread is the mean of
-/// |value - mean value|^2 over a page.
+/// Z is the sum of all pages' F and of what was read exactly, and Z out the same of values, pages having their mean
+/// value; spread is the mean of |value - mean value|^2 over a page. Values much alike would hide how far Z is off, which
+/// whoever merges answers by their lse would see. R, 1 to 16, is how much more keys vary along q, within pages and over
+/// all of these, than they would with columns that know nothing of each other: q^T M q / sum_c q_c^2 M_cc.
 class PageLook {
  public:
   PageLook(Scratch& scratch, Index most_pages, const Int8Layout& layout, Isa isa)
       : tiles_(tile_kernels<float>(isa)),
         means_(storage_kernels<float, Bfloat>(isa)),
+        rows_(storage_kernels<float, float>(isa)),
         width_((layout.d_v + 15) / 16 * 16),
         squares_(scratch.take<float>(layout.d_padded + 16)),
         loudest_(scratch.take<float>(most_pages + 16)),
-        out_(scratch.take<float>(width_)) {}
+        out_(scratch.take<float>(width_)),
+        product_(scratch.take<float>(Int8Rows::moment_width(layout.d))) {}
 
   /// Fills the guesses of `scan`. `scale`: of scores, > 0.
   void run(const Int8Rows& tokens, const ScanQuery& query, float scale, const SoftmaxState<float>& exact,
@@ -37,7 +42,8 @@ class PageLook {
     const Index n = scan.end - scan.first;
     const float* q = query.query.q;
     std::fill_n(squares_, layout.d_padded + 16, 0.0f);
-    for (Index c = 0; c < layout.d; ++c) squares_[c] = scale * q[c] * scale * q[c];
+    const float unit = scale * scale * correlation_of(tokens, q);
+    for (Index c = 0; c < layout.d; ++c) squares_[c] = unit * q[c] * q[c];
     means_.row_scores(tokens.pages_from(scan.first).mean_keys, layout.d_padded, n, q, layout.d_padded + 16, 1, layout.d,
                       scan.base, n);
     means_.row_scores(tokens.variances + scan.first * layout.d_padded, layout.d_padded, n, squares_,
@@ -50,7 +56,7 @@ class PageLook {
       loudest_[p] = std::min(scan.base[p] + 4 * scan.share[p] * per_unit, loudest);
     }
     const float keys = Int8Layout::keys;
-    tiles_.row_weigh(n, query.factor, top, scan.guess);
+    const float guessed = keys * tiles_.row_weigh(n, query.factor, top, scan.guess);
     tiles_.row_weigh(n, query.factor, top, loudest_);
     const float mine = exact.weight(exact.m[0], top);
     std::fill_n(out_, width_, 0.0f);
@@ -64,9 +70,10 @@ class PageLook {
       square += all * all;
     }
     const float whole = 1 / static_cast<float>(std::sqrt(std::max(square, 1e-60)));
+    const float of_mass = 1 / std::max(guessed + exact.l[0] * mine, 1e-30f);
     for (Index p = 0; p < n; ++p) {
       const float spread = tokens.pages.statistics[scan.first + p].spread;
-      scan.share[p] = loudest_[p] * std::sqrt(keys * spread) * std::min(1.0f, scan.share[p]) * whole;
+      scan.share[p] = loudest_[p] * std::min(1.0f, scan.share[p]) * std::max(std::sqrt(keys * spread) * whole, of_mass);
     }
     scan.has_guesses = true;
     scan.guess_top = top;
@@ -74,10 +81,28 @@ class PageLook {
   }
 
  private:
+  // How much more keys vary along q, within their pages and over all of them, than if their columns were independent.
+  float correlation_of(const Int8Rows& tokens, const float* q) {
+    if (tokens.moments == nullptr) return 1;
+    const Index d = tokens.layout.d, width = Int8Rows::moment_width(d),
+                stride = width + (tokens.layout.d_v + 15) / 16 * 16;
+    const float one = 1;
+    std::fill_n(product_, width, 0.0f);
+    rows_.row_values(tokens.moments, stride, d, q, d, 1, width, &one, product_, width);
+    float along = 0, alone = 0;
+    for (Index c = 0; c < d; ++c) {
+      along += product_[c] * q[c];
+      alone += tokens.moments[c * stride + c] * q[c] * q[c];
+    }
+    const float ratio = along / alone;
+    return ratio > 1 ? std::min(ratio, 16.0f) : 1.0f;
+  }
+
   const TileKernels<float>& tiles_;
   const StorageKernels<float, Bfloat>& means_;
+  const StorageKernels<float, float>& rows_;
   Index width_;
-  float *squares_, *loudest_, *out_;
+  float *squares_, *loudest_, *out_, *product_;
 };
 
 }  // namespace heed::detail

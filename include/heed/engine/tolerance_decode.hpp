@@ -168,17 +168,14 @@ class ToleranceDecode {
     const PageScan& all = scans_[h];
     ToleranceProbes::Probe& probe = answers_[static_cast<std::size_t>(h)].probe;
     for (std::size_t level = 0; level < probe.scanned.size(); ++level) {
-      probe.error[level] = probe.scanned[level] = 1;
+      probe.error[level] = probe.scanned[level] = 1;  // unless something is known of pages
       if (!all.has_guesses) continue;
       worker.scanner.leave_out(tokens_of(h), queries_[h], ToleranceLevels::skip[level], all, worker.some);
       worker.row.begin(tokens_of(h), queries_[h], scale_of(h), exact_[h], worker.some);
       const auto [bin, budget] = worker.row.cut_for(ToleranceLevels::tau[level]);
       worker.row.read(bin, ToleranceRow::n_bins);
       probe.budget[level] = budget;
-      if (worker.row.is_sound()) {
-        const SoftmaxState<float> some = worker.row.answer();
-        probe.error[level] = std::max(error_of(some, call(h)), error_of_lse(some, call(h)));
-      }
+      probe.error[level] = error_of(worker.row, call(h));
       probe.scanned[level] = static_cast<double>(worker.some.n_scanned()) / static_cast<double>(reach_.n_pages());
     }
   }
@@ -198,7 +195,7 @@ class ToleranceDecode {
         const auto [bin, budget] = row.cut_for(ToleranceLevels::tau[level]);
         row.read(bin, std::exchange(read_from, bin));
         answer.probe.budget[level] = budget;
-        answer.probe.error[level] = row.is_sound() ? error_of(row.answer(), call(h)) : 1;
+        answer.probe.error[level] = error_of(row, call(h));
       }
       answer.probe.floor = answer.floor;
     } else {
@@ -246,16 +243,20 @@ class ToleranceDecode {
     return mass +
            std::exp2(static_cast<double>(some.factor) * (static_cast<double>(sink) - static_cast<double>(some.m[0])));
   }
-  // Squared relative error of the denominator against that of all keys. Where pages are guessed, an output of values
-  // that are much alike may hide it, and those who merge answers by their lse would not.
+  // Squared relative error of an answer against all keys: of the row, or of its denominator where that is more. An
+  // output of values that are much alike may hide it, and those who merge answers by their lse would not.
+  double error_of(ToleranceRow& row, const Call& call) const {
+    if (!row.is_sound()) return 1;
+    const SoftmaxState<float> some = row.answer();
+    return std::max(error_of_out(some, call), error_of_lse(some, call));
+  }
   double error_of_lse(const SoftmaxState<float>& some, const Call& call) const {
     if (call.lse == nullptr) return 0;
     const double lse = static_cast<double>(some.factor) * static_cast<double>(some.m[0]) * std::log(2.0) +
                        std::log(mass_of(some, call));
     return std::pow(lse - static_cast<double>(*call.lse), 2);
   }
-  // Squared relative error of an answer against the row that all keys gave.
-  double error_of(const SoftmaxState<float>& some, const Call& call) const {
+  double error_of_out(const SoftmaxState<float>& some, const Call& call) const {
     const double mass = mass_of(some, call);
     double square = 0, error = 0;
     for (Index c = 0; c < some.d_v; ++c) {

@@ -24,19 +24,21 @@ struct ToleranceLevels {
 class ToleranceProbes {
  public:
   struct Probe {
-    std::array<double, ToleranceLevels::n_levels> error{};      ///< |out - out of all keys|^2 / |out|^2 of each level
+    std::array<double, ToleranceLevels::n_levels> error{};      ///< |out - out of all keys|^2 / |out|^2 of each level,
+                                                                ///< or the squared error of lse where that is more
     std::array<double, ToleranceLevels::n_levels> budget{};     ///< what the budget said of it
     std::array<double, ToleranceLevels::n_skipping> scanned{};  ///< share of the pages that are scanned
     double floor = 0;                                           ///< relative error of reading all in 8 bits
   };
 
-  /// True for a query that should be a probe: 0, 1, 2, 4, 8, ..., then every 64th, or every 16th while reports are past
-  /// the tolerance.
+  /// True for a query that should be a probe: 0, 1, 2, 4, 7, 12, ..., then every 61st, or every 13th while reports are
+  /// past the tolerance. Both are prime: queries of several kinds that take turns, such as rows of a call, all meet
+  /// probes.
   bool is_due() const { return n_queries_ >= next_; }
 
   void add(const Probe& probe) {
     last_ = n_queries_;
-    next_ = n_queries_ < 64 ? std::max<Index>(1, 2 * n_queries_) : n_queries_ + 64;
+    next_ = n_queries_ + std::min(seldom, 1 + n_queries_ * 5 / 8);
     double all = probe.floor;
     for (std::size_t level = 0; level < probe.error.size(); ++level) all += probe.error[level] + probe.budget[level];
     if (!std::isfinite(all)) return;  // a query with NaN teaches nothing
@@ -49,7 +51,7 @@ class ToleranceProbes {
   void alarm() { next_ = std::min(next_, last_ + soon); }
 
   /// The cheapest level whose errors in probes meet `tolerance`; the last probe's must too, and reports nearly. Few
-  /// probes do not suffice: until there are some tau must be half of it.
+  /// probes do not suffice: until there are some tau must be half of it, and no page is left out until there are more.
   Index level_for(double tolerance) const {
     if (n_probes_ == 0) return ToleranceLevels::n_levels;
     const Probe& last = recent_[static_cast<std::size_t>((n_probes_ - 1) % n_recent)];
@@ -61,9 +63,7 @@ class ToleranceProbes {
       if (std::hypot(factor_of(static_cast<Index>(level)) * std::sqrt(budget_of(level)), std::sqrt(floor)) >
           room * tolerance)
         continue;
-      if (ToleranceLevels::skips(static_cast<Index>(level)) &&
-          !(mean([&](const Probe& probe) { return probe.scanned[level]; }) < most_scanned))
-        continue;
+      if (ToleranceLevels::skips(static_cast<Index>(level)) && !may_skip(level)) continue;
       if (n_probes_ < enough && 2 * ToleranceLevels::tau[level] > tolerance) continue;
       return static_cast<Index>(level);
     }
@@ -77,6 +77,17 @@ class ToleranceProbes {
     const double budget = budget_of(at);
     return budget > 0 ? std::max(2.0, 1.5 * std::sqrt(error / budget)) : 2.0;
   }
+  /// Relative error of a query that was answered at `level`, but for that of reading all, where its own budget is
+  /// `budget`. It is no less than what probes measured where budgets say little of a query: at levels that leave out
+  /// pages, which have a share in it by the guess that left them out, and where probes erred far more than they said,
+  /// as of the lse where values are much alike.
+  double report_of(Index level, double budget) const {
+    const auto at = static_cast<std::size_t>(level);
+    const double own = factor_of(level) * std::sqrt(budget);
+    const double measured = 1.5 * std::sqrt(mean([&](const Probe& probe) { return probe.error[at]; }));
+    const bool says_little = ToleranceLevels::skips(level) || measured > 4 * std::sqrt(budget_of(at));
+    return says_little ? std::max(own, measured) : own;
+  }
   /// Relative error of reading all, as probes found it.
   double floor() const {
     return n_probes_ == 0 ? least_floor : std::sqrt(mean([](const Probe& probe) { return probe.floor * probe.floor; }));
@@ -87,7 +98,7 @@ class ToleranceProbes {
  private:
   static constexpr double room = 1.25;         // what a report may be past the tolerance
   static constexpr double most_scanned = 0.5;  // past it a skip saves too little for what it errs
-  static constexpr Index n_recent = 16, enough = 4, soon = 16;
+  static constexpr Index n_recent = 16, enough = 4, enough_to_skip = 8, seldom = 61, soon = 13;
 
   // The mean of squared errors and one standard error of it more: a few probes may have missed the worst queries.
   double likely_error(std::size_t level) const {
@@ -95,6 +106,9 @@ class ToleranceProbes {
     const double square = mean([&](const Probe& probe) { return probe.error[level] * probe.error[level]; });
     const auto n = static_cast<double>(std::min(n_probes_, n_recent));
     return error + std::sqrt(std::max(0.0, square - error * error) / n);
+  }
+  bool may_skip(std::size_t level) const {
+    return n_probes_ >= enough_to_skip && mean([&](const Probe& probe) { return probe.scanned[level]; }) < most_scanned;
   }
   double budget_of(std::size_t level) const {
     return mean([&](const Probe& probe) { return probe.budget[level]; });
