@@ -52,7 +52,7 @@ TEST(ReportedError, HoldsWhereAPageLeftOutHasSomeHeavyKeys) {
   const Index n = 5000;
   for (const Index d : {32, 64}) {
     Index failed = 0, n_heads = 0;
-    for (Index n_near = 300; n_near < 460; n_near += 26, ++n_heads) {
+    for (Index n_near = 300; n_near < 460; n_near += 52, ++n_heads) {
       const auto seed = static_cast<std::uint64_t>(n_near);
       const Matrix<float> along = direction(d, seed), k = local_keys(n, n_near, along, seed + 1);
       const Matrix<float> v = random_matrix<float>(n, d, seed + 2).array() + 0.5f;
@@ -75,7 +75,7 @@ TEST(ReportedError, HoldsWhereAPageLeftOutHasSomeHeavyKeys) {
 TEST(ReportedError, HoldsForHeadsOfTopics) {
   const Index n = 8192, d = 64, n_topics = 60;
   Index failed = 0;
-  for (std::uint64_t head = 0; head < 4; ++head) {
+  for (std::uint64_t head = 0; head < 3; ++head) {
     NumberStream numbers(head + 77);
     const Matrix<float> keys = random_matrix<float>(n_topics, d, head), values = random_matrix<float>(n_topics, d, 9);
     Matrix<float> k = 0.5f * random_matrix<float>(n, d, head + 20), v = 0.7f * random_matrix<float>(n, d, head + 30);
@@ -97,7 +97,7 @@ TEST(ReportedError, HoldsForHeadsOfTopics) {
     }
     failed += of.share() < 0.95;
   }
-  EXPECT_LE(failed, 0) << "of 4 heads";
+  EXPECT_LE(failed, 0) << "of 3 heads";
 }
 
 // Rows that look at the newest keys and rows that look at a key in every old page, in a fixed order: probes must meet
