@@ -168,6 +168,7 @@ TEST(AttendWithin, ReadsAllKeysWhereThatIsItsPath) {
     const auto capped = attend_within(0.05, q, cache, {.softcap = 20.0});
     EXPECT_SAME_BITS(capped.out, attend(q, cache, {.softcap = 20.0}).out);
     EXPECT_EQ(capped.path(0, 0), TolerancePath::other_options);
+    EXPECT_GE(capped.reported(0, 0), 0.012) << "nothing was probed";
     const auto short_one = attend_within(0.05, q, few);
     EXPECT_NE(short_one.path(0, 0), TolerancePath::scan);
     if (short_one.path(0, 0) == TolerancePath::few_keys) {

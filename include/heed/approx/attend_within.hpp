@@ -106,7 +106,7 @@ class ToleranceCalls {
         new (wishes + n_scanned) ToleranceWish(wish);
         new (scanned + n_scanned++) Call(call);
       } else {
-        reported[h] = head.floor();
+        reported[h] = knows ? head.floor() : head.unprobed_floor();
         head.count_query();
       }
       if (!tolerant || wish.is_probe) new (whole + n_whole++) Call(call);
@@ -236,7 +236,7 @@ inline ToleranceKeys attend_heads_within(double tolerance, const Matrix<float>& 
     attend_cached_heads(out, lse, q, cache, packed, options, ExactAttention<>{}, inner.context());
     result.paths.assign(result.paths.size(), TolerancePath::other_options);
     for (Index h = 0; h < packed.n_heads; ++h)
-      result.reported.col(h).setConstant(probes[static_cast<std::size_t>(h)].floor());
+      result.reported.col(h).setConstant(probes[static_cast<std::size_t>(h)].unprobed_floor());
     const KeyBounds bounds(options.mask, n_q, cache.size());
     for (Index i = 0; i < n_q; ++i) all.seen += static_cast<double>(bounds.of(i).high - bounds.of(i).low);
     all.seen *= static_cast<double>(packed.n_heads);
@@ -277,8 +277,9 @@ inline ToleranceKeys attend_heads_within(double tolerance, const Matrix<float>& 
 ///
 /// Shapes  as attend over a cache; queries are answered one after another, so that this is for decoding.
 /// Returns out, lse; reported: the relative error of each head and query, estimated, so that the true one is at most
-///         1.5 times that for 95% of them on real activations; where all keys are read, what 8 bits erred in the
-///         head's probes, or .003 before any, whatever this query's own error is; visited: the share of keys read in full.
+///         1.5 times that for 95% of them on real activations. Where all keys are read it is what 8 bits erred in the
+///         head's probes, whatever this query's own is, and at least .012 with options the scan does not know, which
+///         have no probes; visited: the share of keys read in full.
 /// Errors  as attend; OptionError for a tolerance that is negative or not finite.
 /// Cost    a scan reads a third of the bytes of an 8-bit cache, the statistics a twelfth; 2 d flops a key looked at,
 ///         2 (d + d_v) a key read, and 4 (d + d_v) a page.

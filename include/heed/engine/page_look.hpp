@@ -20,9 +20,10 @@ namespace heed::detail {
 ///   share = exp(b + 4 sigma) min(1, sigma) max(sqrt(32 spread) / |out|, 1) / Z
 ///
 /// Z is the sum of all pages' F and of what was read exactly, and Z out the same of values, pages having their mean
-/// value; spread is the mean of |value - mean value|^2 over a page. Values much alike would hide how far Z is off, which
-/// whoever merges answers by their lse would see. R, 1 to 16, is how much more keys vary along q, within pages and over
-/// all of these, than they would with columns that know nothing of each other: q^T M q / sum_c q_c^2 M_cc.
+/// value; spread is the mean of |value - mean value|^2 over a page. Values much alike would hide how far Z is off,
+/// which whoever merges answers by their lse would see. R, 1 to 16, is how much more keys vary along q, within pages
+/// and over all of these, than they would with columns that know nothing of each other: q^T M q / sum_c q_c^2 M_cc, M
+/// being the sum of (key - mean key) (key - mean key)^T.
 class PageLook {
  public:
   PageLook(Scratch& scratch, Index most_pages, const Int8Layout& layout, Isa isa)

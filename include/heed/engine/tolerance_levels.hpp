@@ -93,9 +93,13 @@ class ToleranceProbes {
     return n_probes_ == 0 ? least_floor : std::sqrt(mean([](const Probe& probe) { return probe.floor * probe.floor; }));
   }
 
+  /// The same where no query of these options can be a probe: no less than what 8 bits err on nearly all real heads.
+  double unprobed_floor() const { return std::max(floor(), most_floor); }
+
   static constexpr double least_floor = .003;  ///< rounding a query errs for all keys alike
 
  private:
+  static constexpr double most_floor = .012;
   static constexpr double room = 1.25;         // what a report may be past the tolerance
   static constexpr double most_scanned = 0.5;  // past it a skip saves too little for what it errs
   static constexpr Index n_recent = 16, enough = 4, enough_to_skip = 8, seldom = 61, soon = 13;
