@@ -65,7 +65,8 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
                  "of trees: 2^height leaves, no more than the longest sequence has tokens; default 5")
       ->check(CLI::Range(1, 16));
   app.add_option("--trees", a.trees, "of a head, their leaves united; default 1")->check(CLI::Range(1, 16));
-  app.add_option("--heads", a.heads, "of 32 columns each; default: the task's")->check(CLI::Range(1, 64));
+  app.add_option("--heads", a.heads, "of --width columns each; default: the task's")->check(CLI::Range(1, 64));
+  app.add_option("--width", a.width, "columns of a head; default 32")->check(CLI::Range(1, 512));
   app.add_option("--length", a.length, "tokens of the longest sequence; default: the task's")
       ->check(CLI::Range(8, 1 << 20));
   app.add_option("--steps", a.steps, "at short length, at full length, after the conversion; default: the task's")

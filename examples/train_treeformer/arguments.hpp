@@ -20,6 +20,7 @@ struct Arguments {
   Index height = 5;        ///< of trees; other methods get as many FLOPs as a balanced tree of this height
   Index trees = 1;         ///< of a head, united
   std::optional<Index> heads;
+  Index width = 32;  ///< columns of a head
   std::optional<Index> length;
   std::vector<Index> steps;           ///< at short length, at full length, after the conversion
   Index pretrain = 0;                 ///< steps of telling hidden symbols before those of the task; 0: none

@@ -22,10 +22,9 @@ Recipe recipe_of(const Arguments& arguments, const Task& task) {
 }
 
 heed::TransformerOptions options_of(const Arguments& arguments, const Task& task, const Recipe& recipe) {
-  constexpr Index head_width = 32;
   heed::TransformerOptions options;
   options.length = recipe.length;
-  options.d_model = head_width * recipe.n_heads;
+  options.d_model = arguments.width * recipe.n_heads;
   options.d_hidden = 2 * options.d_model;
   options.n_layers = 2;
   options.seed = arguments.seed;
@@ -102,6 +101,7 @@ Plan::Plan(const Arguments& given, const Task& task)
 
 std::string Plan::name_of_first() const {
   std::string name = arguments.task + " " + std::to_string(arguments.seed) + " " + std::to_string(recipe.n_heads) +
+                     (arguments.width == 32 ? "" : " of " + std::to_string(arguments.width)) +
                      (recipe.tied ? " tied" : " untied");
   const bool exact = converts || method.kind == heed::AttentionKind::exact;
   name += exact ? " exact" : " " + method_text(arguments);
