@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -218,6 +219,25 @@ TEST(PageLook, SameBitsForThreadsSplitsOfAppendsAndFiles) {
   EXPECT_SAME_BITS(read.out, want.out);
   EXPECT_SAME_BITS(read.reported, want.reported);
   EXPECT_EQ(read.paths, want.paths);
+}
+
+TEST(PageLook, SameBitsWhateverAWorkspaceHeldBefore) {
+  const LocalHeads heads;
+  for (const float held : {3.0f, 40.0f, std::numeric_limits<float>::quiet_NaN()}) {
+    KeyValueCache<Int8> one(LocalHeads::d, LocalHeads::d, 2), two(one);
+    for (auto* cache : {&one, &two}) cache->append(heads.k, heads.v);
+    Workspace workspace;
+    for (Index i = 0; i < LocalHeads::n_q; ++i) {
+      {
+        Workspace::Frame frame(workspace);
+        std::fill_n(frame.take<float>(600000), 600000, held);
+      }
+      const auto a = attend_within(0.05, heads.q.row(i), one, {}, {.workspace = &workspace});
+      const auto b = attend_within(0.05, heads.q.row(i), two);
+      EXPECT_SAME_BITS(a.out, b.out) << held << ", query " << i;
+      EXPECT_SAME_BITS(a.reported, b.reported) << held << ", query " << i;
+    }
+  }
 }
 
 }  // namespace

@@ -57,11 +57,15 @@ class PageLook {
       loudest_[p] = std::min(scan.base[p] + 4 * scan.share[p] * per_unit, loudest);
     }
     const float keys = Int8Layout::keys;
-    const float guessed = keys * tiles_.row_weigh(n, query.factor, top, scan.guess);
+    tiles_.row_weigh(n, query.factor, top, scan.guess);
     tiles_.row_weigh(n, query.factor, top, loudest_);
     const float mine = exact.weight(exact.m[0], top);
     std::fill_n(out_, width_, 0.0f);
-    for (Index p = 0; p < n; ++p) scan.guess[p] *= keys;
+    float mass = exact.l[0] * mine;
+    for (Index p = 0; p < n; ++p) {
+      scan.guess[p] *= keys;
+      mass += scan.guess[p];
+    }
     const float one = 1;
     means_.row_values(tokens.pages_from(scan.first).mean_values, layout.v_padded, n, scan.guess, n, 1, layout.d_v, &one,
                       out_, width_);
@@ -71,7 +75,7 @@ class PageLook {
       square += all * all;
     }
     const float whole = 1 / static_cast<float>(std::sqrt(std::max(square, 1e-60)));
-    const float of_mass = 1 / std::max(guessed + exact.l[0] * mine, 1e-30f);
+    const float of_mass = 1 / std::max(mass, 1e-30f);
     for (Index p = 0; p < n; ++p) {
       const float spread = tokens.pages.statistics[scan.first + p].spread;
       scan.share[p] = loudest_[p] * std::min(1.0f, scan.share[p]) * std::max(std::sqrt(keys * spread) * whole, of_mass);
