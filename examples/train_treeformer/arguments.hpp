@@ -26,7 +26,7 @@ struct Arguments {
   Index pretrain = 0;                 ///< steps of telling hidden symbols before those of the task; 0: none
   bool as_long_as_converted = false;  ///< set by tables: the steps after a conversion too, without one
   std::uint64_t seed = 1;
-  std::optional<bool> tied;  ///< W_k is W_q
+  std::optional<bool> tied;  ///< W_k is W_q, or goes its own way; empty: as the task's recipe says
   std::string routing = "flip";
   int threads = 1;          ///< 0: as many as OpenMP gives
   Index micro_batches = 1;  ///< batches a step; ranks share them

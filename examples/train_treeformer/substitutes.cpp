@@ -74,7 +74,7 @@ struct DecodingCost {
   double visited = 0;              // sum over tokens of the share of keys read in full
 };
 
-// Answers the queries of one sequence; `answer(cache, q, i)` that of token i, as a row.
+// Answers the queries of one sequence, token after token: `answer(cache, query)` is the row of the newest token.
 template <class Cache, class Answer>
 void decode(Index n_heads, const ConstView<float>& q, const ConstView<float>& k, const ConstView<float>& x,
             const ConstView<float>& w_v, const heed::View<float>& out, DecodingCost& cost, const Answer& answer) {

@@ -158,6 +158,27 @@ TEST(ReportedError, HoldsForAnswersThatAreMerged) {
   }
 }
 
+// Queries far sharper than those that taught the levels have a budget far past the tolerance: all keys are read then.
+TEST(ReportedError, IsNeverFarPastTheToleranceOfAScan) {
+  const Index n = 6000, d = 64, n_mild = 60;
+  const Matrix<float> k = random_matrix<float>(n, d, 1), q = random_matrix<float>(n_mild + 40, d, 3);
+  const Matrix<float> v = random_matrix<float>(n, d, 2).array() + 1.0f;
+  KeyValueCache<Int8> cache(d);
+  cache.append(k, v);
+  Index scans = 0, reread = 0;
+  for (Index i = 0; i < q.rows(); ++i) {
+    const double scale = i < n_mild ? 0.03 : 0.5;
+    const auto got = attend_within(0.05, q.row(i), cache, {.scale = scale});
+    if (got.path(0, 0) == TolerancePath::scan) {
+      ++scans;
+      EXPECT_LE(got.reported(0, 0), 2 * 0.05) << "query " << i;
+    }
+    reread += i >= n_mild && got.path(0, 0) == TolerancePath::not_tolerant;
+  }
+  EXPECT_GT(scans, n_mild / 2);
+  EXPECT_GT(reread, 0);
+}
+
 TEST(ReportedError, HoldsWhereValuesArePagesOwn) {
   const Index n = 8192, d = 64;
   const Matrix<float> k = random_matrix<float>(n, d, 1), q = random_matrix<float>(150, d, 3);

@@ -277,9 +277,9 @@ inline ToleranceKeys attend_heads_within(double tolerance, const Matrix<float>& 
 ///
 /// Shapes  as attend over a cache; queries are answered one after another, so that this is for decoding.
 /// Returns out, lse; reported: the relative error of each head and query, estimated, so that the true one is at most
-///         1.5 times that for 95% of them on real activations. Where all keys are read it is what 8 bits erred in the
-///         head's probes, whatever this query's own is, and at least .012 with options the scan does not know, which
-///         have no probes; visited: the share of keys read in full.
+///         1.5 times that for 95% of them on real activations. Where all keys are read it is the error of 8 bits: as
+///         it was in the head's probes, where the query was not scanned, and at least .012 with options the scan does
+///         not know, which have no probes. visited: the share of keys read in full.
 /// Errors  as attend; OptionError for a tolerance that is negative or not finite.
 /// Cost    a scan reads a third of the bytes of an 8-bit cache, the statistics a twelfth; 2 d flops a key looked at,
 ///         2 (d + d_v) a key read, and 4 (d + d_v) a page.

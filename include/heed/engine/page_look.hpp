@@ -89,8 +89,8 @@ class PageLook {
   // How much more keys vary along q, within their pages and over all of them, than if their columns were independent.
   float correlation_of(const Int8Rows& tokens, const float* q) {
     if (tokens.moments == nullptr) return 1;
-    const Index d = tokens.layout.d, width = Int8Rows::moment_width(d),
-                stride = width + (tokens.layout.d_v + 15) / 16 * 16;
+    const Index d = tokens.layout.d, width = Int8Rows::moment_width(d);
+    const Index stride = width + Int8Rows::moment_width(tokens.layout.d_v);
     const float one = 1;
     std::fill_n(product_, width, 0.0f);
     rows_.row_values(tokens.moments, stride, d, q, d, 1, width, &one, product_, width);
