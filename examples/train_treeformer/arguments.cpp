@@ -80,8 +80,9 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
       ->type_name("STEPS");
   app.add_option("--seed", a.seed, "of data, parameters and methods that draw, default 1")
       ->check(CLI::Validator(whole_number, "", "whole"));
-  app.add_flag("--tied,!--untied", a.tied,
-               "W_k is W_q; --untied: it starts as W_q and goes its own way; default: as the task's recipe says");
+  app.add_flag(  // bound to a.tied itself, it would be set to false where neither is given
+      "--tied,!--untied", [&a](std::int64_t given) { a.tied = given > 0; },
+      "W_k is W_q; --untied: it starts as W_q and goes its own way; default: as the task's recipe says");
   choice("--routing", a.routing, {"flip", "all", "none"},
          "gradient of trees' routing: leaves of one flipped decision (default), all leaves, none");
   app.add_option("--threads", a.threads, "default 1; 0: as many as OpenMP gives")->check(CLI::Range(0, 1024));
