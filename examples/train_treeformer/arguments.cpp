@@ -65,6 +65,9 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
                  "of trees: 2^height leaves, no more than the longest sequence has tokens; default 5")
       ->check(CLI::Range(1, 16));
   app.add_option("--trees", a.trees, "of a head, their leaves united; default 1")->check(CLI::Range(1, 16));
+  app.add_option("--tree-window", a.tree_window,
+                 "tf: beside the leaf so many tokens before the query, and its own; default: none")
+      ->check(CLI::Range(0, 1 << 20));
   app.add_option("--heads", a.heads, "of --width columns each; default: the task's")->check(CLI::Range(1, 64));
   app.add_option("--width", a.width, "columns of a head; default 32")->check(CLI::Range(1, 512));
   app.add_option("--length", a.length, "tokens of the longest sequence; default: the task's")
@@ -123,6 +126,8 @@ std::optional<Arguments> read_arguments(int argc, const char* const* argv) {
   if (!a.checkpoint.empty() && !a.table.empty())
     throw std::invalid_argument("--checkpoint is of one run, not of a --table");
   check_evaluation(a);
+  if (a.tree_window && a.attention != "tf" && a.table.empty())
+    throw std::invalid_argument("--tree-window is of --attention tf, but --attention is " + a.attention);
   if (!a.values.empty() && a.evaluate.empty()) throw std::invalid_argument("--values needs --evaluate FILE");
   if (!a.decode.empty() && a.evaluate.empty()) throw std::invalid_argument("--decode needs --evaluate FILE");
   if (!a.from.empty() && (!a.bootstrap || a.attention == "exact" || a.resume || !a.table.empty()))

@@ -19,6 +19,7 @@ struct Arguments {
   std::string from;        ///< a file of --model that bootstrap converts instead of training one; empty: train it
   Index height = 5;        ///< of trees; other methods get as many FLOPs as a balanced tree of this height
   Index trees = 1;         ///< of a head, united
+  std::optional<Index> tree_window;  ///< keys before the query that TF sees beside its leaf, and its own
   std::optional<Index> heads;
   Index width = 32;  ///< columns of a head
   std::optional<Index> length;

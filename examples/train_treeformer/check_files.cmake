@@ -77,6 +77,7 @@ refused("has the number .*nan but must have finite ones" ${exact} --checkpoint e
 run(0 --csv none ${one} --attention exact --steps 0,0,0 --checkpoint of_no_steps)
 run(0 --csv none ${one} --attention exact --steps 0,0,0 --checkpoint of_no_steps --resume)
 
+refused("--tree-window is of --attention tf, but --attention is exact" ${exact} --tree-window 4)
 refused("--seed: .*-1" ${exact} --seed -1)
 refused("--seed: .*18446744073709551616" ${exact} --seed 18446744073709551616)
 refused("--height is 5 but 2.height must be at most the tokens of the longest sequence, 17" ${one} --attention tf)

@@ -18,6 +18,7 @@ heed::AttentionChoice method_of(const Arguments& arguments, Index length, bool c
                                       : AttentionKind::exact;
   choice.height = arguments.height;
   choice.n_trees = arguments.trees;
+  if (choice.kind == AttentionKind::tf) choice.tree_window = arguments.tree_window;
   choice.routing = arguments.routing == "all"    ? heed::RoutingGradient::all_leaves
                    : arguments.routing == "none" ? heed::RoutingGradient::none
                                                  : heed::RoutingGradient::flip;

@@ -165,7 +165,7 @@ void Model::save_activations(const std::string& path, const Batch& batch, heed::
     }
     finish("w_v", {n_layers, o.d_model, o.d_model});
     const auto& method = p.transformer.attention(0).method();
-    if (!method.has_trees() || method.choice().n_trees > 1) return;
+    if (!method.has_trees() || method.choice().n_trees > 1 || method.choice().tree_window) return;
     heed::Matrix<float> all_biases(n_layers * n_heads, (Index(1) << method.choice().height) - 1);
     Index head = 0;
     for (Index l = 0; l < n_layers; ++l) {

@@ -45,7 +45,7 @@ std::string text_of(const std::vector<Phase>& phases) {
 
 std::string method_text(const Arguments& arguments) {
   return arguments.attention + " " + std::to_string(arguments.height) + " " + std::to_string(arguments.trees) + " " +
-         arguments.routing;
+         arguments.routing + (arguments.tree_window ? " window " + std::to_string(*arguments.tree_window) : "");
 }
 
 }  // namespace

@@ -60,6 +60,10 @@ TEST(AttentionLayerOf, EveryMethodHasTheGradientsOfItsFormula) {
   }
   AttentionChoice two{.kind = AttentionKind::tf, .height = 2, .n_trees = 2, .routing = RoutingGradient::none};
   check_layer({.n_heads = 3, .choice = two});
+  two.tree_window = 2;
+  check_layer({.n_heads = 3, .choice = two});
+  two.biases = TreeBiases::stored;
+  check_layer({.n_heads = 3, .choice = two, .causal = true});
 }
 
 TEST(AttentionLayerOf, PositionsAndTyingHaveTheGradientsOfTheirFormulas) {
@@ -196,6 +200,10 @@ TEST(AttentionLayerOf, WhatAPassKeepsServesWhicheverLayerComesNext) {
         layers.push_back({{.kind = AttentionKind::tf, .height = height, .n_trees = n_trees, .biases = biases}, 2});
         layers.push_back({{.kind = AttentionKind::tf, .height = height, .n_trees = n_trees, .biases = biases}, 3});
       }
+      AttentionChoice windowed{.kind = AttentionKind::tf, .height = height, .biases = biases, .tree_window = 1};
+      layers.push_back({windowed, 2});
+      windowed.tree_window = 2;
+      layers.push_back({windowed, 2});
       for (const bool by_query : {false, true})
         layers.push_back({{.kind = AttentionKind::tc, .height = height, .biases = biases, .by_query = by_query}, 2});
     }
@@ -291,6 +299,8 @@ const std::pair<const char*, AttentionChoice> unusable_choices[] = {
     {"AttentionChoice::n_trees = 0", {.kind = AttentionKind::tf, .n_trees = 0}},
     {"AttentionChoice::n_trees = ", {.kind = AttentionKind::tf, .n_trees = std::numeric_limits<Index>::max()}},
     {"AttentionChoice::n_trees = 3", {.kind = AttentionKind::tc, .n_trees = 3}},
+    {"AttentionChoice::tree_window = -1", {.kind = AttentionKind::tf, .tree_window = -1}},
+    {"AttentionChoice::tree_window = 4", {.kind = AttentionKind::tc, .tree_window = 4}},
     {"AttentionChoice::biases = 2", {.kind = AttentionKind::tf, .biases = static_cast<TreeBiases>(2)}},
     {"AttentionChoice::routing = 3", {.kind = AttentionKind::tf, .routing = static_cast<RoutingGradient>(3)}},
     {"AttentionChoice::window = -5", {.kind = AttentionKind::window, .window = -5}},

@@ -445,7 +445,8 @@ TEST(TrainingRun, AllocatesNothingAfterItsFirstStepsWhateverTheMethod) {
   const auto name = [](const AttentionChoice& choice) {
     return "kind " + std::to_string(static_cast<int>(choice.kind)) + ", trees " + std::to_string(choice.n_trees) +
            ", routing " + std::to_string(static_cast<int>(choice.routing)) + ", biases " +
-           std::to_string(static_cast<int>(choice.biases)) + ", by query " + std::to_string(choice.by_query);
+           std::to_string(static_cast<int>(choice.biases)) + ", by query " + std::to_string(choice.by_query) +
+           ", window " + std::to_string(choice.tree_window.value_or(-1));
   };
   std::vector<AttentionChoice> choices;
   for (const AttentionKind kind : {AttentionKind::exact, AttentionKind::window, AttentionKind::bigbird,
@@ -459,6 +460,8 @@ TEST(TrainingRun, AllocatesNothingAfterItsFirstStepsWhateverTheMethod) {
       for (const Index n_trees : {1, 2})
         choices.push_back(
             {.kind = AttentionKind::tf, .height = 2, .n_trees = n_trees, .biases = biases, .routing = routing});
+      choices.push_back(
+          {.kind = AttentionKind::tf, .height = 2, .biases = biases, .routing = routing, .tree_window = 2});
       for (const bool by_query : {false, true})
         choices.push_back(
             {.kind = AttentionKind::tc, .height = 2, .biases = biases, .routing = routing, .by_query = by_query});

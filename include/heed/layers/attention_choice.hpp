@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 #include "heed/approx/bigbird_attention.hpp"
 #include "heed/approx/performer_attention.hpp"
 #include "heed/core/check_option.hpp"
@@ -26,6 +28,7 @@ struct AttentionChoice {
   BigBirdOptions bigbird{};                               ///< bigbird
   Index rank = 32;                                        ///< linformer, not causal: projected keys; >= 1
   PerformerOptions performer{};                           ///< performer
+  std::optional<Index> tree_window{};  ///< tf: also keys up to this far before the query, and its own; >= 0
 };
 
 namespace detail {
@@ -44,6 +47,13 @@ inline void check_choice(const AttentionChoice& choice, bool causal) {
     if (choice.kind == AttentionKind::tc && choice.n_trees != 1) {
       throw OptionError(message("AttentionChoice::n_trees = ", choice.n_trees,
                                 " must be 1 for AttentionKind::tc: it has no union of trees"));
+    }
+    if (choice.tree_window) {
+      check_at_least(*choice.tree_window, 0, "AttentionChoice::tree_window");
+      if (choice.kind == AttentionKind::tc) {
+        throw OptionError(message("AttentionChoice::tree_window = ", *choice.tree_window,
+                                  " must be left out for AttentionKind::tc: it sees means of nodes alone"));
+      }
     }
     check_enumerator(choice.biases, TreeBiases::key_medians, "AttentionChoice::biases");
     check_enumerator(choice.routing, RoutingGradient::none, "AttentionChoice::routing");

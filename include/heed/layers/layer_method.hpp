@@ -166,12 +166,13 @@ class LayerMethod {
   const std::vector<TfAttention<T>>& trees_of(const ParameterStore<T>& store,
                                               std::vector<TfAttention<T>>& methods) const {
     const auto n = static_cast<std::size_t>(n_trees());
-    if (!has_one_a_head(methods) || methods.front().trees().size() != n || !fits(methods.front().tree())) {
+    if (!has_one_a_head(methods) || methods.front().trees().size() != n || !fits(methods.front().tree()) ||
+        methods.front().options().window_left != choice_.tree_window) {
       methods.clear();
       for (Index h = 0; h < n_heads_; ++h) {
         std::vector<DecisionTree<T>> trees;
         for (Index t = 0; t < n_trees(); ++t) trees.push_back(tree(store, h * n_trees() + t));
-        methods.emplace_back(std::move(trees));
+        methods.emplace_back(std::move(trees), TfOptions{.window_left = choice_.tree_window});
       }
       return methods;
     }

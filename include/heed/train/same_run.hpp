@@ -18,6 +18,7 @@ inline void add_choice(const AttentionChoice& choice, Digest& digest) {
   const BigBirdOptions& blocks = choice.bigbird;
   digest.add_all(blocks.block, blocks.n_near, blocks.n_global, blocks.n_random, blocks.seed);
   digest.add_all(choice.performer.n_features, choice.performer.seed, choice.performer.orthogonal);
+  if (choice.tree_window) digest.add(*choice.tree_window);  // files written before it was an option stay good
 }
 
 /// What a model computes, its parameters aside.
