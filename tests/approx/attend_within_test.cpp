@@ -369,23 +369,25 @@ TEST(ToleranceProbes, ComeOftenAtFirstThenSeldom) {
   detail::ToleranceProbes probes;
   std::vector<Index> due;
   for (Index i = 0; i < 300; ++i) {
-    if (probes.is_due()) {
+    const Index n_tokens = i < 280 ? 4000 + i : 5400;
+    if (probes.is_due(n_tokens)) {
       due.push_back(i);
-      probes.add({});
+      probes.add({}, n_tokens);
     }
     probes.count_query();
   }
-  EXPECT_EQ(due, (std::vector<Index>{0, 1, 2, 4, 7, 12, 20, 33, 54, 88, 144, 205, 266}));
+  EXPECT_EQ(due, (std::vector<Index>{0, 1, 2, 4, 7, 12, 20, 33, 54, 88, 144, 205, 266, 280, 281, 282, 284, 287, 292}))
+      << "and often again where tokens have become a quarter more";
 }
 
 TEST(ToleranceProbes, LearnNothingFromNaN) {
   detail::ToleranceProbes probes, taught;
   for (int i = 0; i < 4; ++i) {
-    for (auto* one : {&probes, &taught}) one->add({});
+    for (auto* one : {&probes, &taught}) one->add({}, 100);
     detail::ToleranceProbes::Probe probe;
     probe.error.fill(std::numeric_limits<double>::quiet_NaN());
     probe.floor = std::numeric_limits<double>::infinity();
-    taught.add(probe);
+    taught.add(probe, 100);
   }
   EXPECT_EQ(taught.level_for(0.05), probes.level_for(0.05));
   EXPECT_EQ(taught.floor(), probes.floor());
@@ -401,18 +403,18 @@ TEST(ToleranceProbes, ChooseTheCheapestLevelThatMeetsTheTolerance) {
     probe.budget[level] = probe.error[level] / 4;
   }
   probe.scanned.fill(0.5);
-  probes.add(probe);
+  probes.add(probe, 4000);
   EXPECT_EQ(probes.level_for(0.05), 6) << "2 tau <= tolerance while probes are few";
-  for (int i = 0; i < 3; ++i) probes.add(probe);
+  for (int i = 0; i < 3; ++i) probes.add(probe, 4000);
   EXPECT_EQ(probes.level_for(0.05), 5) << "1.5 * .03 < .05 < 1.5 * .05";
   EXPECT_EQ(probes.level_for(0.01), 9);
   EXPECT_EQ(probes.level_for(0.003), detail::ToleranceLevels::n_levels) << "below what 8 bits reach";
   EXPECT_NEAR(probes.factor_of(2), 3.0, 1e-12) << "1.5 times what the truth was of the budget";
   probe.scanned.fill(0.3);
-  for (int i = 0; i < 16; ++i) probes.add(probe);
+  for (int i = 0; i < 16; ++i) probes.add(probe, 4000);
   EXPECT_EQ(probes.level_for(0.05), 1) << "pages are left out where that leaves out more than half";
   probe.error.fill(0.01);
-  probes.add(probe);
+  probes.add(probe, 4000);
   EXPECT_EQ(probes.level_for(0.05), detail::ToleranceLevels::n_levels) << "the last probe was past it";
 }
 

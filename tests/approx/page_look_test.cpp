@@ -118,7 +118,7 @@ TEST(PageLook, IsItsFormulaInPlainLoops) {
     detail::PageScanner scanner(scratch, isa);
     for (Index chunk = 0; chunk < scan.n_chunks(); ++chunk) scanner.run(tokens, &query, 1, chunk, scans);
     detail::ToleranceRow row(scratch, tokens.n_pages, tokens.layout, isa);
-    row.begin(tokens, query, scale, exact, scan);
+    row.begin(tokens, query, scale, exact, {}, scan);
     const detail::SoftmaxState<float> now = row.answer();
     double square = 0, budget = 0, mass = 2 * std::exp(scale * (1.5 - top));
     for (Index c = 0; c < d_v; ++c) square += std::pow(static_cast<double>(now.out[c]), 2);

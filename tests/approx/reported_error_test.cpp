@@ -100,6 +100,58 @@ TEST(ReportedError, HoldsForHeadsOfTopics) {
   EXPECT_LE(failed, 0) << "of 3 heads";
 }
 
+/// Queries that look for the keys nearest to them, each from a place of its own in the cache, not at its end.
+Honesty of_local_rows(Index window) {
+  const Index n = 1500, d = 32;
+  Matrix<float> k = random_matrix<float>(n, d, 1);
+  const Matrix<float> steps = random_matrix<float>(n, d, 2), v = random_matrix<float>(n, d, 3);
+  for (Index j = 1; j < n; ++j) k.row(j) = 0.8f * k.row(j - 1) + 0.6f * steps.row(j);
+  KeyValueCache<Int8> cache(d);
+  cache.append(k, v);
+  Honesty of;
+  for (Index i = 100; i < n - 100; i += 13) {
+    AttentionOptions options;
+    options.mask.causal = Causal::top_left;
+    options.mask.shift = i;
+    if (window > 0) options.mask.window_left = window;
+    const Index first = window > 0 ? std::max<Index>(0, i - window) : 0;
+    const auto got = attend_within(0.05, Matrix<float>(2.0f * k.row(i)), cache, options);
+    of.add(error_of(2.0f * k.row(i), k.middleRows(first, i + 1 - first), v.middleRows(first, i + 1 - first),
+                    got.out.cast<double>()),
+           got.reported(0, 0));
+  }
+  return of;
+}
+
+TEST(ReportedError, CountsTheBytesOfAPageThatIsSeenInPart) {
+  for (const Index window : {0, 8, 60, 400}) EXPECT_GE(of_local_rows(window).share(), 0.95) << "window " << window;
+}
+
+// Mild queries teach that 8 bits err little; then other tokens come, and queries that err more.
+TEST(ReportedError, ForgetsWhatTokensSaidThatAreGoneOrFew) {
+  const Index n = 2000, d = 32;
+  const Matrix<float> k = random_matrix<float>(n, d, 1), v = random_matrix<float>(n, d, 2).array() + 2.0f;
+  const Matrix<float> other_k = 4.0f * random_matrix<float>(n, d, 3);
+  const Matrix<float> other_v = random_matrix<float>(n, d, 4).array() + 2.0f;
+  for (const Index kept : {Index(0), Index(1000), n}) {
+    KeyValueCache<Int8> cache(d);
+    cache.append(k, v);
+    attend_within(0.05, Matrix<float>(0.3f * random_matrix<float>(60, d, 5)), cache);
+    cache.truncate(kept);
+    cache.append(other_k, other_v);
+    Matrix<float> all_k(kept + n, d), all_v(kept + n, d);
+    all_k << k.topRows(kept), other_k;
+    all_v << v.topRows(kept), other_v;
+    const Matrix<float> q = 2.0f * random_matrix<float>(60, d, 6);
+    Honesty of;
+    for (Index i = 0; i < q.rows(); ++i) {
+      const auto got = attend_within(0.05, q.row(i), cache);
+      of.add(error_of(q.row(i), all_k, all_v, got.out.cast<double>()), got.reported(0, 0));
+    }
+    EXPECT_GE(of.share(), 0.95) << kept << " tokens kept";
+  }
+}
+
 // Rows that look at the newest keys and rows that look at a key in every old page, in a fixed order: probes must meet
 // both, or what they say of one is taken for the other.
 TEST(ReportedError, HoldsWhereRolesTakeTurns) {

@@ -17,6 +17,7 @@
 #include "heed/engine/head_call.hpp"
 #include "heed/engine/int8_rows.hpp"
 #include "heed/engine/page_look.hpp"
+#include "heed/engine/partial_pages.hpp"
 #include "heed/engine/tasks.hpp"
 #include "heed/engine/tolerance_levels.hpp"
 #include "heed/engine/tolerance_row.hpp"
@@ -55,6 +56,12 @@ class ToleranceDecode {
       end_page = std::max(first_page, (std::clamp(high, first, std::max(first, tokens.pages_end())) - first) / page);
     }
     Index n_pages() const { return end_page - first_page; }
+    /// True where keys in 8 bits lie outside the pages to scan.
+    bool cuts(const Int8Rows& tokens) const {
+      const Index from = Int8Rows::n_first + first_page * Int8Layout::keys;
+      return std::max(low, Int8Rows::n_first) < std::min(high, from) ||
+             from + n_pages() * Int8Layout::keys < std::min(high, tokens.pages_end());
+    }
   };
 
   /// `calls` of one query each; wishes and answers one a call. Heads that share keys are neighbours.
@@ -76,6 +83,7 @@ class ToleranceDecode {
     queries_ = frame_.template take<ScanQuery>(n);
     scans_ = frame_.template take<PageScan>(n);
     exact_ = frame_.template take<SoftmaxState<float>>(n);
+    partial_ = frame_.template take<PartialPages>(n);
     const Int8Layout& layout = tokens_of(0).layout;
     Scratch measure;
     PageScan(measure, reach_.first_page, reach_.end_page, layout.d_v);
@@ -171,7 +179,7 @@ class ToleranceDecode {
       probe.error[level] = probe.scanned[level] = 1;  // unless something is known of pages
       if (!all.has_guesses) continue;
       worker.scanner.leave_out(tokens_of(h), queries_[h], ToleranceLevels::skip[level], all, worker.some);
-      worker.row.begin(tokens_of(h), queries_[h], scale_of(h), exact_[h], worker.some);
+      worker.row.begin(tokens_of(h), queries_[h], scale_of(h), exact_[h], partial_[h], worker.some);
       const auto [bin, budget] = worker.row.cut_for(ToleranceLevels::tau[level]);
       worker.row.read(bin, ToleranceRow::n_bins);
       probe.budget[level] = budget;
@@ -187,7 +195,7 @@ class ToleranceDecode {
     ToleranceAnswer& answer = answers_[at];
     answer.pages = static_cast<double>(scans_[h].n_scanned());
     if (wishes_[at].is_probe) probe_skips(worker, h);
-    row.begin(tokens, queries_[h], scale_of(h), exact_[h], scans_[h]);
+    row.begin(tokens, queries_[h], scale_of(h), exact_[h], partial_[h], scans_[h]);
     answer.floor = std::hypot(ToleranceProbes::least_floor, std::sqrt(row.floor_square()));
     Index read_from = ToleranceRow::n_bins;
     if (wishes_[at].is_probe) {
@@ -230,6 +238,12 @@ class ToleranceDecode {
     const TileKernels<float>& tiles = tile_kernels<float>(isa_);
     state.m[0] = tiles.row_top(before + behind, s, minus_infinity<float>);
     state.l[0] = tiles.row_weigh(before + behind, state.factor, is_minus_infinity(state.m[0]) ? 0.0f : state.m[0], s);
+    new (partial_ + h) PartialPages;
+    for (Index i = 0; i < before + behind; ++i) {
+      const Index j = i < before ? reach_.low + i : end + i - before;
+      if (j >= Int8Rows::n_first && j < tokens.pages_end())
+        partial_[h].add((j - Int8Rows::n_first) / Int8Layout::keys, s[i]);
+    }
     const float one = 1;
     opener.operands.add_values(call(h).v, reach_.low, 0, before, s, most_exact, 1, &one, state.out, state.d_v);
     opener.operands.add_values(call(h).v, end, 0, behind, s + before, most_exact, 1, &one, state.out, state.d_v);
@@ -279,6 +293,7 @@ class ToleranceDecode {
   ScanQuery* queries_ = nullptr;
   PageScan* scans_ = nullptr;
   SoftmaxState<float>* exact_ = nullptr;
+  PartialPages* partial_ = nullptr;
 };
 
 }  // namespace heed::detail

@@ -33,12 +33,15 @@ class ToleranceProbes {
 
   /// True for a query that should be a probe: 0, 1, 2, 4, 7, 12, ..., then every 61st, or every 13th while reports are
   /// past the tolerance. Both are prime: queries of several kinds that take turns, such as rows of a call, all meet
-  /// probes.
-  bool is_due() const { return n_queries_ >= next_; }
+  /// probes. Tokens a quarter more than the last probe met are other tokens: probes begin anew, as often as at first.
+  bool is_due(Index n_tokens) const { return n_queries_ >= next_ || has_grown(n_tokens); }
 
-  void add(const Probe& probe) {
+  /// `n_tokens`: of the cache that the probe met.
+  void add(const Probe& probe, Index n_tokens) {
+    if (has_grown(n_tokens)) first_ = n_queries_;
+    n_tokens_ = n_tokens;
     last_ = n_queries_;
-    next_ = n_queries_ + std::min(seldom, 1 + n_queries_ * 5 / 8);
+    next_ = n_queries_ + std::min(seldom, 1 + (n_queries_ - first_) * 5 / 8);
     double all = probe.floor;
     for (std::size_t level = 0; level < probe.error.size(); ++level) all += probe.error[level] + probe.budget[level];
     if (!std::isfinite(all)) return;  // a query with NaN teaches nothing
@@ -54,12 +57,11 @@ class ToleranceProbes {
   /// probes do not suffice: until there are some tau must be half of it, and no page is left out until there are more.
   Index level_for(double tolerance) const {
     if (n_probes_ == 0) return ToleranceLevels::n_levels;
-    const Probe& last = recent_[static_cast<std::size_t>((n_probes_ - 1) % n_recent)];
-    for (std::size_t level = 0; level < last.error.size(); ++level) {
+    for (std::size_t level = 0; level < last().error.size(); ++level) {
       const double floor = mean([](const Probe& probe) { return probe.floor * probe.floor; });
       const double error = likely_error(level);
       if (std::sqrt(2.25 * error + floor) > tolerance) continue;
-      if (std::hypot(std::sqrt(last.error[level]), last.floor) > tolerance) continue;
+      if (std::hypot(std::sqrt(last().error[level]), last().floor) > tolerance) continue;
       if (std::hypot(factor_of(static_cast<Index>(level)) * std::sqrt(budget_of(level)), std::sqrt(floor)) >
           room * tolerance)
         continue;
@@ -88,9 +90,10 @@ class ToleranceProbes {
     const bool says_little = ToleranceLevels::skips(level) || measured > 4 * std::sqrt(budget_of(at));
     return says_little ? std::max(own, measured) : own;
   }
-  /// Relative error of reading all, as probes found it.
+  /// Relative error of reading all, as probes found it: of late, and no less than the last one did.
   double floor() const {
-    return n_probes_ == 0 ? least_floor : std::sqrt(mean([](const Probe& probe) { return probe.floor * probe.floor; }));
+    if (n_probes_ == 0) return least_floor;
+    return std::max(last().floor, std::sqrt(mean([](const Probe& probe) { return probe.floor * probe.floor; })));
   }
 
   /// The same where no query of these options can be a probe: no less than what 8 bits err on nearly all real heads.
@@ -104,6 +107,8 @@ class ToleranceProbes {
   static constexpr double most_scanned = 0.5;  // past it a skip saves too little for what it errs
   static constexpr Index n_recent = 16, enough = 4, enough_to_skip = 8, seldom = 61, soon = 13;
 
+  bool has_grown(Index n_tokens) const { return n_tokens - n_tokens_ > n_tokens_ / 4; }
+  const Probe& last() const { return recent_[static_cast<std::size_t>((n_probes_ - 1) % n_recent)]; }
   // The mean of squared errors and one standard error of it more: a few probes may have missed the worst queries.
   double likely_error(std::size_t level) const {
     const double error = mean([&](const Probe& probe) { return probe.error[level]; });
@@ -126,7 +131,7 @@ class ToleranceProbes {
   }
 
   std::array<Probe, 16> recent_{};
-  Index n_probes_ = 0, n_queries_ = 0, next_ = 0, last_ = 0;
+  Index n_probes_ = 0, n_queries_ = 0, first_ = 0, next_ = 0, last_ = 0, n_tokens_ = 0;
 };
 
 }  // namespace heed::detail

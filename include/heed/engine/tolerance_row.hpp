@@ -1,8 +1,8 @@
 #pragma once
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <utility>
 
@@ -12,6 +12,7 @@
 #include "heed/engine/detail/int8_row_operands.hpp"
 #include "heed/engine/detail/softmax_state.hpp"
 #include "heed/engine/int8_rows.hpp"
+#include "heed/engine/partial_pages.hpp"
 #include "heed/engine/tolerance_levels.hpp"
 #include "heed/engine/tolerance_scan.hpp"
 #include "heed/kernels/select.hpp"
@@ -56,9 +57,10 @@ class ToleranceRow {
         places_(scratch.take<Size>(batch)),
         error_of_bin_(scratch.take<double>(n_bins)) {}
 
-  /// Starts from `exact`, what is read in full already, and a scan of all other keys. `scale`: of scores, not 0.
+  /// Starts from `exact`, what is read in full already, `partial` being what of it is in 8 bits, and a scan of all
+  /// other keys. `scale`: of scores, not 0.
   void begin(const Int8Rows& tokens, const ScanQuery& query, float scale, const SoftmaxState<float>& exact,
-             const PageScan& scan) {
+             const PartialPages& partial, const PageScan& scan) {
     tokens_ = &tokens;
     query_ = &query;
     scan_ = &scan;
@@ -82,7 +84,7 @@ class ToleranceRow {
     }
     most_ = mass_;
     make_beta();
-    estimate(scale);
+    estimate(scale, partial, mine);
   }
 
   /// Squared relative error, by the budget, of leaving out the groups below a bin; and the first bin to read so that it
@@ -166,7 +168,7 @@ class ToleranceRow {
     }
   }
 
-  void estimate(float scale) {
+  void estimate(float scale, const PartialPages& partial, float unit_of_partial) {
     const Int8Layout& layout = tokens_->layout;
     const SoftmaxState<float> now = answer();
     double square = 0, q_square = 0;
@@ -186,6 +188,24 @@ class ToleranceRow {
     const double step = static_cast<double>(scale) * static_cast<double>(query_->query.scale) /
                         (is_coarse(query_->query, *tokens_, scale) ? 254 : 1);
     const double whole = 1 / (static_cast<double>(mass_) * static_cast<double>(mass_) * std::max(square, 1e-60));
+    const auto distance_of = [&](const PageStatistics& of, float product) {
+      return std::max(0.0, static_cast<double>(of.mean_value_square) - 2 * static_cast<double>(product) + square);
+    };
+    // Of reading keys of squared weights `squares` in 8 bits.
+    const auto floor_of = [&](const PageStatistics& of, double distance, double squares) {
+      return squares * (static_cast<double>(layout.d_v) * static_cast<double>(of.value_scale_square) / 12 +
+                        (coarse * static_cast<double>(of.key_scale_square) / 256 +
+                         step * step / 12 * static_cast<double>(of.key_spread)) *
+                            (distance + static_cast<double>(of.spread)));
+    };
+    for (std::size_t i = 0; i < static_cast<std::size_t>(partial.n); ++i) {
+      const PageStatistics& of = tokens_->pages.statistics[partial.page[i]];
+      float product = 0;
+      means_.row_scores(tokens_->pages_from(partial.page[i]).mean_values, layout.v_padded, 1, out_, width_, 1,
+                        layout.d_v, &product, 1);
+      floor_ += whole * static_cast<double>(unit_of_partial) * static_cast<double>(unit_of_partial) *
+                floor_of(of, distance_of(of, product), static_cast<double>(partial.square[i]));
+    }
     for (Index chunk = 0; chunk < scan_->n_chunks(); ++chunk) {
       const double unit = static_cast<double>(unit_of(chunk)), relative = unit * unit * whole;
       const auto [from, to] = pages_of(chunk);
@@ -199,13 +219,11 @@ class ToleranceRow {
           bin_[2 * p] = bin_[2 * p + 1] = n_bins;
           continue;
         }
-        const double distance =
-            std::max(0.0, static_cast<double>(of.mean_value_square) - 2 * static_cast<double>(distance_[p]) + square);
+        const double distance = distance_of(of, distance_[p]);
         const double sigma = coarse * static_cast<double>(of.key_scale_square);
         const double error = relative * (spread + sigma * (distance + spread));
-        floor_ += relative * static_cast<double>(scan_->sums[p].square[0] + scan_->sums[p].square[1]) *
-                  (static_cast<double>(layout.d_v) * static_cast<double>(of.value_scale_square) / 12 +
-                   (sigma / 256 + step * step / 12 * static_cast<double>(of.key_spread)) * (distance + spread));
+        floor_ +=
+            relative * floor_of(of, distance, static_cast<double>(scan_->sums[p].square[0] + scan_->sums[p].square[1]));
         for (Index half = 0; half < 2; ++half) {
           const auto of_group = static_cast<float>(error * static_cast<double>(scan_->sums[p].square[half]));
           const auto bin = std::clamp<Index>(

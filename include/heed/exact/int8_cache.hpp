@@ -82,16 +82,15 @@ class KeyValueCache<Int8> {
   }
 
   /// Forgets the tokens from position `size` on; the memory stays. Those that stay stand for the same numbers: what is
-  /// left of a page that is cut goes on in float.
+  /// left of a page that is cut goes on in float. With more than an eighth of the tokens goes what attend_within has
+  /// learnt of them.
   void truncate(Index size) {
     shape_.check_truncated(size, size_);
+    if (size_ - size > size_ / 8) probes_.clear();
     for (detail::Int8Head& head : heads_) head.truncate(size);
     size_ = size;
   }
-  void clear() {
-    truncate(0);
-    probes_.clear();
-  }
+  void clear() { truncate(0); }
 
   /// Adds tokens. k_new: n x (n_kv_heads * d), v_new: n x (n_kv_heads * d_v).
   /// Errors  ShapeError; OptionError for NaN or Inf, which would spoil the scales of their neighbours, and for more
