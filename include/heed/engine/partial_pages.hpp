@@ -6,7 +6,7 @@
 
 namespace heed::detail {
 
-/// What was read in full of pages that a query sees in part, at most one at each end: the weights, squared and summed, in
+/// What was read in full of pages that a query sees in part, at most one at each end: weights, squared and summed, in
 /// units of the largest weight of all that was read in full.
 struct PartialPages {
   Index n = 0;
