@@ -86,6 +86,25 @@ std::vector<TableRow> recipes(const Arguments& given) {
   return rows;
 }
 
+TableRow without_window(TableRow made) {
+  made.arguments.tree_window.reset();
+  return made;
+}
+
+std::vector<TableRow> windows(const Arguments& given) {
+  if (!given.tree_window) throw std::invalid_argument("--table windows needs --tree-window, for leaves half as large");
+  const Index heads = given.heads.value_or(2), height = given.height;
+  const TableRow both = row("tf, half the leaf and a window", given, "tf", heads, height + 1);
+  std::vector<TableRow> rows = {as_long_as_converted(row("exact", given, "exact", heads, height)),
+                                as_long_as_converted(without_window(row("tf", given, "tf", heads, height))), both,
+                                as_long_as_converted(both)};
+  rows.back().name += ", from the start";
+  for (const char* name : {"window", "bigbird"})
+    rows.push_back(as_long_as_converted(without_window(row(name, given, name, heads, height))));
+  rows.push_back(as_long_as_converted(without_window(row("window, half as wide", given, "window", heads, height + 1))));
+  return rows;
+}
+
 std::vector<TableRow> others(const Arguments& given) {
   return {from_the_start(row("linformer, 2 heads", given, "linformer", 2, 5)),
           from_the_start(row("performer, 2 heads", given, "performer", 2, 5)),
@@ -129,6 +148,7 @@ const Table tables[] = {
     {"trees", "exact attention, and converted trees of 2 and 4 heads and several heights", trees},
     {"gradients", "with and without the gradient of routing, keys and queries untied and tied", gradients},
     {"recipes", "TF and TC converted and from the start, with and without it, untied and tied, for any task", recipes},
+    {"windows", "TF with a window beside the leaf, converted too; from the start: without one, a window alone, blocks", windows},
     {"others", "other methods of about equal FLOPs, from the start", others},
     {"methods", "every method at one height, for any task: TF and TC converted, the others from the start", methods},
     {"claims", "exact, TF and TC converted, Linformer from the start, all after as many steps, for any task", claims},
