@@ -1,4 +1,4 @@
-// expect: heed: mask.allowed would dangle: it views a temporary matrix; name the matrix first
+// expect: heed: mask.allowed or mask.keys would dangle: it views a temporary matrix; name the matrix first
 #include "heed/heed.hpp"
 
 int main() {

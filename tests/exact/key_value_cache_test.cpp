@@ -85,6 +85,7 @@ TEST(KeyValueCache, GrowingKeepsWhatIsThere) {
     capacity = one_by_one.capacity();
   }
   EXPECT_LT(growths, 20) << "growth is amortised";
+  EXPECT_EQ(at_once.bytes(), 2u * 300 * (6 + 5) * sizeof(float));
   const auto want = attend(tokens.q, at_once), got = attend(tokens.q, one_by_one);
   EXPECT_SAME_BITS(got.out, want.out);
   EXPECT_SAME_BITS(got.lse, want.lse);

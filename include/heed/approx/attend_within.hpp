@@ -37,8 +37,8 @@ template <class S>
 struct ToleranceResult {
   Matrix<S> out;
   Matrix<Accumulator<S>> lse;
-  Matrix<double> reported;  ///< |out - exact| / |out| of a head's row, as estimated: at most 1.5 times less than it is
-  double visited = 0;       ///< keys read in full, of those seen
+  Matrix<double> reported;           ///< |out - exact| / |out| of a head's row, estimated: see attend_within
+  double visited = 0;                ///< keys read in full, of those seen
   std::vector<TolerancePath> paths;  ///< row by row
 
   TolerancePath path(Index query, Index head) const {
@@ -278,11 +278,12 @@ inline ToleranceKeys attend_heads_within(double tolerance, const Matrix<float>& 
 ///
 /// Shapes  as attend over a cache; queries are answered one after another, so that this is for decoding.
 /// Returns out, lse; reported: the relative error of each head and query, estimated, so that the true one is at most
-///         1.5 times that for 95% of them on real activations. Where all keys are read it is the error of 8 bits: as
-///         it was in the head's probes, where the query was not scanned, and at least .012 where it cannot be a probe:
-///         with options the scan does not know, and where it sees no whole page. Rounding is taken to be independent
-///         from key to key: of thousands of keys of two kinds, alike among themselves, it is not, and the truth was up
-///         to .06 in such inputs. visited: the share of keys read in full.
+///         1.5 times that for 95% of them on real activations. It may be past the tolerance, by a factor of 2 at most
+///         where the query was scanned, and then probes come sooner. Where all keys are read it is the error of 8 bits:
+///         as it was in the head's probes, where the query was not scanned, and at least .012 where it cannot be a
+///         probe: with options the scan does not know, and where it sees no whole page. Rounding is taken to be
+///         independent from key to key: of thousands of keys of two kinds, alike among themselves, it is not, and the
+///         truth was up to .06 in such inputs. visited: the share of keys read in full.
 /// Errors  as attend; OptionError for a tolerance that is negative or not finite.
 /// Cost    a scan reads a third of the bytes of an 8-bit cache, the statistics a twelfth; 2 d flops a key looked at,
 ///         2 (d + d_v) a key read, and 4 (d + d_v) a page.

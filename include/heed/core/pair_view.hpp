@@ -220,7 +220,7 @@ class BoolView : public detail::PairPart<BoolView> {
   template <TemporaryMatrix T>
   BoolView(T&&) {
     static_assert(sizeof(T) == 0,
-                  "heed: mask.allowed would dangle: it views a temporary matrix; name the matrix first");
+                  "heed: mask.allowed or mask.keys would dangle: it views a temporary matrix; name the matrix first");
   }
 
  private:

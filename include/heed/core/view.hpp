@@ -110,7 +110,7 @@ inline constexpr bool is_view<View<S>> = true;
 template <class T>
 constexpr void require_token_matrix() {
   static_assert(is_view<T> || is_dense_eigen<T>,
-                "heed: q, k, v and out must be dense Eigen matrices (one row per token)");
+                "heed: q, k, v, out and d_out must be dense Eigen matrices (one row per token)");
   static_assert(is_view<T> || !is_dense_eigen<T> || TokenMatrix<T>,
                 "heed: an Eigen expression has no memory to read: call .eval() on it or store it in a matrix first");
 }

@@ -73,6 +73,7 @@ template <class D, class Q, class K, class Out, class Lse>
 auto backward_operands(const D& d_out, const Q& q, const K& k, const Out& out, const Lse& lse,
                        const PackedHeads& packed) {
   using S = OperandScalar<Q>;
+  require_token_matrix<D>();
   static_assert(std::is_same_v<OperandScalar<D>, S>, "heed: d_out must have the scalar type of q, k and v: cast it");
   using O = OperandScalar<Out>;
   return BackwardOperands<S, O>{view_of(d_out), view_of(q), view_of(k), view_of(out), lse_view_of(lse), packed};

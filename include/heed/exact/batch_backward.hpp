@@ -97,6 +97,7 @@ void check_batch_gradient(const D& d_out, const BatchShape& shape) {
     check_tensor(d_out, "d_out");
     check_tensor_sizes(d_out.sizes, {shape.n_entries, shape.n_heads, shape.n_q, shape.d_v}, "d_out");
   } else {
+    require_token_matrix<D>();
     check_gradient_of_out(d_out.rows(), d_out.cols(), shape.n_entries * shape.n_q, shape.n_heads * shape.d_v);
   }
 }

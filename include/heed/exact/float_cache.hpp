@@ -45,6 +45,8 @@ class KeyValueCache {
   Index d() const { return shape_.d; }
   Index d_v() const { return shape_.d_v; }
   Index n_kv_heads() const { return shape_.n_kv_heads; }
+  /// Memory of all tokens, with room for capacity().
+  std::size_t bytes() const { return (rows_.keys.size() + rows_.values.size()) * sizeof(S); }
 
   /// Makes room for `capacity` tokens.
   /// Errors  OptionError for more than memory can hold.

@@ -16,12 +16,12 @@
 
 namespace heed {
 
-/// Keys and values in 8 bits: 29% of the memory of float at d = 64, and decoding is as much sooner where memory is the
-/// price. The first 4 tokens and the newest 64 to 95 stay in float; the others lie in pages of 32, a key as mean of its
-/// page + scale * whole number, a value as scale * whole number, with a scale a token. `attend` takes it as it takes
-/// every cache, with all masks and options. Relative error on real heads .002 to .012. A query that comes alone is
-/// rounded too: to 8 bits, or to 16 where one channel of it is much larger than the others. Values below 1e-32 are 0
-/// in pages.
+/// Keys and values in 8 bits: 29% of the memory of float at d = 64 and 16384 tokens, and decoding is as much sooner
+/// where memory is the price. The first 4 tokens and the newest 64 to 95 stay in float; the others lie in pages of 32,
+/// a key as mean of its page + scale * whole number, a value as scale * whole number, with a scale a token. `attend`
+/// takes it as it takes every cache, with all masks and options. Relative error on real heads .002 to .012. A query
+/// that comes alone is rounded too: to 8 bits, or to 16 where one channel of it is much larger than the others. Values
+/// below 1e-32 are 0 in pages.
 ///
 /// Bytes depend on the tokens alone, not on how appends split them. A call that throws leaves the cache as it was. One
 /// that was moved from is empty.

@@ -33,7 +33,7 @@ struct TransformerOptions {
   Index d_model = 128;                   ///< >= 1, a multiple of AttentionLayerOptions::n_heads
   Index d_hidden = 256;                  ///< of feed-forward layers; >= 0; 0: none
   Index n_layers = 2;                    ///< >= 1
-  Index length = 256;                    ///< tokens of the longest sequence; >= 1
+  Index length = 256;                    ///< >= 1; of learned positions and linformer, no sequence may be longer
   Activation activation = Activation::gelu;
   Positions positions = Positions::none;
   Pooling pooling = Pooling::none;

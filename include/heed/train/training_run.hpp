@@ -160,6 +160,8 @@ class TrainingSteps {
 /// A run that is resumed with the store of a checkpoint (values, moments, SliceOptions), its step, and the same model,
 /// options and hooks goes on bit for bit, for any context.threads on one instruction set.
 ///
+/// Where steps_done is no less than options.n_steps nothing is left to do, and nothing is done.
+///
 /// Ranks   with TrainingHooks::ranks the bits are those of one process with the same micro_batches. Where one rank
 ///         throws, all do: it what it had to, the others TrainingError.
 /// Memory  a step allocates nothing after the first, whatever the method, unless its batch is larger or a leaf fuller
