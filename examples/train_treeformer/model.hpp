@@ -63,8 +63,8 @@ class Model {
   void load(const std::string& path);
 
   /// Writes in half precision what the attention layers see and are made of, for the first sequence of `batch`, as
-  /// examples/compare reads it: q, k, x and w_v, and where there are trees, one a head, their planes, the biases of
-  /// these keys, and level logits.
+  /// examples/compare reads it: q, k, x and w_v, and where there are trees, one a head and without a window, their
+  /// planes, the biases of these keys, and level logits.
   void save_activations(const std::string& path, const Batch& batch, heed::TreeBiases biases, int threads);
 
   [[nodiscard]] const heed::TransformerOptions& options() const;

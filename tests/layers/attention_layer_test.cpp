@@ -171,6 +171,30 @@ TEST(AttentionLayerOf, TreesLearnByTheGradientThatWasChosen) {
   }
 }
 
+// A causal window over all tokens is causal exact attention, whatever the trees say; a narrow one is not.
+TEST(AttentionLayerOf, TreesWithAWindowOverAllTokensAreExact) {
+  constexpr Index n = 14, d_model = 12;
+  const Matrix<double> x = random_matrix<double>(n, d_model, 1);
+  Workspace workspace;
+  const Context context{.workspace = &workspace};
+  const auto answer = [&](const AttentionChoice& choice) {
+    ParameterStore<double> store;
+    const AttentionLayer<double> layer(store, "attention", d_model, n, {.n_heads = 2, .choice = choice, .causal = true},
+                                       7);
+    Workspace::Frame frame(workspace);
+    AttentionLayer<double>::Kept kept;
+    layer.take(frame, n, kept);
+    Matrix<double> y(n, d_model);
+    layer.forward(store, view_of(x), n, kept, output_view_of(y), context);
+    return y;
+  };
+  AttentionChoice trees{.kind = AttentionKind::tf, .height = 2, .biases = TreeBiases::stored, .tree_window = n};
+  const Matrix<double> exact = answer({});
+  EXPECT_MATRIX_NEAR(answer(trees), exact, 1e-12);
+  trees.tree_window = 1;
+  EXPECT_GT((answer(trees) - exact).norm(), 1e-3);
+}
+
 TEST(AttentionLayerOf, WhatAPassKeepsServesWhicheverLayerComesNext) {
   constexpr Index n = 14, d_model = 12;
   const Matrix<double> x = random_matrix<double>(n, d_model, 1), d_y = random_matrix<double>(n, d_model, 2);
